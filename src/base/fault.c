@@ -1,0 +1,128 @@
+#include "base/fault.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In the order in which a migration passes them. */
+static const struct {
+	const char *name, *before;
+} points[] = {
+	{"migrate.src.before_journal", "the source writes the migration into its journal"},
+	{"migrate.src.before_prepare", "the source asks the destination to prepare"},
+	{"migrate.dst.before_start", "the destination starts its hypervisor"},
+	{"migrate.dst.before_listen", "the destination starts its data mover"},
+	{"migrate.dst.before_ready", "the destination says that it is ready"},
+	{"migrate.src.before_stream", "the source's hypervisor starts to write its stream"},
+	{"wire.send.connected", "the sending data mover sends its first data"},
+	{"wire.recv.connected", "the receiving data mover reads its first data"},
+	{"wire.send.half", "the sending data mover sends its first data frame after 1 MiB"},
+	{"migrate.src.during_rounds", "each look at the progress"},
+	{"wire.recv.before_ack", "the receiving data mover says that all has been written"},
+	{"migrate.src.before_handover", "the source says that its hypervisor is paused for good"},
+	{"migrate.dst.before_loaded", "the destination waits until all is loaded"},
+	{"migrate.dst.before_claim", "the destination claims the VM"},
+	{"pool.claim.before_link", "a claim is made"},
+	{"pool.claim.after_link", "a claim that was made is made durable"},
+	{"migrate.dst.after_claim", "the destination, being the owner, lets the guest run"},
+	{"migrate.dst.after_resume", "the destination tells the source that the guest runs"},
+	{"migrate.src.before_reclaim", "the source claims the VM back after a failure"},
+	{"migrate.src.after_reclaim", "the source lets its own copy go on"},
+	{"migrate.src.before_end", "the source ends its paused copy"},
+	{"migrate.src.before_done", "the source closes the migration in its journal"},
+	{"vm.start.before_claim", "a VM that is being started is claimed"},
+	{"vm.start.after_claim", "a VM that was claimed is started"},
+	{"vm.stop.before_release", "a VM that was stopped is released"},
+};
+
+#define POINTS (sizeof(points) / sizeof(points[0]))
+
+/* The action for each point, NULL for none: pointers into the copy of DROVER_FAULT. */
+static const char *actions[POINTS];
+static bool any;
+
+static int find(const char *name, size_t len)
+{
+	for (size_t i = 0; i < POINTS; i++)
+		if (strlen(points[i].name) == len && !memcmp(points[i].name, name, len))
+			return (int)i;
+	return -1;
+}
+
+static bool action_known(const char *action)
+{
+	return !strcmp(action, "kill") || !strcmp(action, "error") || !strcmp(action, "hang") ||
+	       !strncmp(action, "delay=", 6) || !strncmp(action, "file=", 5);
+}
+
+int fault_init(struct error **err)
+{
+	const char *env = getenv("DROVER_FAULT");
+	char *copy, *item, *next;
+
+	if (!env || !*env)
+		return 0;
+	/* Kept for the life of the process: actions[] points into it. */
+	copy = strdup(env);
+	for (item = copy; item; item = next) {
+		char *colon;
+		int i;
+
+		next = strchr(item, ',');
+		if (next)
+			*next++ = 0;
+		colon = strchr(item, ':');
+		i = colon ? find(item, (size_t)(colon - item)) : -1;
+		if (i < 0 || !action_known(colon + 1))
+			return error_set(err, ERROR_USAGE, 0,
+				"DROVER_FAULT names no fault point and action: \"%s\"", item);
+		actions[i] = colon + 1;
+		any = true;
+	}
+	return 0;
+}
+
+static void wait_ms(int ms)
+{
+	poll(NULL, 0, ms);
+}
+
+static int act(const char *name, const char *action, struct error **err)
+{
+	if (!strcmp(action, "kill"))
+		kill(getpid(), SIGKILL);
+	if (!strcmp(action, "error"))
+		return error_set(err, ERROR_FAILED, 0, "fault point %s", name);
+	if (!strncmp(action, "delay=", 6))
+		wait_ms(atoi(action + 6));
+	else if (!strncmp(action, "file=", 5))
+		while (!fs_exists(action + 5))
+			wait_ms(10);
+	else
+		for (;;)
+			pause();
+	return 0;
+}
+
+int fault_point(const char *name, struct error **err)
+{
+	int i;
+
+	if (!any)
+		return 0;
+	i = find(name, strlen(name));
+	if (i < 0)
+		abort();
+	return actions[i] ? act(name, actions[i], err) : 0;
+}
+
+void fault_list(FILE *out)
+{
+	for (size_t i = 0; i < POINTS; i++)
+		fprintf(out, "%-30s before %s\n", points[i].name, points[i].before);
+}

@@ -1,0 +1,44 @@
+/*
+ * What this machine is and can do. One file an operating system: linux.c, freebsd.c.
+ */
+#ifndef DROVER_HOST_HOST_H
+#define DROVER_HOST_HOST_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct host_facts {
+	char os[32];   /* "Linux 6.1.0" */
+	char arch[16]; /* "x86_64" */
+	char cpu_model[128];
+	int cpus;
+	uint64_t memory_bytes;
+	uint64_t memory_free_bytes; /* what a new VM could get: MemAvailable on Linux */
+	uint32_t page_size;
+	bool hardware_virtualization; /* the CPU has vmx or svm and /dev/kvm opens */
+};
+
+int host_facts_read(struct host_facts *facts, struct error **err);
+
+/* Name of the file system type that holds path ("ext4", "nfs4", "fuse.glusterfs"). */
+int host_fs_type(const char *path, char out[32], struct error **err);
+/* Bytes that can still be written to the file system that holds path. */
+int host_fs_free(const char *path, uint64_t *bytes, struct error **err);
+
+/* Whether a bridge of that name is there and up; ERROR_NETWORK says which of both is not so, and
+ * names the bridges that are there. */
+int host_bridge_check(const char *bridge, struct error **err);
+
+/*
+ * Opens a new tap device, up and a port of `bridge`, and returns its file descriptor (close on
+ * exec); `name` gets the device's name. The device is gone when the last descriptor is closed:
+ * a dead hypervisor leaves none behind. ERROR_NETWORK.
+ */
+int host_tap_open(const char *bridge, char name[32], struct error **err);
+
+/* User "name", "UID" or "UID:GID" of the settings; ERROR_DEFINITION. */
+int host_user(const char *user, unsigned *uid, unsigned *gid, struct error **err);
+
+#endif

@@ -1,0 +1,165 @@
+/*
+ * Hypervisors. A driver knows one program (QEMU; bhyve later) and offers the operations below; the
+ * rest of drover sees no difference.
+ *
+ * A VM that runs is a process of its own, in a session of its own, which outlives droverd. The
+ * handle (struct hv_vm) is droverd's connection to it: it may be closed at any time, and
+ * hv_vm_attach() makes a new one from what hv_vm_start() left in the VM's run directory.
+ *
+ * All functions of one handle may be called by several threads at once. Calls wait for the
+ * hypervisor's answer, at most HV_ANSWER_MS unless they take a limit of their own; then they fail
+ * with ERROR_TIMEOUT. A hypervisor that has ended makes every call fail with ERROR_NOT_RUNNING.
+ */
+#ifndef DROVER_HV_HV_H
+#define DROVER_HV_HV_H
+
+#include "base/error.h"
+#include "base/process.h"
+#include "pool/vm_def.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define HV_ANSWER_MS 10000
+
+/* Settings of a node that concern its hypervisor. Strings belong to the caller and must outlive hv.
+ */
+struct hv_settings {
+	const char *binary;     /* /usr/bin/qemu-system-x86_64 */
+	const char *img_binary; /* /usr/bin/qemu-img */
+	const char *data_dirs;  /* firmware, "DIR:DIR", or NULL */
+	const char *accel;      /* "auto", "kvm", "tcg" */
+	uid_t uid;              /* the user that hypervisors run as */
+	gid_t gid;
+};
+
+struct hv_facts {
+	char driver[16];  /* "qemu" */
+	char version[64]; /* "10.0.2" */
+	int major, minor, micro;
+	char accel[8]; /* what VMs will be run with: "kvm" or "tcg" */
+	/* Why a guest cannot be moved while it runs with this version and accelerator, as the rest
+	 * of a sentence; NULL when it can. (QEMU before 8 under TCG loses guest pages.) */
+	const char *no_live;
+};
+
+struct hv;    /* a probed hypervisor of this node */
+struct hv_vm; /* a running one */
+
+/* Starts the hypervisor without a VM and asks it what it is and can do (ERROR_HYPERVISOR). */
+struct hv *hv_open(const struct hv_settings *settings, struct error **err);
+void hv_close(struct hv *hv);
+const struct hv_facts *hv_get_facts(const struct hv *hv);
+/* Facts as JSON for the node's record: version, accel, machines, cpus (usable models). */
+json_t *hv_facts_json(const struct hv *hv);
+
+/* Fills in machine (this hypervisor's newest q35, with its version) and cpu (a model that can
+ * move, e.g. "qemu64" under TCG) where the definition has none. */
+int hv_complete_def(const struct hv *hv, struct vm_def *def, struct error **err);
+/* Whether this hypervisor can run it: machine type, CPU model. ERROR_HYPERVISOR. */
+int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err);
+
+struct hv_start {
+	const struct vm_def *def;
+	/* Absolute paths of the definition's disks, in order. */
+	const char *const *disk_paths;
+	const int *tap_fds;  /* one a nic; stay the caller's, who closes them after the start */
+	const char *run_dir; /* the VM's: made if absent; sockets, log and identity are put here */
+	bool incoming;       /* waits for a migration stream, CPUs stopped, images not locked */
+};
+
+/*
+ * Starts the hypervisor, CPUs stopped in any case (hv_vm_resume lets them run: the caller does that
+ * only as the owner). Waits until it answers. On error nothing is left running and the message says
+ * what the hypervisor said: ERROR_DISK, ERROR_NETWORK or ERROR_HYPERVISOR.
+ */
+struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct error **err);
+/* Finds a running one again; ERROR_NOT_RUNNING when there is none (and its leftovers are removed).
+ */
+struct hv_vm *hv_vm_attach(struct hv *hv, const char *run_dir, struct error **err);
+/* Frees the handle; the process goes on. */
+void hv_vm_close(struct hv_vm *vm);
+
+const struct process_id *hv_vm_process(const struct hv_vm *vm);
+
+enum hv_state {
+	HV_RUNNING,  /* CPUs run */
+	HV_PAUSED,   /* stopped by us, or not yet let run */
+	HV_INCOMING, /* waits for, or loads, a stream */
+	HV_MIGRATED, /* its state has gone out; paused for good unless resumed */
+	HV_OFF,      /* the guest has powered off; the process is still there */
+	HV_FAILED,   /* internal error, I/O error */
+	HV_GONE      /* the process has ended */
+};
+const char *hv_state_name(enum hv_state state);
+enum hv_state hv_vm_state(struct hv_vm *vm);
+
+/* Lets the CPUs run, taking the disk images (their locks) first: ERROR_DISK when they are locked.
+ */
+int hv_vm_resume(struct hv_vm *vm, struct error **err);
+int hv_vm_pause(struct hv_vm *vm, struct error **err);
+/* Presses the power button (ACPI). */
+int hv_vm_powerdown(struct hv_vm *vm, struct error **err);
+/* Ends the process: asks it to quit, kills it at the deadline. Its leftovers in run_dir are
+ * removed. Returns when it has ended. */
+int hv_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+/* Waits until the guest has powered off or the process has ended; false at the deadline. */
+bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms);
+/* Tells the network where the guest is now (gratuitous ARP/RARP). */
+int hv_vm_announce(struct hv_vm *vm, struct error **err);
+
+/* Path of the socket with the guest's serial console. Belongs to the handle. */
+const char *hv_vm_console(const struct hv_vm *vm);
+
+/* Migration. The stream goes through Unix sockets only: drover-wire carries it on. */
+struct hv_migrate_params {
+	int64_t downtime_limit_ms;
+	int64_t bandwidth_bps; /* bytes per second that the hypervisor may write; 0: no limit */
+};
+
+enum hv_migrate_phase {
+	HV_MIGRATE_NONE,
+	HV_MIGRATE_SETUP,
+	HV_MIGRATE_ACTIVE,     /* rounds, the guest runs */
+	HV_MIGRATE_SWITCHOVER, /* the guest is paused, the rest goes */
+	HV_MIGRATE_COMPLETED,  /* source: all written, paused; destination: all loaded, paused */
+	HV_MIGRATE_FAILED,
+	HV_MIGRATE_CANCELLED
+};
+const char *hv_migrate_phase_name(enum hv_migrate_phase phase);
+
+struct hv_migrate_status {
+	enum hv_migrate_phase phase;
+	int64_t total_bytes, sent_bytes, remaining_bytes;
+	int64_t dirty_rate_bps; /* bytes per second that the guest changes */
+	int64_t rate_bps;       /* bytes per second going out */
+	int round;              /* passes over the guest's memory so far */
+	int64_t downtime_ms;    /* as the hypervisor counts it; when completed */
+	char failure[512];      /* what the hypervisor said */
+};
+
+/* Source: starts to write the stream to the listening Unix socket `path`. Without a return path:
+ * what it has completed stays paused, whatever happens to the connection after that. */
+int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+	struct error **err);
+int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
+/* Destination: listens on `path` for the stream. Returns when it listens. */
+int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, struct error **err);
+/* Where it stands, on either side. */
+int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err);
+/* Waits for the phase to become another than `phase`, at most until the deadline (that is no
+ * error), by events, without asking again and again; then as hv_vm_migrate_status. */
+int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+	struct hv_migrate_status *status, struct error **err);
+/* Source: stops an unfinished one and waits until the guest runs on here (a guest that ran), or,
+ * when it had completed already, does nothing. */
+int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
+
+/* Disk images, by qemu-img. size_bytes 0 with a backing file: its size. */
+int hv_image_create(const struct hv *hv, const char *path, const char *format, uint64_t size_bytes,
+	const char *backing, const char *backing_format, struct error **err);
+/* {"format","virtual_size","backing"} of an image, opened without a lock. */
+json_t *hv_image_info(const struct hv *hv, const char *path, struct error **err);
+
+#endif

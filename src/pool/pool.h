@@ -1,0 +1,82 @@
+/*
+ * The pool: the directory that every node mounts, and the cluster's shared state.
+ *
+ *     pool.conf                    cluster id and the CA's certificate
+ *     nodes/NODE.conf              address, certificate fingerprint and facts of a member
+ *     images/                      base images
+ *     vms/VM/vm.conf               definition (pool/vm_def.h)
+ *     vms/VM/owner.EPOCH           who may run the VM (pool/owner.h)
+ *
+ * Names of files that are being written start with ".tmp." and are nobody's.
+ */
+#ifndef DROVER_POOL_POOL_H
+#define DROVER_POOL_POOL_H
+
+#include "base/error.h"
+#include "base/fs.h"
+
+#include <stddef.h>
+
+struct pool {
+	char *dir;           /* absolute, without a trailing slash */
+	char cluster_id[33]; /* 32 hexadecimal digits */
+	char *ca_pem;        /* the cluster CA's certificate */
+};
+
+/* Makes the layout in an empty or absent directory. ERROR_EXISTS when a pool is there already. */
+int pool_create(const char *dir, const char *cluster_id, const char *ca_pem, struct error **err);
+/* ERROR_POOL when dir is no pool or cannot be read. The caller closes it. */
+struct pool *pool_open(const char *dir, struct error **err);
+void pool_close(struct pool *pool);
+
+/* The active check that two nodes see the same storage. The first writes a file with a nonce
+ * (pool_probe_begin; nonce is 32 hexadecimal digits, made by the caller); the second answers it
+ * (pool_probe_answer: reads it, checks the nonce, adds its own by rename and hard link, takes and
+ * gives back a lock on it); the first looks at the answer and removes all
+ * (pool_probe_finish, also to be called when the second failed). ERROR_POOL. */
+int pool_probe_begin(const struct pool *pool, const char *nonce, struct error **err);
+int pool_probe_answer(const char *dir, const char *nonce, const char *answer, struct error **err);
+int pool_probe_finish(
+	const struct pool *pool, const char *nonce, const char *answer, struct error **err);
+
+/* Members. */
+struct pool_node {
+	char name[FS_NAME_MAX + 1];
+	char *address;        /* HOST or HOST:PORT of its droverd */
+	char fingerprint[65]; /* SHA-256 of its certificate, lower-case hexadecimal */
+	char *facts;          /* JSON text: CPU, memory, hypervisors; "{}" when not published */
+};
+
+void pool_node_free(struct pool_node *node);
+/* ERROR_NO_NODE "no node named X in the pool; `drover node ls` lists the nodes". */
+struct pool_node *pool_node_read(const struct pool *pool, const char *name, struct error **err);
+int pool_node_write(const struct pool *pool, const struct pool_node *node, struct error **err);
+int pool_node_remove(const struct pool *pool, const char *name, struct error **err);
+
+/* Sorted names; the caller frees them with pool_names_free. */
+struct pool_names {
+	char **names;
+	size_t count;
+};
+void pool_names_free(struct pool_names *names);
+int pool_node_list(const struct pool *pool, struct pool_names *names, struct error **err);
+int pool_vm_list(const struct pool *pool, struct pool_names *names, struct error **err);
+
+/* "DIR/vms/VM" and below it; the caller frees it. */
+char *pool_vm_path(const struct pool *pool, const char *vm, const char *file);
+bool pool_vm_exists(const struct pool *pool, const char *vm);
+/* Makes vms/VM, first under a temporary name with its vm.conf in it, then renamed: it is there
+ * whole or not at all. ERROR_EXISTS. */
+int pool_vm_create(
+	const struct pool *pool, const char *vm, const char *vm_conf, struct error **err);
+/* Renames away, then removes vms/VM and all that is in it (never following a link). */
+int pool_vm_remove(const struct pool *pool, const char *vm, struct error **err);
+/* ERROR_EXISTS when `to` is there. */
+int pool_vm_rename(const struct pool *pool, const char *from, const char *to, struct error **err);
+
+/* Absolute path of a disk of a definition: relative ones are below vms/VM ("disk0.qcow2") or,
+ * when they start with "images/", below the pool. NULL and ERROR_DEFINITION for one that leaves
+ * the pool through "..". An absolute path is taken as it is. The caller frees it. */
+char *pool_disk_path(const struct pool *pool, const char *vm, const char *disk, struct error **err);
+
+#endif
