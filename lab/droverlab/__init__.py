@@ -1,0 +1,1 @@
+"""The lab: several nodes on one machine, and the QEMU and guests they run."""
