@@ -1,0 +1,90 @@
+/*
+ * Migrations: the source side and the destination side of a move, each one thread with
+ * straight-line code (source.c, dest.c), their journal, and what is told about them.
+ *
+ * docs/handover.md describes the protocol; the comments in source.c and dest.c name its steps.
+ */
+#ifndef DROVER_MIGRATE_MIGRATE_H
+#define DROVER_MIGRATE_MIGRATE_H
+
+#include "base/db.h"
+#include "base/error.h"
+#include "node/identity.h"
+#include "vm/vm.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct migrations;
+
+/* The journal's tables, for db_open. */
+extern const char migrate_schema[];
+
+struct migrate_settings {
+	struct vms *vms;
+	const struct pool *pool;
+	struct node_peers *peers; /* how other nodes are called (node/peer.h) */
+	struct hv *hv;
+	struct db *db;
+	const char *node;                     /* this node's name */
+	const struct node_identity *identity; /* its key and certificate, for the lane */
+	const char *wire_binary;              /* drover-wire */
+	const char *run_dir;
+	const char *listen_address; /* where lanes are listened for, "10.78.0.1" */
+	int port_min, port_max;
+	uid_t uid; /* the user that drover-wire runs as */
+	gid_t gid;
+};
+
+struct migrations *migrations_open(const struct migrate_settings *settings, struct error **err);
+/* Continues or undoes what an earlier droverd left unfinished. Call once, after vms_find_again. */
+int migrations_recover(struct migrations *m, struct error **err);
+/* Stops what runs as a crash would: the journal keeps it for the next start. */
+void migrations_close(struct migrations *m);
+
+struct migrate_options {
+	int64_t downtime_limit_ms; /* most that the guest may stand still; 0: 300 */
+	int64_t bandwidth_bps;     /* bytes per second; 0: no limit */
+	int64_t timeout_ms;        /* until the switchover; 0: no limit */
+	bool pause;                /* the guest is paused first: no rounds, a long downtime */
+};
+int migrate_options_parse(
+	const json_t *object, struct migrate_options *options, struct error **err);
+
+/* Source: starts to move a VM that runs here to `node`. `id` gets the migration's id. Everything
+ * that can be said at once is an error here. */
+int migrations_start(struct migrations *m, const char *vm, const char *node,
+	const struct migrate_options *options, char id[33], struct error **err);
+/* Cancels on the side that is asked (the source passes it on). Once the destination has been asked
+ * to take over it is too late: ERROR_REFUSED. */
+int migrations_cancel(struct migrations *m, const char *id, struct error **err);
+
+/* {"id","vm","from","to","side","state","phase",…,"report":{…}}; state is "running", "done",
+ * "failed", "cancelled", "undecided" or "interrupted"; "error" as json_from_error when it failed.
+ */
+json_t *migrations_show(struct migrations *m, const char *id, struct error **err);
+/* {"migrations":[…]}, newest first. */
+json_t *migrations_list(struct migrations *m, struct error **err);
+/* Waits for events with a number above `after`, at most wait_ms: {"events":[{"seq",…}],"ended"}. */
+json_t *migrations_events(
+	struct migrations *m, const char *id, int64_t after, int64_t wait_ms, struct error **err);
+/* Counts and sums since the start of droverd, for /metrics, in Prometheus' text format. */
+char *migrations_metrics(struct migrations *m);
+
+/* Destination, called by the source's droverd (docs/api.md): */
+/* Announces a migration and checks what can be checked; a task is queued after it. */
+int migrations_expect(
+	struct migrations *m, const char *from, const json_t *request, struct error **err);
+/* The task's verb `drover receive ID`: runs the destination's side to its end in this thread. */
+int migrations_receive(struct migrations *m, const char *id, struct error **err);
+/* Waits until the destination listens (or failed): {"port":N}. */
+json_t *migrations_wait_ready(struct migrations *m, const char *from, const char *id,
+	int64_t wait_ms, struct error **err);
+/* The source's hypervisor is paused for good: answers when the guest runs here, or with why not. */
+json_t *migrations_handover(
+	struct migrations *m, const char *from, const char *id, struct error **err);
+/* The source gives up: answers when this side has ended its copy; an error when it has claimed. */
+int migrations_abort(struct migrations *m, const char *from, const char *id, struct error **err);
+
+#endif

@@ -1,0 +1,98 @@
+/*
+ * The VMs of this node: started, stopped, watched, and found again after a restart of droverd.
+ *
+ * Rules kept here, and nowhere else:
+ *  - a guest's CPUs are let run only while this node owns the VM (pool/owner.h);
+ *  - at most one operation (start, stop, move, remove, rename, set) works on a VM at a time on this
+ *    node: whoever holds its struct vm by vms_take() or a name by vms_reserve();
+ *  - a hypervisor that ends by itself (the guest powered off, or crashed) is cleaned up and its VM
+ *    released, so that it can be started on any node.
+ */
+#ifndef DROVER_VM_VM_H
+#define DROVER_VM_VM_H
+
+#include "base/error.h"
+#include "hv/hv.h"
+#include "pool/owner.h"
+#include "pool/pool.h"
+#include "pool/vm_def.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vms; /* all of this node's */
+struct vm;  /* a VM with a hypervisor process on this node */
+
+/* node and the others belong to the caller and must outlive it. run_dir holds a directory a VM. */
+struct vms *vms_open(const struct pool *pool, struct hv *hv, const char *node, const char *run_dir,
+	struct error **err);
+/* Stops watching and frees the handles; the hypervisors go on. */
+void vms_close(struct vms *vms);
+
+/* Attaches to the hypervisors that an earlier droverd left running. A VM whose hypervisor is gone
+ * while this node owns it is released. Call once, before requests are served. */
+int vms_find_again(struct vms *vms, struct error **err);
+
+/* Makes vm.conf, and the disks that are not there yet: `disks[i].size` > 0 makes that disk (qcow2
+ * or raw; with backing where given). The machine type and CPU model are filled in. On error nothing
+ * that it made is left. */
+struct vm_new_disk {
+	uint64_t size_bytes; /* 0: with a backing file its size; without: it must exist */
+	const char *backing, *backing_format; /* NULL: none */
+};
+int vms_create(
+	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err);
+/* Starts a VM here: claims it (ERROR_NOT_OWNER says whose it is), starts its hypervisor and lets
+ * the guest run. ERROR_RUNNING when it runs here already. */
+int vms_start(struct vms *vms, const char *name, struct error **err);
+/* Asks the guest by ACPI and waits, after timeout_ms (0: at once) ends the hypervisor; then
+ * releases the VM. `forced` (may be NULL) says whether the guest had to be ended. */
+int vms_stop(
+	struct vms *vms, const char *name, int64_t timeout_ms, bool *forced, struct error **err);
+/* Only VMs that run nowhere: owned by nobody, or by this node with no hypervisor. */
+int vms_remove(struct vms *vms, const char *name, struct error **err);
+int vms_rename(struct vms *vms, const char *name, const char *to, struct error **err);
+/* Sets keys of vm.conf ({"memory":"1G","disk0.cache":"none","vnc":null}): takes effect at the next
+ * start, which *running tells. */
+int vms_set(
+	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err);
+
+/*
+ * What is known of a VM of the pool, whichever node has it:
+ * {"name","node","epoch","state","memory","cpus","operation","pid"(here only),"uptime_s"(here)}.
+ * "state" is a hv_state_name of a VM that runs here, "stopped" of one that nobody owns, "elsewhere"
+ * of one that another node owns (ask that node), "down" of one that this node owns but does not
+ * run, "broken" with "problem" where vm.conf or the owner cannot be read.
+ */
+json_t *vms_info(struct vms *vms, const char *name, struct error **err);
+json_t *vms_list(struct vms *vms, struct error **err);
+/* Path of the console's socket of a VM that runs here. The caller frees it. */
+char *vms_console(struct vms *vms, const char *name, struct error **err);
+
+/*
+ * For migrations.
+ */
+
+/* Takes a VM that runs here for an operation ("being moved to node2"): ERROR_NO_VM, ERROR_NOT_OWNER
+ * (with the owner's name), ERROR_NOT_RUNNING, ERROR_BUSY. Give it back with vm_give_back. */
+struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err);
+/* Ends the operation; the VM goes on as it is, watched again. */
+void vm_give_back(struct vm *vm);
+/* Ends the operation and the hypervisor (killed if it does not quit), with what it left. The VM is
+ * not released: its owner is somebody else by now, or nobody ever was. */
+void vm_end(struct vm *vm);
+/* Starts a hypervisor here that waits for a stream; taken for `operation`. The caller ends with
+ * vm_give_back (it is the owner and the guest runs) or vm_end. */
+struct vm *vms_start_incoming(
+	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err);
+
+struct hv_vm *vm_hv(struct vm *vm);
+const struct vm_def *vm_definition(const struct vm *vm);
+/* Directory for this VM's sockets. */
+const char *vm_run_dir(const struct vm *vm);
+/* The node that a VM is on, as its ownership says: "" when nobody's. For messages and forwarding.
+ */
+int vms_where(struct vms *vms, const char *name, struct pool_owner *owner, struct error **err);
+
+#endif
