@@ -1,0 +1,54 @@
+/*
+ * Inside src/vm: the registry that registry.c keeps and lifecycle.c and info.c use.
+ *
+ * An entry (struct vm) exists while a VM has a hypervisor here or an operation works on it. Its
+ * fields are guarded by vms->lock; `hv`, `def` and `run_dir` are set before an entry is taken by
+ * anybody else and freed with the last reference, so that a taker may use them without the lock.
+ */
+#ifndef DROVER_VM_INTERNAL_H
+#define DROVER_VM_INTERNAL_H
+
+#include "vm/vm.h"
+
+#include <pthread.h>
+
+struct vm {
+	struct vms *vms;
+	char name[FS_NAME_MAX + 1];
+	char operation[128]; /* "": free */
+	char *run_dir;
+	struct vm_def *def; /* as it was started; NULL while there is no hypervisor */
+	struct hv_vm *hv;   /* NULL: an operation on a VM that does not run here */
+	int64_t since_ms;   /* wall clock: when it was started or arrived here */
+	int refs;
+	bool listed;
+	struct vm *next;
+};
+
+struct vms {
+	const struct pool *pool;
+	struct hv *hv;
+	const char *node;
+	char *run_dir;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* an operation ended, a watcher ended, or closing */
+	struct vm *list;
+	int watchers;
+	bool closing;
+};
+
+/* Makes the entry of `name` busy with `operation`: ERROR_BUSY names the operation in the way. */
+struct vm *vms_reserve(
+	struct vms *vms, const char *name, const char *operation, struct error **err);
+/* Puts a started hypervisor into a reserved entry and watches it. Takes hv and def over. */
+void vm_set_running(struct vm *vm, struct hv_vm *hv, struct vm_def *def);
+/* Starts the hypervisor of `def` for a reserved entry: disks, taps, run directory. The definition
+ * is kept in the run directory. Not yet watched. */
+struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, struct error **err);
+/* Claims the next epoch for nobody, when this node owns the VM. */
+int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
+/* Adds a reference to the entry of a VM that runs here, NULL when none does. vm_unref frees. */
+struct vm *vms_find(struct vms *vms, const char *name);
+void vm_unref(struct vm *vm);
+
+#endif

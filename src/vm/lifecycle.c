@@ -1,0 +1,412 @@
+#include "vm/internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "host/host.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define END_MS 5000
+
+static void free_paths(char **paths)
+{
+	for (char **p = paths; *p; p++)
+		free(*p);
+	free(paths);
+}
+
+/* Absolute paths of the disks, NULL at the end. */
+static char **disk_paths(const struct pool *pool, const struct vm_def *def, struct error **err)
+{
+	char **paths = calloc(VM_DEF_DISKS_MAX + 1, sizeof(*paths));
+
+	if (!paths)
+		abort();
+	for (int i = 0; i < def->disks_count; i++) {
+		paths[i] = pool_disk_path(pool, def->name, def->disks[i].file, err);
+		if (!paths[i]) {
+			free_paths(paths);
+			return NULL;
+		}
+	}
+	return paths;
+}
+
+static void close_taps(int taps[VM_DEF_NICS_MAX])
+{
+	for (int i = 0; i < VM_DEF_NICS_MAX; i++)
+		close_fd(&taps[i]);
+}
+
+static int open_taps(const struct vm_def *def, int taps[VM_DEF_NICS_MAX], struct error **err)
+{
+	char name[32];
+
+	for (int i = 0; i < VM_DEF_NICS_MAX; i++)
+		taps[i] = -1;
+	for (int i = 0; i < def->nics_count; i++) {
+		taps[i] = host_tap_open(def->nics[i].bridge, name, err);
+		if (taps[i] < 0) {
+			close_taps(taps);
+			return error_prefix(err, "nic%d of %s", i, def->name);
+		}
+	}
+	return 0;
+}
+
+static int keep_definition(const struct vm *vm, const struct vm_def *def, struct error **err)
+{
+	cleanup_free char *path = fs_format("%s/vm.conf", vm->run_dir);
+	cleanup_free char *text = vm_def_format(def);
+
+	return fs_write(path, text, strlen(text), 0644, err);
+}
+
+struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, struct error **err)
+{
+	struct hv_start how = {.def = def, .run_dir = vm->run_dir, .incoming = incoming};
+	char **paths = disk_paths(vm->vms->pool, def, err);
+	int taps[VM_DEF_NICS_MAX];
+	struct hv_vm *hv = NULL;
+
+	if (!paths)
+		return NULL;
+	if (open_taps(def, taps, err) == 0) {
+		how.disk_paths = (const char *const *)paths;
+		how.tap_fds = taps;
+		hv = hv_vm_start(vm->vms->hv, &how, err);
+		close_taps(taps);
+	}
+	free_paths(paths);
+	if (hv && keep_definition(vm, def, err) < 0) {
+		hv_vm_end(hv, clock_ms() + END_MS, NULL);
+		hv_vm_close(hv);
+		return NULL;
+	}
+	return hv;
+}
+
+/* Makes one disk of a new VM; `made` gets its path when this call made the file. */
+static int create_disk(struct vms *vms, const struct vm_def *def, int i,
+	const struct vm_new_disk *new_disk, char **made, struct error **err)
+{
+	const struct vm_disk *disk = &def->disks[i];
+	cleanup_free char *path = pool_disk_path(vms->pool, def->name, disk->file, err);
+	cleanup_free char *backing = NULL;
+
+	if (!path)
+		return -1;
+	if (!new_disk->size_bytes && !new_disk->backing) {
+		if (!fs_exists(path))
+			return error_set(err, ERROR_DISK, 0,
+				"disk%d of %s is not there: %s; give its size to have it made", i,
+				def->name, path);
+		return 0;
+	}
+	if (fs_exists(path))
+		return error_set(err, ERROR_EXISTS, 0,
+			"disk%d of %s exists: %s; leave its size out to use it as it is", i,
+			def->name, path);
+	if (new_disk->backing) {
+		backing = pool_disk_path(vms->pool, def->name, new_disk->backing, err);
+		if (!backing)
+			return -1;
+		if (!fs_exists(backing))
+			return error_set(err, ERROR_DISK, 0,
+				"the backing file of disk%d is not there: %s", i, backing);
+	}
+	if (hv_image_create(vms->hv, path, disk->format, new_disk->size_bytes, backing,
+		    new_disk->backing_format, err) < 0)
+		return -1;
+	*made = path;
+	path = NULL;
+	return 0;
+}
+
+static int create_files(struct vms *vms, const struct vm_def *def, const struct vm_new_disk *disks,
+	struct error **err)
+{
+	cleanup_free char *text = vm_def_format(def);
+	char *made[VM_DEF_DISKS_MAX] = {NULL};
+	int rc = pool_vm_create(vms->pool, def->name, text, err);
+
+	if (rc < 0)
+		return -1;
+	for (int i = 0; rc == 0 && i < def->disks_count; i++)
+		rc = create_disk(vms, def, i, &disks[i], &made[i], err);
+	for (int i = 0; i < def->disks_count; i++) {
+		if (rc < 0 && made[i])
+			unlink(made[i]);
+		free(made[i]);
+	}
+	if (rc < 0)
+		pool_vm_remove(vms->pool, def->name, NULL);
+	return rc;
+}
+
+int vms_create(
+	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err)
+{
+	struct vm *vm = vms_reserve(vms, def->name, "being created", err);
+	int rc = -1;
+
+	if (!vm)
+		return -1;
+	if (pool_vm_exists(vms->pool, def->name))
+		error_set(err, ERROR_EXISTS, 0, "a VM named %s exists already", def->name);
+	else if (hv_complete_def(vms->hv, def, err) == 0 && vm_def_check(def, err) == 0 &&
+		 hv_check_def(vms->hv, def, err) == 0)
+		rc = create_files(vms, def, disks, err);
+	vm_give_back(vm);
+	return rc;
+}
+
+/* This node may run the VM, or may claim it: 0 with what is known of its owner. */
+static int may_start(
+	struct vms *vms, const char *name, struct pool_owner *owner, struct error **err)
+{
+	if (vms_where(vms, name, owner, err) < 0)
+		return -1;
+	if (*owner->node && strcmp(owner->node, vms->node))
+		return error_set(err, ERROR_NOT_OWNER, 0,
+			"%s belongs to %s since %s of epoch %llu; start or stop it there", name,
+			owner->node, owner->why, (unsigned long long)owner->epoch);
+	return 0;
+}
+
+static int claim_for_start(
+	struct vms *vms, const char *name, const struct pool_owner *owner, struct error **err)
+{
+	if (!strcmp(owner->node, vms->node))
+		return 0;
+	return pool_owner_claim(vms->pool, name, owner->epoch + 1, vms->node, "start", NULL, err);
+}
+
+static int start_reserved(struct vm *vm, struct error **err)
+{
+	struct vms *vms = vm->vms;
+	struct vm_def *def;
+	struct pool_owner owner;
+	struct hv_vm *hv;
+
+	if (may_start(vms, vm->name, &owner, err) < 0)
+		return -1;
+	if (vm->hv)
+		return error_set(
+			err, ERROR_RUNNING, 0, "%s runs already on %s", vm->name, vms->node);
+	def = vm_def_load(vms->pool, vm->name, err);
+	if (!def)
+		return -1;
+	hv = hv_check_def(vms->hv, def, err) == 0 ? vm_spawn(vm, def, false, err) : NULL;
+	if (!hv) {
+		vm_def_free(def);
+		return -1;
+	}
+	if (fault_point("vm.start.before_claim", err) < 0 ||
+		claim_for_start(vms, vm->name, &owner, err) < 0 ||
+		fault_point("vm.start.after_claim", err) < 0 || hv_vm_resume(hv, err) < 0) {
+		hv_vm_end(hv, clock_ms() + END_MS, NULL);
+		hv_vm_close(hv);
+		vm_def_free(def);
+		vm_release(vms, vm->name, "stop", NULL);
+		return -1;
+	}
+	vm_set_running(vm, hv, def);
+	log_info("%s: started, process %d", vm->name, (int)hv_vm_process(hv)->pid);
+	return 0;
+}
+
+int vms_start(struct vms *vms, const char *name, struct error **err)
+{
+	struct vm *vm = vms_reserve(vms, name, "being started", err);
+	int rc;
+
+	if (!vm)
+		return -1;
+	rc = start_reserved(vm, err);
+	vm_give_back(vm);
+	return rc;
+}
+
+struct vm *vms_start_incoming(
+	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err)
+{
+	struct vm *vm = vms_reserve(vms, def->name, operation, err);
+	cleanup_free char *text = NULL;
+	struct vm_def *copy;
+	struct hv_vm *hv;
+
+	if (!vm)
+		return NULL;
+	if (vm->hv) {
+		error_set(err, ERROR_ALREADY_THERE, 0, "%s has a hypervisor on %s already",
+			def->name, vms->node);
+		vm_give_back(vm);
+		return NULL;
+	}
+	text = vm_def_format(def);
+	copy = vm_def_parse(def->name, text, err);
+	hv = copy ? vm_spawn(vm, copy, true, err) : NULL;
+	if (!hv) {
+		vm_def_free(copy);
+		vm_give_back(vm);
+		return NULL;
+	}
+	vm_set_running(vm, hv, copy);
+	return vm;
+}
+
+int vms_stop(
+	struct vms *vms, const char *name, int64_t timeout_ms, bool *forced, struct error **err)
+{
+	struct vm *vm = vms_take(vms, name, "being stopped", err);
+	bool off = false;
+	int rc;
+
+	if (!vm)
+		return -1;
+	if (timeout_ms > 0 && hv_vm_powerdown(vm->hv, NULL) == 0)
+		off = hv_vm_wait_off(vm->hv, clock_ms() + timeout_ms);
+	if (forced)
+		*forced = !off;
+	rc = hv_vm_end(vm->hv, clock_ms() + END_MS, err);
+	if (rc < 0) {
+		vm_give_back(vm);
+		return -1;
+	}
+	if (fault_point("vm.stop.before_release", err) < 0 ||
+		vm_release(vms, name, "stop", err) < 0)
+		rc = error_prefix(err, "%s was stopped, but not released", name);
+	vm_end(vm);
+	return rc;
+}
+
+/* A VM that runs nowhere and that this node may change. */
+static struct vm *reserve_stopped(
+	struct vms *vms, const char *name, const char *operation, struct error **err)
+{
+	struct pool_owner owner;
+	struct vm *vm;
+
+	if (vms_where(vms, name, &owner, err) < 0)
+		return NULL;
+	vm = vms_reserve(vms, name, operation, err);
+	if (!vm)
+		return NULL;
+	if (vm->hv || (*owner.node && strcmp(owner.node, vms->node))) {
+		error_set(err, ERROR_RUNNING, 0, "%s is on %s; stop it first: `drover stop %s`",
+			name, vm->hv ? vms->node : owner.node, name);
+		vm_give_back(vm);
+		return NULL;
+	}
+	/* Claimed while it is changed, so that no other node starts it meanwhile. */
+	if (!*owner.node && pool_owner_claim(vms->pool, name, owner.epoch + 1, vms->node, operation,
+				    NULL, err) < 0) {
+		vm_give_back(vm);
+		return NULL;
+	}
+	return vm;
+}
+
+int vms_remove(struct vms *vms, const char *name, struct error **err)
+{
+	struct vm *vm = reserve_stopped(vms, name, "being removed", err);
+	int rc;
+
+	if (!vm)
+		return -1;
+	rc = pool_vm_remove(vms->pool, name, err);
+	if (rc < 0)
+		vm_release(vms, name, "stop", NULL);
+	vm_give_back(vm);
+	return rc;
+}
+
+int vms_rename(struct vms *vms, const char *name, const char *to, struct error **err)
+{
+	struct vm *vm, *target;
+	int rc;
+
+	if (fs_check_name("VM", to, err) < 0)
+		return -1;
+	vm = reserve_stopped(vms, name, "being renamed", err);
+	if (!vm)
+		return -1;
+	target = vms_reserve(vms, to, "being made by a rename", err);
+	rc = target ? pool_vm_rename(vms->pool, name, to, err) : -1;
+	vm_release(vms, rc == 0 ? to : name, "stop", NULL);
+	if (target)
+		vm_give_back(target);
+	vm_give_back(vm);
+	return rc;
+}
+
+static int set_keys(struct vms *vms, const char *name, const json_t *keys, struct error **err)
+{
+	cleanup_vm_def struct vm_def *def = vm_def_load(vms->pool, name, err);
+	const char *key;
+	json_t *value;
+
+	if (!def)
+		return -1;
+	json_object_foreach((json_t *)keys, key, value)
+	{
+		if (!json_is_string(value) && !json_is_null(value))
+			return error_set(
+				err, ERROR_REQUEST, 0, "\"%s\" is not a string or null", key);
+		if (vm_def_set(def, key, json_string_value(value), err) < 0)
+			return -1;
+	}
+	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0)
+		return -1;
+	return vm_def_save(vms->pool, def, err);
+}
+
+int vms_set(
+	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err)
+{
+	struct pool_owner owner;
+	struct vm *vm;
+	int rc;
+
+	if (vms_where(vms, name, &owner, err) < 0)
+		return -1;
+	if (*owner.node && strcmp(owner.node, vms->node))
+		return error_set(
+			err, ERROR_NOT_OWNER, 0, "%s is on %s; set it there", name, owner.node);
+	vm = vms_reserve(vms, name, "being set", err);
+	if (!vm)
+		return -1;
+	*running = vm->hv != NULL;
+	rc = set_keys(vms, name, keys, err);
+	vm_give_back(vm);
+	return rc;
+}
+
+char *vms_console(struct vms *vms, const char *name, struct error **err)
+{
+	struct pool_owner owner;
+	struct vm *vm;
+	char *path;
+
+	if (vms_where(vms, name, &owner, err) < 0)
+		return NULL;
+	vm = vms_find(vms, name);
+	if (!vm) {
+		if (*owner.node && strcmp(owner.node, vms->node))
+			error_set(err, ERROR_NOT_OWNER, 0, "%s is on %s; open its console there",
+				name, owner.node);
+		else
+			error_set(err, ERROR_NOT_RUNNING, 0,
+				"%s does not run; `drover start %s` starts it", name, name);
+		return NULL;
+	}
+	path = fs_format("%s", hv_vm_console(vm->hv));
+	vm_unref(vm);
+	return path;
+}

@@ -1,0 +1,374 @@
+#include "vm/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "host/host.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define END_MS 5000
+/* How long a watcher waits before it looks whether droverd stops. */
+#define WATCH_MS 500
+
+struct vms *vms_open(const struct pool *pool, struct hv *hv, const char *node, const char *run_dir,
+	struct error **err)
+{
+	struct vms *vms;
+
+	if (fs_mkdirs(run_dir, 0755, err) < 0)
+		return NULL;
+	vms = calloc(1, sizeof(*vms));
+	if (!vms)
+		abort();
+	vms->pool = pool;
+	vms->hv = hv;
+	vms->node = node;
+	vms->run_dir = fs_format("%s", run_dir);
+	pthread_mutex_init(&vms->lock, NULL);
+	pthread_cond_init(&vms->changed, NULL);
+	return vms;
+}
+
+/* With the lock held. */
+static struct vm *find_entry(struct vms *vms, const char *name)
+{
+	struct vm *vm = vms->list;
+
+	while (vm && strcmp(vm->name, name))
+		vm = vm->next;
+	return vm;
+}
+
+static struct vm *add_entry(struct vms *vms, const char *name)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		abort();
+	vm->vms = vms;
+	snprintf(vm->name, sizeof(vm->name), "%s", name);
+	vm->run_dir = fs_format("%s/%s", vms->run_dir, name);
+	vm->refs = 1; /* the list's */
+	vm->listed = true;
+	vm->next = vms->list;
+	vms->list = vm;
+	return vm;
+}
+
+/* Drops the list's reference; the caller holds one of its own. */
+static void unlist(struct vm *vm)
+{
+	struct vm **at = &vm->vms->list;
+
+	while (*at && *at != vm)
+		at = &(*at)->next;
+	if (*at)
+		*at = vm->next;
+	vm->listed = false;
+	vm->refs--;
+}
+
+static void unref_locked(struct vm *vm)
+{
+	if (--vm->refs > 0)
+		return;
+	if (vm->hv)
+		hv_vm_close(vm->hv);
+	vm_def_free(vm->def);
+	free(vm->run_dir);
+	free(vm);
+}
+
+void vm_unref(struct vm *vm)
+{
+	struct vms *vms = vm->vms;
+
+	pthread_mutex_lock(&vms->lock);
+	unref_locked(vm);
+	pthread_mutex_unlock(&vms->lock);
+}
+
+struct vm *vms_find(struct vms *vms, const char *name)
+{
+	struct vm *vm;
+
+	pthread_mutex_lock(&vms->lock);
+	vm = find_entry(vms, name);
+	if (vm && !vm->hv)
+		vm = NULL;
+	if (vm)
+		vm->refs++;
+	pthread_mutex_unlock(&vms->lock);
+	return vm;
+}
+
+struct vm *vms_reserve(struct vms *vms, const char *name, const char *operation, struct error **err)
+{
+	struct vm *vm;
+
+	if (fs_check_name("VM", name, err) < 0)
+		return NULL;
+	pthread_mutex_lock(&vms->lock);
+	vm = find_entry(vms, name);
+	if (vm && *vm->operation) {
+		error_set(err, ERROR_BUSY, 0, "%s is %s on %s; wait until that has ended", name,
+			vm->operation, vms->node);
+		vm = NULL;
+	} else {
+		if (!vm)
+			vm = add_entry(vms, name);
+		snprintf(vm->operation, sizeof(vm->operation), "%s", operation);
+		vm->refs++;
+	}
+	pthread_mutex_unlock(&vms->lock);
+	return vm;
+}
+
+void vm_give_back(struct vm *vm)
+{
+	struct vms *vms = vm->vms;
+
+	pthread_mutex_lock(&vms->lock);
+	*vm->operation = 0;
+	if (!vm->hv && vm->listed)
+		unlist(vm);
+	unref_locked(vm);
+	pthread_cond_broadcast(&vms->changed);
+	pthread_mutex_unlock(&vms->lock);
+}
+
+void vm_end(struct vm *vm)
+{
+	struct vms *vms = vm->vms;
+	cleanup_error struct error *e = NULL;
+
+	if (vm->hv && hv_vm_end(vm->hv, clock_ms() + END_MS, &e) < 0)
+		log_error("%s: its hypervisor did not end: %s", vm->name, e->message);
+	pthread_mutex_lock(&vms->lock);
+	*vm->operation = 0;
+	if (vm->listed)
+		unlist(vm);
+	unref_locked(vm);
+	pthread_cond_broadcast(&vms->changed);
+	pthread_mutex_unlock(&vms->lock);
+}
+
+int vm_release(struct vms *vms, const char *name, const char *why, struct error **err)
+{
+	struct pool_owner owner;
+
+	if (pool_owner_read(vms->pool, name, &owner, err) < 0)
+		return -1;
+	if (strcmp(owner.node, vms->node))
+		return 0;
+	return pool_owner_claim(vms->pool, name, owner.epoch + 1, "", why, NULL, err);
+}
+
+/* The guest has powered off, or its hypervisor has ended: nothing of it is left here. */
+static void clean_up_ended(struct vm *vm)
+{
+	cleanup_error struct error *e = NULL;
+
+	log_info("%s: its guest has ended; releasing it", vm->name);
+	hv_vm_end(vm->hv, clock_ms() + END_MS, NULL);
+	if (vm_release(vm->vms, vm->name, "stop", &e) < 0)
+		log_error("%s has ended, but could not be released: %s", vm->name, e->message);
+	vm_end(vm);
+}
+
+/* One thread a VM: waits for its end, and takes it then, when nobody else works on it. */
+static void *watch(void *arg)
+{
+	struct vm *vm = arg;
+	struct vms *vms = vm->vms;
+	bool off = false, ours = false;
+
+	for (;;) {
+		off = off || hv_vm_wait_off(vm->hv, clock_ms() + WATCH_MS);
+		pthread_mutex_lock(&vms->lock);
+		while (off && vm->listed && *vm->operation && !vms->closing)
+			pthread_cond_wait(&vms->changed, &vms->lock);
+		if (!vm->listed || vms->closing)
+			break;
+		if (off) {
+			snprintf(vm->operation, sizeof(vm->operation), "being cleaned up");
+			vm->refs++;
+			ours = true;
+			break;
+		}
+		pthread_mutex_unlock(&vms->lock);
+	}
+	pthread_mutex_unlock(&vms->lock);
+	if (ours)
+		clean_up_ended(vm);
+	pthread_mutex_lock(&vms->lock);
+	unref_locked(vm);
+	vms->watchers--;
+	pthread_cond_broadcast(&vms->changed);
+	pthread_mutex_unlock(&vms->lock);
+	return NULL;
+}
+
+void vm_set_running(struct vm *vm, struct hv_vm *hv, struct vm_def *def)
+{
+	struct vms *vms = vm->vms;
+	pthread_t thread;
+
+	pthread_mutex_lock(&vms->lock);
+	vm->hv = hv;
+	vm->def = def;
+	vm->since_ms = clock_wall_ms();
+	vm->refs++;
+	vms->watchers++;
+	if (pthread_create(&thread, NULL, watch, vm) != 0)
+		abort();
+	pthread_detach(thread);
+	pthread_mutex_unlock(&vms->lock);
+}
+
+static struct vm_def *read_running_def(const struct vm *vm, struct error **err)
+{
+	cleanup_free char *path = fs_format("%s/vm.conf", vm->run_dir);
+	cleanup_free char *text = fs_read(path, VM_DEF_TEXT_MAX, NULL, err);
+
+	return text ? vm_def_parse(vm->name, text, err) : NULL;
+}
+
+static void find_one_again(struct vms *vms, const char *name)
+{
+	cleanup_error struct error *e = NULL;
+	struct vm *vm = vms_reserve(vms, name, "being found again", &e);
+	struct vm_def *def;
+	struct hv_vm *hv;
+
+	if (!vm)
+		return;
+	hv = hv_vm_attach(vms->hv, vm->run_dir, &e);
+	def = hv ? read_running_def(vm, &e) : NULL;
+	if (def) {
+		log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
+		vm_set_running(vm, hv, def);
+		vm_give_back(vm);
+		return;
+	}
+	if (hv)
+		hv_vm_close(hv);
+	if (e->kind != ERROR_NOT_RUNNING) {
+		/* The entry stays taken: nobody starts a second copy of what may be running. */
+		log_error(
+			"%s: its hypervisor may run, but cannot be reached: %s", name, e->message);
+		snprintf(vm->operation, sizeof(vm->operation), "out of reach (see the log)");
+		return;
+	}
+	vm_give_back(vm);
+}
+
+int vms_find_again(struct vms *vms, struct error **err)
+{
+	DIR *dir = opendir(vms->run_dir);
+	struct pool_names names;
+	struct dirent *entry;
+
+	if (!dir)
+		return error_set(err, ERROR_FAILED, errno, "cannot read %s", vms->run_dir);
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			find_one_again(vms, entry->d_name);
+	closedir(dir);
+	if (pool_vm_list(vms->pool, &names, err) < 0)
+		return -1;
+	for (size_t i = 0; i < names.count; i++) {
+		cleanup_error struct error *e = NULL;
+		bool here;
+
+		pthread_mutex_lock(&vms->lock);
+		here = find_entry(vms, names.names[i]) != NULL;
+		pthread_mutex_unlock(&vms->lock);
+		if (!here && vm_release(vms, names.names[i], "stop", &e) < 0)
+			log_error("%s cannot be released: %s", names.names[i], e->message);
+	}
+	pool_names_free(&names);
+	return 0;
+}
+
+void vms_close(struct vms *vms)
+{
+	if (!vms)
+		return;
+	pthread_mutex_lock(&vms->lock);
+	vms->closing = true;
+	pthread_cond_broadcast(&vms->changed);
+	while (vms->watchers > 0)
+		pthread_cond_wait(&vms->changed, &vms->lock);
+	while (vms->list) {
+		struct vm *vm = vms->list;
+
+		vm->refs++;
+		unlist(vm);
+		unref_locked(vm);
+	}
+	pthread_mutex_unlock(&vms->lock);
+	pthread_cond_destroy(&vms->changed);
+	pthread_mutex_destroy(&vms->lock);
+	free(vms->run_dir);
+	free(vms);
+}
+
+int vms_where(struct vms *vms, const char *name, struct pool_owner *owner, struct error **err)
+{
+	if (fs_check_name("VM", name, err) < 0)
+		return -1;
+	if (!pool_vm_exists(vms->pool, name))
+		return error_set(
+			err, ERROR_NO_VM, 0, "no VM named %s; `drover ls` lists the VMs", name);
+	return pool_owner_read(vms->pool, name, owner, err);
+}
+
+struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err)
+{
+	struct pool_owner owner;
+	struct vm *vm;
+
+	if (vms_where(vms, name, &owner, err) < 0)
+		return NULL;
+	if (!*owner.node) {
+		error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it",
+			name, name);
+		return NULL;
+	}
+	if (strcmp(owner.node, vms->node)) {
+		error_set(err, ERROR_NOT_OWNER, 0, "%s is on %s, not on %s", name, owner.node,
+			vms->node);
+		return NULL;
+	}
+	vm = vms_reserve(vms, name, operation, err);
+	if (!vm)
+		return NULL;
+	if (!vm->hv || hv_vm_state(vm->hv) == HV_GONE) {
+		vm_give_back(vm);
+		error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it",
+			name, name);
+		return NULL;
+	}
+	return vm;
+}
+
+struct hv_vm *vm_hv(struct vm *vm)
+{
+	return vm->hv;
+}
+
+const struct vm_def *vm_definition(const struct vm *vm)
+{
+	return vm->def;
+}
+
+const char *vm_run_dir(const struct vm *vm)
+{
+	return vm->run_dir;
+}
