@@ -1,0 +1,53 @@
+/*
+ * Settings of droverd: drover.conf(5), an INI file with the sections node, qemu and wire. Every key
+ * has a default; a section or key that is not known is an error that names its line, because a
+ * misspelt setting must not be lost in silence.
+ */
+#ifndef DROVER_DAEMON_CONFIG_H
+#define DROVER_DAEMON_CONFIG_H
+
+#include "base/error.h"
+
+#include <sys/types.h>
+
+#define CONFIG_PATH "/etc/drover/drover.conf"
+/* Bytes of a drover.conf. */
+#define CONFIG_TEXT_MAX (64u << 10)
+/* sun_path holds 108 bytes (unix(7)); below run/ lie "vms/", a VM's name of up to 48 bytes and the
+ * name of a socket. */
+#define CONFIG_RUN_MAX 40
+
+struct config {
+	/* [node] */
+	char *state;   /* /var/lib/drover */
+	char *run;     /* /run/drover */
+	char *listen;  /* HOST:PORT for other nodes: 0.0.0.0:7780 */
+	char *address; /* where other nodes reach this one, for init and join; NULL: found out */
+	char *vm_user; /* drover-vm; a name, UID or UID:GID */
+	char *group;   /* of the Unix socket: drover */
+	/* [qemu] */
+	char *qemu_binary, *qemu_img;
+	char *qemu_data; /* DIR[:DIR…], NULL: QEMU's own */
+	char *accel;     /* auto, kvm, tcg */
+	/* [wire] */
+	char *wire_binary;
+	int port_min, port_max; /* of the lanes */
+
+	/* Found out from the above. */
+	uid_t uid; /* vm_user's */
+	gid_t gid;
+	char *listen_host; /* the host of listen, as given */
+	char *socket_path; /* RUN/droverd.sock */
+	char *drover;      /* the command, for tasks: [node] drover */
+};
+
+/*
+ * Reads a file; `path` NULL is CONFIG_PATH, which may be missing: then all is as by default.
+ * ERROR_DEFINITION "/etc/drover/drover.conf, line 3: …", ERROR_NOT_FOUND. The caller frees it.
+ */
+struct config *config_load(const char *path, struct error **err);
+/* The same of a text; `what` names it in messages. Does not look up vm_user. */
+struct config *config_parse(const char *what, const char *text, size_t len, struct error **err);
+void config_free(struct config *config);
+
+#endif
