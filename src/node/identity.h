@@ -42,8 +42,8 @@ struct identity *identity_load(const char *state_dir, struct error **err);
 /* Checks it as identity_load does and writes it, node.conf last. ERROR_EXISTS when one is there. */
 int identity_save(const char *state_dir, struct identity *id, struct error **err);
 
-/* Forgets it, node.conf first: a node that leaves, or an init or join that failed further on. The
- * keys are overwritten. None there is no error. */
+/* Forgets it, node.conf first: a node that leaves, or an init or join that failed further on. None
+ * there is no error. */
 int identity_remove(const char *state_dir, struct error **err);
 
 void identity_free(struct identity *id);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/fs.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -54,6 +55,11 @@ bool pki_fingerprint_equal(const char *a, const char *b);
 /* Whether cert_pem was signed by ca_pem, is valid now, and is for `name`; and whether key_pem
  * (NULL: not looked at) is its key. ERROR_CERTIFICATE says which of these is not so. */
 int pki_check(const char *cert_pem, const char *ca_pem, const char *name, const char *key_pem,
+	struct error **err);
+
+/* The same for a certificate that TLS gave us (DER), whose name is put out: of one that is of this
+ * CA and valid now. ERROR_CERTIFICATE. */
+int pki_check_der(const void *der, size_t len, const char *ca_pem, char name[FS_NAME_MAX + 1],
 	struct error **err);
 
 /* Clears a key's text and frees it; NULL is left alone. */

@@ -55,6 +55,12 @@ struct server_route {
 const char *request_param(const struct request *request, const char *name);
 /* The value of ?name=, NULL when there is none, "" when it has no value. */
 const char *request_query(const struct request *request, const char *name);
+/* Each name after '?' in turn, until `each` answers a negative number, which is the result. */
+typedef int request_query_fn(const char *name, const char *value, void *arg);
+int request_queries(const struct request *request, request_query_fn *each, void *arg);
+/* Path and query as they came, still escaped: for a request that is passed on. */
+const char *request_target(const struct request *request);
+const char *request_method(const struct request *request);
 /* The body: an object; an empty one when there was no body. Belongs to the request. */
 const json_t *request_body(const struct request *request);
 /* Name of the node that calls, NULL when it is local or not known. */
