@@ -161,8 +161,7 @@ static char *output_to_end(struct fixture *f, int64_t id)
 
 static void expect_end(struct fixture *f, int64_t id, const char *state)
 {
-	cleanup_free char *ignored = output_to_end(f, id);
-
+	free(output_to_end(f, id));
 	expect_state(f, id, state);
 }
 
