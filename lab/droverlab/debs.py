@@ -53,7 +53,7 @@ def _from_deb822(text, release, suites):
         fields[names["types"]] = "deb"
         if "components" in names:
             fields[names["components"]] = "main"
-        entries.append("".join(f"{k}: {v}\n" for k, v in fields.items()))
+        entries.append("".join(f"{key}: {value}\n" for key, value in fields.items()))
     return entries
 
 
@@ -72,10 +72,10 @@ def _from_list(text, release, suites):
     return entries
 
 
-def sources(etc=Path("/etc/apt")):
+def sources(endings=("", "-updates", f"-{BACKPORTS}"), etc=Path("/etc/apt")):
     """deb822 text for this release, its updates and its backports, from the machine's sources."""
     release = codename()
-    suites = [release, f"{release}-updates", f"{release}-{BACKPORTS}"]
+    suites = [release + ending for ending in endings]
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
     entries = []
     for file in files:
@@ -86,7 +86,7 @@ def sources(etc=Path("/etc/apt")):
     if not entries:
         raise LabError(
             f"No apt source of this machine serves {release}; add one to /etc/apt/sources.list.d.")
-    return "\n".join(dict.fromkeys(entries))
+    return "\n".join(dict.fromkeys(entries)).rstrip() + "\n"
 
 
 class Apt:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .debs import Apt, sources, unpack
+from .debs import Apt, codename, sources, unpack
 from .paths import GUESTS, QEMU, ROOT, LabError
 
 SOURCES = ROOT / "lab" / "guest"
@@ -44,8 +44,8 @@ def _stamp(*files, extra=""):
 
 def _recipe(name):
     """The stamp of what the guest is made from."""
-    files = sorted(SOURCES.glob("*")) + [Path(__file__)]
-    return _stamp(*files, extra=name)
+    script = "init" if name == "tiny" else "customize"
+    return _stamp(*sorted(SOURCES.glob("*.[ch]")), SOURCES / script, Path(__file__), extra=name)
 
 
 def test_program():
@@ -125,18 +125,23 @@ def _tiny():
 
 
 def _debian():
-    tree, raw = GUESTS / "debian.tar", GUESTS / "debian.raw"
-    hook = SOURCES / "customize"
+    tree, raw, image = GUESTS / "debian.tree", GUESTS / "debian.raw", GUESTS / "debian.qcow2"
     source = GUESTS / "debian.sources"
-    source.write_text(sources(suites=("{release}",)))
-    for file in (tree, raw):
-        file.unlink(missing_ok=True)
-    _run("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root",
-         f"--include={','.join(DEBIAN_PACKAGES)}", f"--customize-hook={hook} \"$1\"",
-         "--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/doc/*",
+    source.write_text(sources(endings=("", "-updates")))
+    shutil.rmtree(tree, ignore_errors=True)
+    _run("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory",
+         f"--include={','.join(DEBIAN_PACKAGES)}", f"--customize-hook={SOURCES}/customize",
+         '--aptopt=Acquire::Languages "none"', "--dpkgopt=path-exclude=/usr/share/doc/*",
          "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-         "", tree, source, env={**os.environ, "DROVER_GUEST": str(test_program())})
+         codename(), tree, source, env={**os.environ, "DROVER_GUEST": str(test_program())})
+    raw.unlink(missing_ok=True)
     _run("mke2fs", "-q", "-t", "ext4", "-d", tree, raw, DEBIAN_SIZE)
+    shutil.rmtree(tree)
+    # Not compressed: blocks of a base image are what pages of its guests are compared with.
+    _run(QEMU / "10.0/bin/qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw,
+         f"{image}.part")
+    raw.unlink()
+    Path(f"{image}.part").rename(image)
 
 
 GUEST_FILES = {"tiny": ("vmlinuz", "tiny.initrd"), "debian": ("debian.qcow2",)}

@@ -1,0 +1,138 @@
+"""QEMU in the lab's nodes with nothing of drover: for the lab's own tests, and for what drover is
+measured against."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from . import net
+from .lab import DEFAULT_QEMU, SHARED
+from .paths import LabError
+
+
+class Qmp:
+    """A QMP connection. Events are kept with the time at which they were read."""
+
+    def __init__(self, path, timeout=20):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(timeout)
+        self.sock.connect(str(path))
+        self.file = self.sock.makefile("rb")
+        self.events = []
+        self._read()
+        self.execute("qmp_capabilities")
+
+    def _read(self):
+        line = self.file.readline()
+        if not line:
+            raise LabError("QEMU closed its QMP connection.")
+        return json.loads(line)
+
+    def execute(self, command, **arguments):
+        message = {"execute": command}
+        if arguments:
+            message["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+        self.sock.sendall(json.dumps(message).encode())
+        while True:
+            answer = self._read()
+            if "event" in answer:
+                self.events.append((time.monotonic(), answer))
+            elif "error" in answer:
+                raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
+            else:
+                return answer["return"]
+
+    def wait_event(self, name, timeout, **data):
+        """The time at which an event of this name came whose data has these members."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for at, event in self.events:
+                found = event.get("data", {})
+                if event["event"] == name and data.items() <= found.items():
+                    return at
+            self.sock.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                self.events.append((0, self._read()))
+                self.events[-1] = (time.monotonic(), self.events[-1][1])
+            except socket.timeout:
+                raise LabError(f"QEMU sent no {name} {data} within {timeout} s.") from None
+            finally:
+                self.sock.settimeout(20)
+
+
+class BareVM:
+    """One QEMU process in a node, its network card on the node's br0."""
+
+    def __init__(self, node, name, number, memory_mib=256, qemu=DEFAULT_QEMU, arguments=(),
+                 incoming=False):
+        self.node, self.name = node, name
+        self.address = f"10.77.0.{number}"
+        self.tap = f"t{number}"
+        base = f"{SHARED}/qemu/{qemu}"
+        self.qmp_path = f"/run/{name}.qmp"
+        self.console = node.directory / f"{name}.console"
+        net.batch(node.namespace, f"tuntap add {self.tap} mode tap", f"link set {self.tap} master br0 up")
+        self.process = node.popen(
+            f"{base}/bin/qemu-system-x86_64", "-L", f"{base}/data", "-machine", "pc-q35-7.2", "-accel",
+            "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M", "-display", "none", "-nodefaults",
+            "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
+            "-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no",
+            "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number:02x}",
+            *(("-incoming", "defer") if incoming else ()), *arguments,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True)
+        self.qmp = self._connect()
+
+    def _connect(self):
+        deadline = time.monotonic() + 20
+        path = self.node.path(self.qmp_path)
+        while True:
+            try:
+                return Qmp(path)
+            except OSError as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise LabError(f"QEMU for {self.name} does not come up ({error}): "
+                                   f"{self.process.stdout.read().decode(errors='replace')}"
+                                   if self.process.poll() is not None else str(error)) from error
+                time.sleep(0.005)
+
+    def end(self):
+        """Ends QEMU at once and removes its tap."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.process.stdout.close()
+        net.batch(self.node.namespace, f"link del {self.tap}")
+
+
+def tiny(number):
+    """Arguments of the tiny guest with the address 10.77.0.NUMBER."""
+    return ("-kernel", f"{SHARED}/guests/vmlinuz", "-initrd", f"{SHARED}/guests/tiny.initrd",
+            "-append", f"console=ttyS0 quiet drover.ip=10.77.0.{number}/24")
+
+
+def debian(number, disk):
+    """Arguments of the debian guest with its root on the image `disk`."""
+    return ("-kernel", f"{SHARED}/guests/vmlinuz", "-initrd", f"{SHARED}/guests/tiny.initrd",
+            "-append", f"console=ttyS0 quiet drover.root=/dev/vda drover.ip=10.77.0.{number}/24",
+            "-drive", f"if=none,id=d0,file={disk},format=qcow2,cache=none",
+            "-device", "virtio-blk-pci,drive=d0")
+
+
+def migrate(source, destination, downtime_ms=300, bandwidth=0, timeout=120):
+    """QEMU's own migration over TCP with libvirt's defaults; returns (stream_s, query-migrate)."""
+    uri = f"tcp:{destination.node.address}:4444"
+    for vm in (source, destination):
+        vm.qmp.execute("migrate-set-capabilities",
+                       capabilities=[{"capability": "events", "state": True},
+                                     {"capability": "return-path", "state": True}])
+    source.qmp.execute("migrate-set-parameters", downtime_limit=downtime_ms, max_bandwidth=bandwidth)
+    destination.qmp.execute("migrate-incoming", uri=uri)
+    start = time.monotonic()
+    source.qmp.execute("migrate", uri=uri)
+    source.qmp.wait_event("MIGRATION", timeout, status="completed")
+    destination.qmp.wait_event("RESUME", timeout)
+    return time.monotonic() - start, source.qmp.execute("query-migrate")
