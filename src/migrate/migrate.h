@@ -10,6 +10,7 @@
 #include "base/db.h"
 #include "base/error.h"
 #include "node/identity.h"
+#include "node/peer.h"
 #include "vm/vm.h"
 
 #include <jansson.h>
@@ -24,12 +25,12 @@ extern const char migrate_schema[];
 struct migrate_settings {
 	struct vms *vms;
 	const struct pool *pool;
-	struct node_peers *peers; /* how other nodes are called (node/peer.h) */
+	struct node_ctx *peers; /* how other nodes are called */
 	struct hv *hv;
 	struct db *db;
-	const char *node;                     /* this node's name */
-	const struct node_identity *identity; /* its key and certificate, for the lane */
-	const char *wire_binary;              /* drover-wire */
+	const char *node;                /* this node's name */
+	const struct identity *identity; /* its key and certificate, for the lane */
+	const char *wire_binary;         /* drover-wire */
 	const char *run_dir;
 	const char *listen_address; /* where lanes are listened for, "10.78.0.1" */
 	int port_min, port_max;
@@ -73,7 +74,8 @@ json_t *migrations_events(
 char *migrations_metrics(struct migrations *m);
 
 /* Destination, called by the source's droverd (docs/api.md): */
-/* Announces a migration and checks what can be checked; a task is queued after it. */
+/* Announces a migration ({"id","vm","definition","epoch","pause"}) and checks what can be
+ * checked; a task is queued after it. */
 int migrations_expect(
 	struct migrations *m, const char *from, const json_t *request, struct error **err);
 /* The task's verb `drover receive ID`: runs the destination's side to its end in this thread. */
@@ -84,7 +86,9 @@ json_t *migrations_wait_ready(struct migrations *m, const char *from, const char
 /* The source's hypervisor is paused for good: answers when the guest runs here, or with why not. */
 json_t *migrations_handover(
 	struct migrations *m, const char *from, const char *id, struct error **err);
-/* The source gives up: answers when this side has ended its copy; an error when it has claimed. */
-int migrations_abort(struct migrations *m, const char *from, const char *id, struct error **err);
+/* The source gives up: answers {"ended","reason"} when this side has ended its copy, with this
+ * side's error if it had one; ERROR_REFUSED when it runs the VM. */
+json_t *migrations_abort(
+	struct migrations *m, const char *from, const char *id, struct error **err);
 
 #endif

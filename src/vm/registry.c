@@ -346,16 +346,20 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
 			vms->node);
 		return NULL;
 	}
-	vm = vms_reserve(vms, name, operation, err);
-	if (!vm)
-		return NULL;
-	if (!vm->hv || hv_vm_state(vm->hv) == HV_GONE) {
-		vm_give_back(vm);
-		error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it",
-			name, name);
-		return NULL;
-	}
-	return vm;
+	return vms_take_again(vms, name, operation, err);
+}
+
+struct vm *vms_take_again(
+	struct vms *vms, const char *name, const char *operation, struct error **err)
+{
+	struct vm *vm = vms_reserve(vms, name, operation, err);
+
+	if (!vm || (vm->hv && hv_vm_state(vm->hv) != HV_GONE))
+		return vm;
+	vm_give_back(vm);
+	error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it", name,
+		name);
+	return NULL;
 }
 
 struct hv_vm *vm_hv(struct vm *vm)

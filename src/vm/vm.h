@@ -77,6 +77,10 @@ char *vms_console(struct vms *vms, const char *name, struct error **err);
 /* Takes a VM that runs here for an operation ("being moved to node2"): ERROR_NO_VM, ERROR_NOT_OWNER
  * (with the owner's name), ERROR_NOT_RUNNING, ERROR_BUSY. Give it back with vm_give_back. */
 struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err);
+/* For recovery: takes whatever hypervisor of that VM is here, whoever owns it; ERROR_NOT_RUNNING.
+ */
+struct vm *vms_take_again(
+	struct vms *vms, const char *name, const char *operation, struct error **err);
 /* Ends the operation; the VM goes on as it is, watched again. */
 void vm_give_back(struct vm *vm);
 /* Ends the operation and the hypervisor (killed if it does not quit), with what it left. The VM is

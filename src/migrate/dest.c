@@ -1,0 +1,517 @@
+/*
+ * The destination's side of a migration, from top to bottom in dest_run(). The source's droverd
+ * calls migrations_expect, …_wait_ready, …_handover and …_abort, each in a thread of its own; they
+ * leave word in struct migration for the thread that runs dest_run().
+ */
+#include "migrate/internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "host/host.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LOOK_MS 200
+/* All is loaded, and the source has not said that its copy is paused: it has died, or is cut off.
+ * It cannot have given the VM up without us, and we have not claimed: giving up is safe. */
+#define SILENCE_MS 120000
+#define ABORT_MS 20000
+
+static int bind_one(const struct addrinfo *a, int port)
+{
+	int one = 1, fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -1;
+	if (a->ai_family == AF_INET6)
+		((struct sockaddr_in6 *)a->ai_addr)->sin6_port = htons((uint16_t)port);
+	else
+		((struct sockaddr_in *)a->ai_addr)->sin_port = htons((uint16_t)port);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, 1) < 0)
+		close_fd(&fd);
+	return fd;
+}
+
+/* Listens on the first free port of the settings' range. */
+static int listen_for_lane(const struct migrate_settings *set, int *port, struct error **err)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
+	int rc = getaddrinfo(set->listen_address, NULL, &hints, &found), fd = -1;
+
+	if (rc != 0)
+		return error_set(err, ERROR_DEFINITION, 0, "cannot listen on %s: %s",
+			set->listen_address, gai_strerror(rc));
+	for (*port = set->port_min; fd < 0 && *port <= set->port_max; (*port)++)
+		fd = bind_one(found, *port);
+	(*port)--;
+	freeaddrinfo(found);
+	if (fd < 0)
+		return error_set(err, ERROR_FAILED, errno,
+			"no port from %d to %d is free on %s for the lane; see port_min and "
+			"port_max in "
+			"drover.conf",
+			set->port_min, set->port_max, set->listen_address);
+	return fd;
+}
+
+/* With the lock held: whether the source, or somebody here, has called it off. */
+static int check_abort(struct migration *m, struct error **err)
+{
+	if (m->abort)
+		return error_set(err, ERROR_CANCELLED, 0, "%s gave the migration of %s up", m->peer,
+			m->vm_name);
+	if (m->cancel)
+		return error_set(err, ERROR_CANCELLED, 0,
+			"the migration of %s from %s was cancelled here", m->vm_name, m->peer);
+	return 0;
+}
+
+static int look_around(struct migration *m, struct error **err)
+{
+	int rc;
+
+	if (migrations_closing(m->all))
+		return error_set(
+			err, ERROR_INTERRUPTED, 0, "droverd on %s stops", m->all->set.node);
+	pthread_mutex_lock(&m->all->lock);
+	rc = check_abort(m, err);
+	pthread_mutex_unlock(&m->all->lock);
+	return rc;
+}
+
+static int start_hypervisor(struct migration *m, struct error **err)
+{
+	char operation[128];
+
+	snprintf(operation, sizeof(operation), "being moved here from %s", m->peer);
+	if (fault_point("migrate.dst.before_start", err) < 0)
+		return -1;
+	m->vm = vms_start_incoming(m->all->set.vms, m->def, operation, err);
+	return m->vm ? 0 : error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
+}
+
+static int start_lane(struct migration *m, struct error **err)
+{
+	cleanup_free char *socket = migration_socket(m);
+	cleanup_fd int listen_fd = -1;
+	int port;
+
+	if (fault_point("migrate.dst.before_listen", err) < 0)
+		return -1;
+	listen_fd = listen_for_lane(&m->all->set, &port, err);
+	if (listen_fd < 0)
+		return -1;
+	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
+	/* The mover removes what was at `socket`; then the hypervisor listens there. */
+	if (!m->mover || hv_vm_migrate_incoming(vm_hv(m->vm), socket, err) < 0 ||
+		fault_point("migrate.dst.before_ready", err) < 0)
+		return -1;
+	pthread_mutex_lock(&m->all->lock);
+	m->port = port;
+	pthread_cond_broadcast(&m->all->changed);
+	pthread_mutex_unlock(&m->all->lock);
+	return 0;
+}
+
+/* Until the hypervisor has loaded the whole stream; it stays paused. */
+static int wait_loaded(struct migration *m, struct error **err)
+{
+	struct hv_migrate_status *s = &m->last;
+
+	if (journal_step(m, STEP_STREAM, err) < 0 ||
+		fault_point("migrate.dst.before_loaded", err) < 0)
+		return -1;
+	while (s->phase != HV_MIGRATE_COMPLETED) {
+		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0 ||
+			look_around(m, err) < 0 || mover_check(m->mover, err) < 0)
+			return -1;
+		if (s->phase == HV_MIGRATE_FAILED)
+			return error_set(err, ERROR_HYPERVISOR, 0,
+				"the hypervisor on %s cannot load %s: %s", m->all->set.node,
+				m->vm_name, s->failure);
+	}
+	return 0;
+}
+
+/* Until the source says that its copy is paused for good. */
+static int wait_handover(struct migration *m, struct error **err)
+{
+	int64_t deadline = clock_ms() + SILENCE_MS;
+	int rc = 0;
+
+	pthread_mutex_lock(&m->all->lock);
+	while (!m->handover && (rc = check_abort(m, err)) == 0 && !m->all->closing &&
+		clock_ms() < deadline)
+		migrations_wait(m->all, deadline);
+	if (rc == 0 && !m->handover)
+		rc = error_set(err, ERROR_UNREACHABLE, 0,
+			"%s did not say within %d s that its copy of %s is paused", m->peer,
+			SILENCE_MS / 1000, m->vm_name);
+	pthread_mutex_unlock(&m->all->lock);
+	return rc;
+}
+
+/* The one moment that decides: after it, this node runs the VM, whatever happens. */
+static int claim(struct migration *m, struct error **err)
+{
+	const struct migrate_settings *set = &m->all->set;
+	cleanup_error struct error *e = NULL;
+	struct pool_owner now;
+
+	if (journal_step(m, STEP_CLAIM, err) < 0 ||
+		fault_point("migrate.dst.before_claim", err) < 0)
+		return -1;
+	if (pool_owner_claim(set->pool, m->vm_name, m->epoch + 1, set->node, m->id, NULL, &e) == 0)
+		return 0;
+	/* It may have been won all the same: then the claim bears our name. */
+	if (e->kind != ERROR_NOT_OWNER && pool_owner_read(set->pool, m->vm_name, &now, NULL) == 0 &&
+		!strcmp(now.node, set->node) && !strcmp(now.why, m->id))
+		return 0;
+	error_move(err, e);
+	e = NULL;
+	return -1;
+}
+
+static int resume(struct migration *m, struct error **err)
+{
+	if (fault_point("migrate.dst.after_claim", err) < 0 || hv_vm_resume(vm_hv(m->vm), err) < 0)
+		return -1;
+	fault_point("migrate.dst.after_resume", NULL);
+	pthread_mutex_lock(&m->all->lock);
+	m->resumed_ms = clock_ms();
+	pthread_cond_broadcast(&m->all->changed);
+	pthread_mutex_unlock(&m->all->lock);
+	hv_vm_announce(vm_hv(m->vm), NULL);
+	return 0;
+}
+
+/* We own the VM and cannot run it, while the source has a whole copy: it gets it back. */
+static void hand_back(struct migration *m)
+{
+	cleanup_error struct error *e = NULL;
+
+	vm_end(m->vm);
+	m->vm = NULL;
+	if (pool_owner_claim(m->all->set.pool, m->vm_name, m->epoch + 2, m->peer, m->id, NULL, &e) <
+		0)
+		log_error("%s could not be given back to %s: %s", m->vm_name, m->peer, e->message);
+}
+
+static void finish(struct migration *m, int rc, struct error *e)
+{
+	enum migrate_state state = rc == 0                      ? MIGRATE_DONE
+				   : e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED
+								: MIGRATE_FAILED;
+
+	if (m->vm && rc == 0)
+		vm_give_back(m->vm);
+	else if (m->vm)
+		vm_end(m->vm);
+	m->vm = NULL;
+	if (rc == 0)
+		mover_wait(m->mover, "end", clock_ms() + LOOK_MS, NULL);
+	migration_ended(m, state, e);
+	mover_close(m->mover);
+	m->mover = NULL;
+}
+
+static void dest_run(struct migration *m)
+{
+	struct error *e = NULL;
+	int rc = start_hypervisor(m, &e);
+
+	if (rc == 0)
+		rc = start_lane(m, &e);
+	if (rc == 0)
+		rc = wait_loaded(m, &e);
+	if (rc == 0)
+		rc = wait_handover(m, &e);
+	if (rc == 0)
+		rc = claim(m, &e);
+	if (rc == 0 && (rc = resume(m, &e)) < 0)
+		hand_back(m);
+	finish(m, rc, e);
+}
+
+/* Only what the pool says we have claimed is ours; all else is ended. */
+void dest_recover(struct migration *m)
+{
+	const struct migrate_settings *set = &m->all->set;
+	cleanup_error struct error *gone = NULL;
+	struct error *e = NULL;
+	struct pool_owner now;
+	bool claimed;
+
+	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
+	/* Without the pool nothing is known, and a copy that is not let run does no harm. */
+	while (pool_owner_read(set->pool, m->vm_name, &now, &e) < 0) {
+		int64_t retry = clock_ms() + 2000;
+
+		log_error("%s: cannot tell whether it was claimed: %s", m->vm_name, e->message);
+		error_free(&e);
+		pthread_mutex_lock(&m->all->lock);
+		m->state = MIGRATE_UNDECIDED;
+		while (!m->all->closing && clock_ms() < retry)
+			migrations_wait(m->all, retry);
+		pthread_mutex_unlock(&m->all->lock);
+		if (migrations_closing(m->all))
+			return;
+	}
+	claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
+	if (m->vm && claimed && hv_vm_resume(vm_hv(m->vm), &e) == 0) {
+		hv_vm_announce(vm_hv(m->vm), NULL);
+		vm_give_back(m->vm);
+		m->vm = NULL;
+		migration_ended(m, MIGRATE_DONE, NULL);
+		return;
+	}
+	error_set(&e, ERROR_INTERRUPTED, 0,
+		"droverd on %s was restarted during the migration from %s", set->node, m->peer);
+	if (m->vm)
+		vm_end(m->vm);
+	m->vm = NULL;
+	migration_ended(m, MIGRATE_FAILED, e);
+}
+
+static int check_expected(struct migrations *all, const struct vm_def *def, struct error **err)
+{
+	struct host_facts facts;
+
+	for (int i = 0; i < def->nics_count; i++)
+		if (host_bridge_check(def->nics[i].bridge, err) < 0)
+			return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
+	if (hv_check_def(all->set.hv, def, err) < 0)
+		return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
+	if (host_facts_read(&facts, err) < 0)
+		return -1;
+	if (facts.memory_free_bytes < def->memory_bytes)
+		return error_set(err, ERROR_REFUSED, 0,
+			"cannot move %s to %s: it needs %llu MiB of memory and %llu MiB are free "
+			"there",
+			def->name, all->set.node, (unsigned long long)def->memory_bytes >> 20,
+			(unsigned long long)facts.memory_free_bytes >> 20);
+	return 0;
+}
+
+/* The id names sockets and rows, and comes from another node. */
+static int check_id(const char *id, struct error **err)
+{
+	if (strlen(id) != 32 || strspn(id, "0123456789abcdef") != 32)
+		return error_set(
+			err, ERROR_REQUEST, 0, "a migration's id has 32 hexadecimal digits");
+	return 0;
+}
+
+static struct migration *add_expected(struct migrations *all, const char *from, const char *id,
+	struct vm_def *def, int64_t epoch, bool pause, struct error **err)
+{
+	struct migration *m;
+
+	pthread_mutex_lock(&all->lock);
+	m = migration_find(all, id);
+	pthread_mutex_unlock(&all->lock);
+	if (m) {
+		error_set(err, ERROR_EXISTS, 0, "migration %s is known already", id);
+		return NULL;
+	}
+	m = migration_new(all, id, false, def->name, from);
+	m->epoch = (uint64_t)epoch;
+	m->options.pause = pause;
+	m->def = def;
+	return m;
+}
+
+int migrations_expect(
+	struct migrations *all, const char *from, const json_t *request, struct error **err)
+{
+	static const char *const known[] = {"id", "vm", "definition", "epoch", "pause", NULL};
+	const char *id = json_get_string(request, "id", err);
+	const char *vm = id ? json_get_string(request, "vm", err) : NULL;
+	const char *conf = json_string_value(json_object_get(request, "definition"));
+	struct pool_owner owner;
+	struct vm_def *def;
+	struct migration *m;
+	int64_t epoch;
+	bool pause;
+
+	if (!vm || json_only_known(request, known, err) < 0 || check_id(id, err) < 0 ||
+		json_get_int(request, "epoch", 1, INT64_MAX - 2, &epoch, err) < 0 ||
+		json_opt_bool(request, "pause", false, &pause, err) < 0 ||
+		vms_where(all->set.vms, vm, &owner, err) < 0)
+		return -1;
+	if (strcmp(owner.node, from) || owner.epoch != (uint64_t)epoch)
+		return error_set(err, ERROR_NOT_OWNER, 0,
+			"%s belongs to %s at epoch %llu, as %s sees it, not to %s at epoch %lld",
+			vm, *owner.node ? owner.node : "nobody", (unsigned long long)owner.epoch,
+			all->set.node, from, (long long)epoch);
+	def = vm_def_parse(vm, conf ? conf : "", err);
+	if (!def)
+		return -1;
+	m = check_expected(all, def, err) == 0 ? add_expected(all, from, id, def, epoch, pause, err)
+					       : NULL;
+	if (!m) {
+		vm_def_free(def);
+		return -1;
+	}
+	return journal_begin(m, err);
+}
+
+int migrations_receive(struct migrations *all, const char *id, struct error **err)
+{
+	struct migration *m;
+	int rc = 0;
+
+	pthread_mutex_lock(&all->lock);
+	m = migration_find(all, id);
+	if (!m || m->source)
+		rc = error_set(err, ERROR_NOT_FOUND, 0, "no migration %s is expected here", id);
+	else if (m->received || m->ended)
+		rc = error_set(err, ERROR_BUSY, 0, "migration %s is being received already", id);
+	else
+		m->received = true;
+	if (rc == 0)
+		all->threads++;
+	pthread_mutex_unlock(&all->lock);
+	if (rc < 0)
+		return -1;
+	log_set_migration(id);
+	dest_run(m);
+	log_set_migration(NULL);
+	pthread_mutex_lock(&all->lock);
+	all->threads--;
+	if (m->error)
+		rc = error_set(err, m->error->kind, 0, "%s", m->error->message);
+	pthread_cond_broadcast(&all->changed);
+	pthread_mutex_unlock(&all->lock);
+	return rc;
+}
+
+/* With the lock held: the destination's side of `from`'s migration. */
+static struct migration *find_from(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	struct migration *m = migration_find(all, id);
+
+	if (m && !m->source && !strcmp(m->peer, from))
+		return m;
+	error_set(err, ERROR_NOT_FOUND, 0, "%s knows no migration %s from %s", all->set.node, id,
+		from);
+	return NULL;
+}
+
+static int error_of(const struct migration *m, struct error **err)
+{
+	if (!m->error)
+		return 0;
+	return error_set(err, m->error->kind, 0, "%s", m->error->message);
+}
+
+json_t *migrations_wait_ready(struct migrations *all, const char *from, const char *id,
+	int64_t wait_ms, struct error **err)
+{
+	int64_t deadline = clock_ms() + wait_ms;
+	struct migration *m;
+	json_t *answer = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	while ((m = find_from(all, from, id, err)) && !m->ended && !m->port && !all->closing &&
+		clock_ms() < deadline)
+		migrations_wait(all, deadline);
+	if (m && error_of(m, err) == 0)
+		answer = json_pack("{s:i}", "port", m->port);
+	pthread_mutex_unlock(&all->lock);
+	return answer;
+}
+
+/* What an earlier droverd of this node decided, for a source that asks again. */
+static json_t *decided_before(struct migrations *all, const char *id, struct error **err)
+{
+	cleanup_json json_t *info = journal_show(all, id, err);
+	const char *state = info ? json_string_value(json_object_get(info, "state")) : NULL;
+
+	if (!state)
+		return NULL;
+	if (strcmp(state, "done")) {
+		error_set(err, ERROR_INTERRUPTED, 0, "%s was restarted and has ended its copy",
+			all->set.node);
+		return NULL;
+	}
+	return json_pack("{s:s}", "state", "running");
+}
+
+json_t *migrations_handover(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	cleanup_error struct error *unknown = NULL;
+	struct migration *m;
+	json_t *answer = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	m = find_from(all, from, id, &unknown);
+	if (m) {
+		m->handover = true;
+		pthread_cond_broadcast(&all->changed);
+		while (!m->ended && !m->resumed_ms && !all->closing)
+			migrations_wait(all, clock_ms() + SILENCE_MS);
+		if (error_of(m, err) == 0 && m->resumed_ms)
+			answer = json_pack("{s:s, s:I}", "state", "running", "epoch",
+				(json_int_t)m->epoch + 1);
+		else
+			error_set(err, ERROR_INTERRUPTED, 0, "droverd on %s stops", all->set.node);
+	}
+	pthread_mutex_unlock(&all->lock);
+	return m ? answer : decided_before(all, id, err);
+}
+
+static json_t *reason_of(const struct migration *m)
+{
+	cleanup_json json_t *error = NULL;
+
+	if (!m->error || m->error->kind == ERROR_CANCELLED)
+		return json_null();
+	error = json_from_error(m->error);
+	return json_incref(json_object_get(error, "error"));
+}
+
+json_t *migrations_abort(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	int64_t deadline = clock_ms() + ABORT_MS;
+	struct migration *m;
+	json_t *answer = NULL;
+	bool never_begun;
+
+	pthread_mutex_lock(&all->lock);
+	m = find_from(all, from, id, err);
+	never_begun = m && !m->received;
+	if (never_begun)
+		m->received = true;
+	pthread_mutex_unlock(&all->lock);
+	if (never_begun)
+		migration_ended(m, MIGRATE_CANCELLED, NULL);
+	pthread_mutex_lock(&all->lock);
+	if (m) {
+		m->abort = true;
+		pthread_cond_broadcast(&all->changed);
+		while (!m->ended && !all->closing && clock_ms() < deadline)
+			migrations_wait(all, deadline);
+		if (m->state == MIGRATE_DONE)
+			error_set(err, ERROR_REFUSED, 0, "%s runs on %s already", m->vm_name,
+				all->set.node);
+		else
+			answer = json_pack("{s:b, s:o}", "ended", m->ended || !m->received,
+				"reason", reason_of(m));
+	}
+	pthread_mutex_unlock(&all->lock);
+	return answer;
+}

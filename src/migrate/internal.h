@@ -1,0 +1,123 @@
+/*
+ * Inside src/migrate: one struct migration a side, and what source.c and dest.c share.
+ *
+ * A migration belongs to the thread that runs it. What other threads look at or set (the fields
+ * below "shared") is guarded by the lock of struct migrations; `changed` is signalled whenever it
+ * changes.
+ */
+#ifndef DROVER_MIGRATE_INTERNAL_H
+#define DROVER_MIGRATE_INTERNAL_H
+
+#include "migrate/migrate.h"
+#include "migrate/mover.h"
+
+#include <pthread.h>
+
+#define EVENTS_MAX 512
+#define ID_SIZE 33
+
+/* How far a side has come, as the journal keeps it: written before the step is done. */
+enum migrate_step {
+	STEP_PREPARE,  /* both sides are being made ready; nothing has moved */
+	STEP_STREAM,   /* the hypervisor's stream goes */
+	STEP_HANDOVER, /* source: the destination has been, or may have been, told to take over */
+	STEP_CLAIM,    /* destination: it may have claimed */
+	STEP_RESUME,   /* destination: it has claimed, and lets the guest run */
+	STEP_END,      /* source: the other side runs the guest; our copy is ended */
+	STEP_UNDO,     /* the migration has failed and is being undone */
+	STEP_DONE
+};
+const char *migrate_step_name(enum migrate_step step);
+enum migrate_step migrate_step_from_name(const char *name);
+
+enum migrate_state {
+	MIGRATE_RUNNING,
+	MIGRATE_DONE,
+	MIGRATE_FAILED,
+	MIGRATE_CANCELLED,
+	MIGRATE_UNDECIDED,
+};
+const char *migrate_state_name(enum migrate_state state);
+
+struct migration {
+	struct migrations *all;
+	char id[ID_SIZE];
+	char vm_name[FS_NAME_MAX + 1];
+	char peer[FS_NAME_MAX + 1]; /* the other node */
+	bool source;                /* which side this is */
+	uint64_t epoch;             /* of the source's ownership; the destination claims the next */
+	struct migrate_options options;
+	struct vm *vm;      /* taken; NULL when it has been given back or ended */
+	struct vm_def *def; /* destination: what to start */
+	struct mover *mover;
+	struct node_link *link; /* source: to the destination's droverd */
+	int64_t started_ms;     /* wall clock */
+	int64_t begin_ms, stream_ms, paused_ms, resumed_ms; /* clock_ms of the report; 0: not yet */
+	struct hv_migrate_status last;
+	bool was_paused_by_us; /* options.pause: the guest goes on if it comes to nothing */
+
+	/* shared */
+	enum migrate_step step;
+	enum migrate_state state;
+	bool ended;
+	bool cancel;   /* asked for by the user */
+	bool abort;    /* destination: the source gives up */
+	bool handover; /* destination: the source's copy is paused for good */
+	bool received; /* destination: its thread runs */
+	int port;      /* destination: where the lane is listened for */
+	struct error *error;
+	json_t *report;
+	json_t *events[EVENTS_MAX];
+	int64_t events_count; /* since the start; the last EVENTS_MAX are kept */
+	struct migration *next;
+};
+
+struct migrations {
+	struct migrate_settings set;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* CLOCK_MONOTONIC */
+	struct migration *list;
+	int threads;
+	bool closing;
+	int64_t moved, failed, wire_bytes, downtime_sum_ms; /* for the metrics */
+};
+
+/* registry.c */
+struct migration *migration_new(
+	struct migrations *all, const char *id, bool source, const char *vm, const char *peer);
+/* Runs `body` in a thread of its own. */
+void migration_spawn(struct migration *m, void (*body)(struct migration *));
+struct migration *migration_find(struct migrations *all, const char *id);
+/* Adds an event for those who follow; `message` may be NULL. */
+void migration_event(struct migration *m, const char *phase, const char *message);
+/* Records the end: journal, event, log line. Takes `e` over (NULL when done). */
+void migration_ended(struct migration *m, enum migrate_state state, struct error *e);
+/* Waits for `changed` until the deadline; with the lock held. */
+void migrations_wait(struct migrations *all, int64_t deadline_ms);
+/* Whether droverd stops: a thread then leaves everything as it is, for the next start. */
+bool migrations_closing(struct migrations *all);
+
+/* journal.c */
+int journal_begin(struct migration *m, struct error **err);
+/* Writes the step before it is taken. */
+int journal_step(struct migration *m, enum migrate_step step, struct error **err);
+int journal_mover(struct migration *m, const struct process_id *id, struct error **err);
+void journal_end(struct migration *m);
+json_t *journal_show(struct migrations *all, const char *id, struct error **err);
+json_t *journal_list(struct migrations *all, struct error **err);
+/* Calls `each` for every migration that has not ended. It owns the migration. */
+int journal_unfinished(struct migrations *all,
+	void (*each)(struct migration *m, const struct process_id *mover), struct error **err);
+
+/* source.c and dest.c */
+void source_run(struct migration *m);
+void source_recover(struct migration *m);
+void dest_recover(struct migration *m);
+
+/* Starts this side's data mover: as the VM's user, with the node's certificate, for this peer. */
+struct mover *migration_start_mover(struct migration *m, const char *unix_path, int listen_fd,
+	const char *connect, struct error **err);
+/* Path of the socket between hypervisor and data mover. The caller frees it. */
+char *migration_socket(const struct migration *m);
+
+#endif

@@ -1,0 +1,256 @@
+#include "migrate/mover.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define END_MS 2000
+#define LINE_MAX_BYTES 4096
+
+enum { EVENT_LISTENING = 1, EVENT_CONNECTED = 2, EVENT_END = 4 };
+
+struct mover {
+	struct process_id process;
+	char peer[64];
+	int status_fd;
+	pthread_t reader;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned events; /* EVENT_… seen */
+	bool closed;     /* its status has ended: so has it, or will at once */
+	struct error *error;
+	int64_t stream_bytes, wire_bytes;
+};
+
+static unsigned event_bit(const char *event)
+{
+	return !strcmp(event, "listening")   ? EVENT_LISTENING
+	       : !strcmp(event, "connected") ? EVENT_CONNECTED
+	       : !strcmp(event, "end")       ? EVENT_END
+					     : 0;
+}
+
+/* With the lock held. */
+static void take_line(struct mover *m, const char *line, size_t len)
+{
+	cleanup_json json_t *json = json_parse("the data mover's status", line, len, NULL);
+	const char *event = json ? json_get_string(json, "event", NULL) : NULL;
+	const char *kind, *message;
+
+	if (!event)
+		return;
+	json_opt_int(json, "stream_bytes", 0, INT64_MAX, m->stream_bytes, &m->stream_bytes, NULL);
+	json_opt_int(json, "wire_bytes", 0, INT64_MAX, m->wire_bytes, &m->wire_bytes, NULL);
+	m->events |= event_bit(event);
+	if (!strcmp(event, "error")) {
+		kind = json_get_string(json, "kind", NULL);
+		message = json_get_string(json, "message", NULL);
+		error_set(&m->error, error_kind_from_name(kind ? kind : ""), 0, "%s",
+			message ? message : "the data mover failed");
+	}
+}
+
+static void take_lines(struct mover *m, char *text, size_t *used)
+{
+	char *newline;
+
+	while ((newline = memchr(text, '\n', *used))) {
+		size_t len = (size_t)(newline - text);
+
+		pthread_mutex_lock(&m->lock);
+		take_line(m, text, len);
+		pthread_cond_broadcast(&m->changed);
+		pthread_mutex_unlock(&m->lock);
+		*used -= len + 1;
+		memmove(text, newline + 1, *used);
+	}
+	if (*used == LINE_MAX_BYTES)
+		*used = 0; /* no line of ours is that long */
+}
+
+static void *read_status(void *arg)
+{
+	struct mover *m = arg;
+	char text[LINE_MAX_BYTES];
+	size_t used = 0;
+	ssize_t n;
+
+	while ((n = read(m->status_fd, text + used, sizeof(text) - used)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			break;
+		used += (size_t)n;
+		take_lines(m, text, &used);
+	}
+	pthread_mutex_lock(&m->lock);
+	m->closed = true;
+	pthread_cond_broadcast(&m->changed);
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+/* A file in memory that the child can open by its number, whoever it runs as. */
+static int memory_file(const char *text, struct error **err)
+{
+	int fd = memfd_create("drover", MFD_CLOEXEC);
+
+	if (fd < 0 || fs_write_all(fd, text, strlen(text)) < 0 || lseek(fd, 0, SEEK_SET) < 0) {
+		error_set(err, ERROR_FAILED, errno, "cannot make a file in memory");
+		close_fd(&fd);
+	}
+	return fd;
+}
+
+static int spawn(struct mover *m, const struct mover_options *o, int status_fd, const int files[3],
+	struct error **err)
+{
+	cleanup_free char *cert = fs_format("/dev/fd/%d", files[0]);
+	cleanup_free char *key = fs_format("/dev/fd/%d", files[1]);
+	cleanup_free char *ca = fs_format("/dev/fd/%d", files[2]);
+	cleanup_free char *status = fs_format("%d", status_fd);
+	cleanup_free char *listen = fs_format("%d", o->listen_fd);
+	cleanup_free char *local = fs_format("unix:%s", o->unix_path);
+	const char *argv[] = {o->binary, o->connect ? "send" : "recv", "--id", o->id, "--peer",
+		o->peer, "--cert", cert, "--key", key, "--ca", ca, "--status-fd", status,
+		o->connect ? "--input" : "--output", local,
+		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen, NULL};
+	int pass[] = {files[0], files[1], files[2], status_fd, o->listen_fd};
+	struct process_options options = {.argv = argv,
+		.own_session = true,
+		.set_user = true,
+		.uid = o->uid,
+		.gid = o->gid,
+		.no_new_privs = true,
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = o->log_fd,
+		.pass_fds = pass,
+		.pass_fds_count = o->connect ? 4 : 5};
+
+	return process_start(&options, &m->process, err);
+}
+
+static int start_with_files(struct mover *m, const struct mover_options *o, struct error **err)
+{
+	cleanup_fd int cert = memory_file(o->cert_pem, err);
+	cleanup_fd int key = cert >= 0 ? memory_file(o->key_pem, err) : -1;
+	cleanup_fd int ca = key >= 0 ? memory_file(o->ca_pem, err) : -1;
+	cleanup_fd int status = -1;
+	int pipe_fds[2];
+
+	if (ca < 0)
+		return -1;
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return error_set(err, ERROR_FAILED, errno, "cannot start %s", o->binary);
+	m->status_fd = pipe_fds[0];
+	status = pipe_fds[1];
+	return spawn(m, o, status, (const int[]){cert, key, ca}, err);
+}
+
+struct mover *mover_start(const struct mover_options *o, struct error **err)
+{
+	struct mover *m = calloc(1, sizeof(*m));
+	pthread_condattr_t attr;
+
+	if (!m)
+		abort();
+	m->status_fd = -1;
+	snprintf(m->peer, sizeof(m->peer), "%s", o->peer);
+	if (start_with_files(m, o, err) < 0) {
+		close_fd(&m->status_fd);
+		free(m);
+		return NULL;
+	}
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&m->changed, &attr);
+	if (pthread_create(&m->reader, NULL, read_status, m) != 0)
+		abort();
+	return m;
+}
+
+const struct process_id *mover_process(const struct mover *m)
+{
+	return &m->process;
+}
+
+/* With the lock held: what is wrong with it, if anything. */
+static int check(struct mover *m, struct error **err)
+{
+	if (m->error)
+		return error_set(err, m->error->kind, 0, "%s", m->error->message);
+	if (m->closed && !(m->events & EVENT_END))
+		return error_set(err, ERROR_FAILED, 0,
+			"the data mover for the lane to %s ended without saying why; see the log",
+			m->peer);
+	return 0;
+}
+
+int mover_check(struct mover *m, struct error **err)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->lock);
+	rc = check(m, err);
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err)
+{
+	struct timespec until = {
+		.tv_sec = deadline_ms / 1000, .tv_nsec = deadline_ms % 1000 * 1000000};
+	unsigned bit = event_bit(event);
+	int rc = 0;
+
+	pthread_mutex_lock(&m->lock);
+	while (!(m->events & bit) && (rc = check(m, err)) == 0)
+		if (pthread_cond_timedwait(&m->changed, &m->lock, &until) == ETIMEDOUT &&
+			!(m->events & bit)) {
+			rc = error_set(err, ERROR_TIMEOUT, 0,
+				"the lane to %s was not \"%s\" in time", m->peer, event);
+			break;
+		}
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes)
+{
+	pthread_mutex_lock(&m->lock);
+	*stream_bytes = m->stream_bytes;
+	*wire_bytes = m->wire_bytes;
+	pthread_mutex_unlock(&m->lock);
+}
+
+void mover_close(struct mover *m)
+{
+	if (!m)
+		return;
+	if (!process_wait(&m->process, clock_ms(), NULL)) {
+		process_signal(&m->process, SIGTERM);
+		if (!process_wait(&m->process, clock_ms() + END_MS, NULL)) {
+			process_signal(&m->process, SIGKILL);
+			process_wait(&m->process, clock_ms() + END_MS, NULL);
+		}
+	}
+	pthread_join(m->reader, NULL);
+	close_fd(&m->status_fd);
+	error_free(&m->error);
+	pthread_cond_destroy(&m->changed);
+	pthread_mutex_destroy(&m->lock);
+	free(m);
+}

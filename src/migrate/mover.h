@@ -1,0 +1,42 @@
+/*
+ * A running drover-wire: started as an unprivileged process in a session of its own, and followed
+ * by the JSON lines that it writes (drover-wire(1)).
+ */
+#ifndef DROVER_MIGRATE_MOVER_H
+#define DROVER_MIGRATE_MOVER_H
+
+#include "base/error.h"
+#include "base/process.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mover;
+
+struct mover_options {
+	const char *binary;
+	const char *id;        /* the migration's */
+	const char *peer;      /* name of the node at the other end of the lane */
+	const char *unix_path; /* the hypervisor's side: listened on by a sender, connected to by a
+				  receiver */
+	const char *connect;   /* sender: HOST:PORT of the receiver; NULL makes a receiver */
+	int listen_fd;         /* receiver: where the lane is listened for */
+	const char *cert_pem, *key_pem, *ca_pem;
+	int log_fd; /* its standard error */
+	uid_t uid;
+	gid_t gid;
+};
+
+/* Starts one. The key goes through a file in memory, never an argument. */
+struct mover *mover_start(const struct mover_options *options, struct error **err);
+const struct process_id *mover_process(const struct mover *m);
+/* Waits for its event ("listening", "connected", "end"). ERROR_TIMEOUT; when it has failed or ended
+ * before, the error that it gave. */
+int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err);
+/* 0 while it runs or when it ended well; -1 and its error when it failed. Does not wait. */
+int mover_check(struct mover *m, struct error **err);
+void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes);
+/* Ends it if it still runs, waits for that, and frees it. NULL is allowed. */
+void mover_close(struct mover *m);
+
+#endif

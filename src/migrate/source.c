@@ -1,0 +1,496 @@
+/*
+ * The source's side of a migration, from top to bottom in source_run(). docs/handover.md has the
+ * protocol; what decides who runs the VM after a failure is source_settle().
+ */
+#include "migrate/internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "migrate/converge.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CALL_MS 10000
+/* The destination starts a hypervisor meanwhile. */
+#define READY_MS 60000
+#define LANE_MS 15000
+/* How often the progress is looked at, and the destination's droverd asked whether it is there. */
+#define LOOK_MS 200
+#define ASK_MS 10000
+/* The destination loads the rest of the stream, claims and resumes meanwhile. */
+#define HANDOVER_MS 60000
+#define SETTLE_RETRY_MS 2000
+
+/* The migration is left as it is because droverd stops; nothing may be decided any more. */
+#define LEFT (-2)
+
+static int call(struct migration *m, const char *method, const char *what, const json_t *body,
+	int timeout_ms, json_t **answer, struct error **err)
+{
+	cleanup_free char *path = fs_format("/v1/migrations/%s/%s", m->id, what);
+	struct http_request request = {
+		.method = method, .path = path, .body = body, .timeout_ms = timeout_ms};
+
+	return node_link_call(m->link, &request, answer, err);
+}
+
+static bool cancelled(struct migration *m)
+{
+	bool cancel;
+
+	pthread_mutex_lock(&m->all->lock);
+	cancel = m->cancel;
+	pthread_mutex_unlock(&m->all->lock);
+	return cancel;
+}
+
+static int check_cancelled(struct migration *m, struct error **err)
+{
+	if (!cancelled(m))
+		return 0;
+	return error_set(err, ERROR_CANCELLED, 0,
+		"the migration of %s to %s was cancelled; it runs on %s", m->vm_name, m->peer,
+		m->all->set.node);
+}
+
+/* Tells the destination what comes and queues its part there. */
+static int expect(struct migration *m, struct error **err)
+{
+	cleanup_free char *conf = vm_def_format(vm_definition(m->vm));
+	cleanup_json json_t *body =
+		json_pack("{s:s, s:s, s:s, s:I, s:b}", "id", m->id, "vm", m->vm_name, "definition",
+			conf, "epoch", (json_int_t)m->epoch, "pause", m->options.pause);
+	cleanup_json json_t *task = json_pack("{s:[s,s]}", "argv", "receive", m->id);
+	struct http_request queue = {
+		.method = "POST", .path = "/v1/tasks", .body = task, .timeout_ms = CALL_MS};
+
+	if (fault_point("migrate.src.before_prepare", err) < 0)
+		return -1;
+	m->link = node_link_open(m->all->set.peers, m->peer, err);
+	if (!m->link || call(m, "POST", "expect", body, CALL_MS, NULL, err) < 0)
+		return -1;
+	return node_link_call(m->link, &queue, NULL, err);
+}
+
+/* Waits until the destination listens; `lane` gets HOST:PORT. */
+static int wait_ready(struct migration *m, char lane[300], struct error **err)
+{
+	int64_t deadline = clock_ms() + READY_MS, port = 0;
+	struct pool_node *node;
+	char host[256];
+	int ignored, rc;
+
+	while (port == 0) {
+		cleanup_json json_t *answer = NULL;
+
+		if (check_cancelled(m, err) < 0 ||
+			call(m, "GET", "ready?wait_ms=1000", NULL, CALL_MS, &answer, err) < 0 ||
+			json_get_int(answer, "port", 0, 65535, &port, err) < 0)
+			return -1;
+		if (port == 0 && clock_ms() > deadline)
+			return error_set(err, ERROR_TIMEOUT, 0,
+				"%s was not ready for %s within %d s", m->peer, m->vm_name,
+				READY_MS / 1000);
+	}
+	node = pool_node_read(m->all->set.pool, m->peer, err);
+	rc = node ? http_split_address(node->address, host, &ignored, err) : -1;
+	pool_node_free(node);
+	if (rc == 0)
+		snprintf(lane, 300, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, (int)port);
+	return rc;
+}
+
+static int prepare(struct migration *m, struct error **err)
+{
+	cleanup_free char *socket = migration_socket(m);
+	char lane[300];
+
+	migration_event(m, "prepare", NULL);
+	if (expect(m, err) < 0 || wait_ready(m, lane, err) < 0)
+		return -1;
+	migration_event(m, "connect", lane);
+	m->mover = migration_start_mover(m, socket, -1, lane, err);
+	return m->mover ? mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err) : -1;
+}
+
+static struct hv_migrate_params params_for_round(const struct migration *m, int round)
+{
+	return (struct hv_migrate_params){
+		.downtime_limit_ms = converge_downtime_ms(m->options.downtime_limit_ms, round),
+		.bandwidth_bps = m->options.bandwidth_bps};
+}
+
+static int start_stream(struct migration *m, struct error **err)
+{
+	cleanup_free char *socket = migration_socket(m);
+	struct hv_migrate_params params = params_for_round(m, 1);
+
+	if (journal_step(m, STEP_STREAM, err) < 0 ||
+		fault_point("migrate.src.before_stream", err) < 0)
+		return -1;
+	m->stream_ms = clock_ms();
+	if (m->options.pause) {
+		if (hv_vm_pause(vm_hv(m->vm), err) < 0)
+			return -1;
+		m->paused_ms = clock_ms();
+	}
+	return hv_vm_migrate(vm_hv(m->vm), socket, &params, err);
+}
+
+/* What may end the rounds from outside. */
+static int look_around(struct migration *m, int64_t *asked_ms, struct error **err)
+{
+	int64_t now = clock_ms();
+
+	if (migrations_closing(m->all))
+		return LEFT;
+	if (check_cancelled(m, err) < 0 || mover_check(m->mover, err) < 0 ||
+		fault_point("migrate.src.during_rounds", err) < 0)
+		return -1;
+	if (m->options.timeout_ms && now - m->stream_ms > m->options.timeout_ms)
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"%s did not come to a switchover within %lld s: it changes %lld MB/s while "
+			"%lld MB/s "
+			"go out; allow a longer downtime or move it with --pause",
+			m->vm_name, (long long)m->options.timeout_ms / 1000,
+			(long long)m->last.dirty_rate_bps / 1000000,
+			(long long)m->last.rate_bps / 1000000);
+	if (now - *asked_ms < ASK_MS)
+		return 0;
+	*asked_ms = now;
+	return call(m, "GET", "ready", NULL, CALL_MS, NULL, err);
+}
+
+/* Follows the hypervisor until it has written everything and its guest is paused. */
+static int stream(struct migration *m, struct error **err)
+{
+	struct hv_vm *hv = vm_hv(m->vm);
+	struct hv_migrate_status *s = &m->last;
+	int64_t asked_ms = clock_ms();
+	int round = 1, rc;
+
+	for (;;) {
+		if (hv_vm_migrate_wait(hv, s->phase, clock_ms() + LOOK_MS, s, err) < 0)
+			return -1;
+		if (s->phase >= HV_MIGRATE_SWITCHOVER && !m->paused_ms)
+			m->paused_ms = clock_ms();
+		if (s->phase == HV_MIGRATE_COMPLETED)
+			return 0;
+		if (s->phase == HV_MIGRATE_FAILED || s->phase == HV_MIGRATE_CANCELLED) {
+			if (mover_check(m->mover, err) < 0)
+				return -1;
+			return error_set(err, ERROR_HYPERVISOR, 0,
+				"the hypervisor of %s gave up: %s", m->vm_name,
+				*s->failure ? s->failure : "it does not say why");
+		}
+		rc = look_around(m, &asked_ms, err);
+		if (rc < 0)
+			return rc;
+		if (s->round > round) {
+			struct hv_migrate_params params = params_for_round(m, s->round);
+
+			round = s->round;
+			if (hv_vm_migrate_set(hv, &params, err) < 0)
+				return -1;
+		}
+		migration_event(
+			m, s->phase == HV_MIGRATE_SWITCHOVER ? "switchover" : "rounds", NULL);
+	}
+}
+
+/* A cancel comes either before this, and is heeded, or after it, and is refused. */
+static int too_late_to_cancel(struct migration *m, struct error **err)
+{
+	pthread_mutex_lock(&m->all->lock);
+	if (!m->cancel)
+		m->step = STEP_HANDOVER;
+	pthread_mutex_unlock(&m->all->lock);
+	return check_cancelled(m, err);
+}
+
+/* From the journal's entry on, the destination may claim; only the pool knows then. */
+static int handover(struct migration *m, struct error **err)
+{
+	if (too_late_to_cancel(m, err) < 0 || journal_step(m, STEP_HANDOVER, err) < 0 ||
+		fault_point("migrate.src.before_handover", err) < 0 ||
+		call(m, "POST", "handover", NULL, HANDOVER_MS, NULL, err) < 0)
+		return -1;
+	m->resumed_ms = clock_ms();
+	return 0;
+}
+
+/* The guest runs on the other side: ours is ended. */
+static void end_copy(struct migration *m)
+{
+	cleanup_error struct error *e = NULL;
+
+	if (journal_step(m, STEP_END, &e) < 0 || fault_point("migrate.src.before_end", &e) < 0)
+		log_warning("%s: %s", m->vm_name, e->message);
+	vm_end(m->vm);
+	m->vm = NULL;
+	/* Its last status line tells the bytes. */
+	if (m->mover)
+		mover_wait(m->mover, "end", clock_ms() + LANE_MS, NULL);
+}
+
+/* The guest goes on here. What the guest was before is what it is again. */
+static int go_on(struct migration *m, struct error **err)
+{
+	struct hv_vm *hv = vm_hv(m->vm);
+	enum hv_state state = hv_vm_state(hv);
+
+	if (state == HV_RUNNING)
+		return 0;
+	if (hv_vm_resume(hv, err) < 0)
+		return -1;
+	/* Switches may have learnt the destination's port already. */
+	hv_vm_announce(hv, NULL);
+	return 0;
+}
+
+/* Tells the destination, as well as can be, that nothing comes any more. What it says of why is
+ * nearer to the cause than a broken lane. */
+static void abort_destination(struct migration *m, struct error **why)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *answer = NULL, *reason = NULL;
+
+	if (!m->link)
+		m->link = node_link_open(m->all->set.peers, m->peer, &e);
+	if (!m->link || call(m, "POST", "abort", NULL, CALL_MS, &answer, &e) < 0) {
+		log_warning("%s was not told that the migration is off: %s", m->peer,
+			e ? e->message : "");
+		return;
+	}
+	if (!json_is_object(json_object_get(answer, "reason")) || (*why)->kind == ERROR_CANCELLED)
+		return;
+	reason = json_pack("{s:O}", "error", json_object_get(answer, "reason"));
+	if (json_to_error(reason, &e) < 0) {
+		error_free(why);
+		*why = e;
+		e = NULL;
+	}
+}
+
+enum verdict { OURS, THEIRS, UNKNOWN };
+
+/* After the destination may have been told to take over: whose is the VM? Claims it back when
+ * nobody has claimed it. */
+static enum verdict ask_pool(struct migration *m, struct error **err)
+{
+	const struct migrate_settings *set = &m->all->set;
+	cleanup_error struct error *e = NULL;
+	struct pool_owner now;
+
+	if (fault_point("migrate.src.before_reclaim", err) < 0)
+		return UNKNOWN;
+	if (pool_owner_read(set->pool, m->vm_name, &now, err) < 0)
+		return UNKNOWN;
+	if (now.epoch == m->epoch && pool_owner_claim(set->pool, m->vm_name, m->epoch + 1,
+					     set->node, m->id, &now, &e) == 0)
+		return OURS;
+	if (e && e->kind != ERROR_NOT_OWNER) {
+		error_move(err, e);
+		e = NULL;
+		return UNKNOWN;
+	}
+	return !strcmp(now.node, set->node) ? OURS : THEIRS;
+}
+
+/* Waits and asks again until the pool answers: the VM stays paused, for nothing else is safe. */
+static enum verdict settle_ownership(struct migration *m)
+{
+	struct migrations *all = m->all;
+
+	for (;;) {
+		cleanup_error struct error *e = NULL;
+		enum verdict verdict = ask_pool(m, &e);
+		int64_t retry = clock_ms() + SETTLE_RETRY_MS;
+
+		if (verdict != UNKNOWN)
+			return verdict;
+		pthread_mutex_lock(&all->lock);
+		if (m->state != MIGRATE_UNDECIDED)
+			log_error("%s is UNDECIDED: it stays paused on %s until the pool tells "
+				  "whether %s "
+				  "has taken it over: %s",
+				m->vm_name, all->set.node, m->peer, e->message);
+		m->state = MIGRATE_UNDECIDED;
+		while (!all->closing && clock_ms() < retry)
+			migrations_wait(all, retry);
+		pthread_mutex_unlock(&all->lock);
+		if (migrations_closing(all))
+			return UNKNOWN;
+		migration_event(m, "undecided", e->message);
+	}
+}
+
+static void finish_theirs(struct migration *m, struct error *e)
+{
+	log_info("%s runs on %s (%s)", m->vm_name, m->peer, e ? e->message : "it says so");
+	error_free(&e);
+	end_copy(m);
+	migration_event(m, "done", NULL);
+	migration_ended(m, MIGRATE_DONE, NULL);
+}
+
+static void finish_ours(struct migration *m, struct error *e)
+{
+	cleanup_error struct error *resume = NULL;
+	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+
+	int rc = fault_point("migrate.src.after_reclaim", &resume);
+
+	if (rc == 0)
+		rc = go_on(m, &resume);
+	abort_destination(m, &e);
+	if (rc < 0)
+		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
+			m->vm_name, resume->message);
+	else if (state == MIGRATE_FAILED)
+		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
+	vm_give_back(m->vm);
+	m->vm = NULL;
+	migration_ended(m, state, e);
+}
+
+/*
+ * A migration that did not go through, or of which it is not known. Until STEP_HANDOVER was in the
+ * journal the destination cannot have claimed: the VM is ours. After it the pool decides.
+ */
+static void source_settle(struct migration *m, struct error *e)
+{
+	bool may_be_theirs = m->step >= STEP_HANDOVER && m->step != STEP_UNDO;
+	enum verdict verdict = OURS;
+
+	migration_event(m, "undo", e->message);
+	if (may_be_theirs) {
+		verdict = settle_ownership(m);
+	} else {
+		journal_step(m, STEP_UNDO, NULL);
+		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
+	}
+	if (verdict == UNKNOWN) {
+		error_free(&e);
+		return; /* droverd stops: the journal has it */
+	}
+	if (verdict == THEIRS)
+		finish_theirs(m, e);
+	else
+		finish_ours(m, e);
+}
+
+static void release_lane(struct migration *m)
+{
+	mover_close(m->mover);
+	m->mover = NULL;
+	if (m->link)
+		node_link_close(m->link);
+	m->link = NULL;
+}
+
+void source_run(struct migration *m)
+{
+	struct error *e = NULL;
+	int rc = prepare(m, &e);
+
+	if (rc == 0)
+		rc = start_stream(m, &e);
+	if (rc == 0)
+		rc = stream(m, &e);
+	if (rc == 0)
+		rc = handover(m, &e);
+	if (rc == LEFT)
+		return;
+	if (rc < 0) {
+		source_settle(m, e);
+	} else {
+		end_copy(m);
+		if (fault_point("migrate.src.before_done", &e) < 0)
+			error_free(&e);
+		migration_ended(m, MIGRATE_DONE, NULL);
+	}
+	release_lane(m);
+}
+
+/* After a restart of droverd: what is not known to be theirs is undone. */
+void source_recover(struct migration *m)
+{
+	struct error *e = NULL;
+
+	m->vm = vms_take_again(
+		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
+	if (!m->vm) {
+		/* The hypervisor is gone: nothing of ours can run. Its owner, if it is this node,
+		 * was released when VMs were looked for. */
+		migration_ended(m, m->step == STEP_END ? MIGRATE_DONE : MIGRATE_FAILED, e);
+		return;
+	}
+	error_set(&e, ERROR_INTERRUPTED, 0,
+		"droverd on %s was restarted during the migration to %s", m->all->set.node,
+		m->peer);
+	source_settle(m, e);
+	release_lane(m);
+}
+
+static int check_start(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, struct error **err)
+{
+	const struct hv_facts *facts = hv_get_facts(all->set.hv);
+	struct pool_node *record;
+	struct pool_owner owner;
+
+	if (vms_where(all->set.vms, vm, &owner, err) < 0 || fs_check_name("node", node, err) < 0)
+		return -1;
+	record = pool_node_read(all->set.pool, node, err);
+	if (!record)
+		return -1;
+	pool_node_free(record);
+	if (!strcmp(owner.node, node))
+		return error_set(err, ERROR_ALREADY_THERE, 0, "%s runs on %s already", vm, node);
+	if (facts->no_live && !options->pause)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s cannot be moved while it runs: %s; move it with --pause", vm,
+			facts->no_live);
+	return 0;
+}
+
+int migrations_start(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, char id[33], struct error **err)
+{
+	char operation[128];
+	struct pool_owner owner;
+	struct migration *m;
+	struct vm *taken;
+
+	if (check_start(all, vm, node, options, err) < 0)
+		return -1;
+	snprintf(operation, sizeof(operation), "being moved to %s", node);
+	taken = vms_take(all->set.vms, vm, operation, err);
+	if (!taken)
+		return -1;
+	if (pool_owner_read(all->set.pool, vm, &owner, err) < 0) {
+		vm_give_back(taken);
+		return -1;
+	}
+	fs_random_hex(id, 16);
+	m = migration_new(all, id, true, vm, node);
+	m->vm = taken;
+	m->epoch = owner.epoch;
+	m->options = *options;
+	if (fault_point("migrate.src.before_journal", err) < 0 || journal_begin(m, err) < 0) {
+		vm_give_back(taken);
+		m->vm = NULL;
+		migration_ended(m, MIGRATE_FAILED, NULL);
+		return -1;
+	}
+	log_info("migration %s: %s to %s", id, vm, node);
+	migration_spawn(m, source_run);
+	return 0;
+}
