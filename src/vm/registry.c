@@ -332,7 +332,6 @@ int vms_where(struct vms *vms, const char *name, struct pool_owner *owner, struc
 struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err)
 {
 	struct pool_owner owner;
-	struct vm *vm;
 
 	if (vms_where(vms, name, &owner, err) < 0)
 		return NULL;

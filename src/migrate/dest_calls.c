@@ -1,0 +1,219 @@
+/*
+ * What the source's droverd asks of the destination's: each call is a thread of its own that leaves
+ * word in struct migration for the thread of dest_run(), and waits for what that does.
+ */
+#include "migrate/internal.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "host/host.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ABORT_MS 20000
+/* A handover is answered when the guest runs or the side has ended: looked at again after this. */
+#define LOOK_AGAIN_MS 60000
+
+static int check_expected(struct migrations *all, const struct vm_def *def, struct error **err)
+{
+	struct host_facts facts;
+
+	for (int i = 0; i < def->nics_count; i++)
+		if (host_bridge_check(def->nics[i].bridge, err) < 0)
+			return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
+	if (hv_check_def(all->set.hv, def, err) < 0)
+		return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
+	if (host_facts_read(&facts, err) < 0)
+		return -1;
+	if (facts.memory_free_bytes < def->memory_bytes)
+		return error_set(err, ERROR_REFUSED, 0,
+			"cannot move %s to %s: it needs %llu MiB of memory and %llu MiB are free "
+			"there",
+			def->name, all->set.node, (unsigned long long)def->memory_bytes >> 20,
+			(unsigned long long)facts.memory_free_bytes >> 20);
+	return 0;
+}
+
+/* The id names sockets and rows, and comes from another node. */
+static int check_id(const char *id, struct error **err)
+{
+	if (strlen(id) != 32 || strspn(id, "0123456789abcdef") != 32)
+		return error_set(
+			err, ERROR_REQUEST, 0, "a migration's id has 32 hexadecimal digits");
+	return 0;
+}
+
+static struct migration *add_expected(struct migrations *all, const char *from, const char *id,
+	struct vm_def *def, int64_t epoch, bool pause, struct error **err)
+{
+	struct migration *m;
+
+	pthread_mutex_lock(&all->lock);
+	m = migration_find(all, id);
+	pthread_mutex_unlock(&all->lock);
+	if (m) {
+		error_set(err, ERROR_EXISTS, 0, "migration %s is known already", id);
+		return NULL;
+	}
+	m = migration_new(all, id, false, def->name, from);
+	m->epoch = (uint64_t)epoch;
+	m->options.pause = pause;
+	m->def = def;
+	return m;
+}
+
+int migrations_expect(
+	struct migrations *all, const char *from, const json_t *request, struct error **err)
+{
+	static const char *const known[] = {"id", "vm", "definition", "epoch", "pause", NULL};
+	const char *id = json_get_string(request, "id", err);
+	const char *vm = id ? json_get_string(request, "vm", err) : NULL;
+	const char *conf = json_string_value(json_object_get(request, "definition"));
+	struct pool_owner owner;
+	struct vm_def *def;
+	struct migration *m;
+	int64_t epoch;
+	bool pause;
+
+	if (!vm || json_only_known(request, known, err) < 0 || check_id(id, err) < 0 ||
+		json_get_int(request, "epoch", 1, INT64_MAX - 2, &epoch, err) < 0 ||
+		json_opt_bool(request, "pause", false, &pause, err) < 0 ||
+		vms_where(all->set.vms, vm, &owner, err) < 0)
+		return -1;
+	if (strcmp(owner.node, from) || owner.epoch != (uint64_t)epoch)
+		return error_set(err, ERROR_NOT_OWNER, 0,
+			"%s belongs to %s at epoch %llu, as %s sees it, not to %s at epoch %lld",
+			vm, *owner.node ? owner.node : "nobody", (unsigned long long)owner.epoch,
+			all->set.node, from, (long long)epoch);
+	def = vm_def_parse(vm, conf ? conf : "", err);
+	if (!def)
+		return -1;
+	m = check_expected(all, def, err) == 0 ? add_expected(all, from, id, def, epoch, pause, err)
+					       : NULL;
+	if (!m) {
+		vm_def_free(def);
+		return -1;
+	}
+	return journal_begin(m, err);
+}
+
+/* With the lock held: the destination's side of `from`'s migration. */
+static struct migration *find_from(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	struct migration *m = migration_find(all, id);
+
+	if (m && !m->source && !strcmp(m->peer, from))
+		return m;
+	error_set(err, ERROR_NOT_FOUND, 0, "%s knows no migration %s from %s", all->set.node, id,
+		from);
+	return NULL;
+}
+
+static int error_of(const struct migration *m, struct error **err)
+{
+	if (!m->error)
+		return 0;
+	return error_set(err, m->error->kind, 0, "%s", m->error->message);
+}
+
+json_t *migrations_wait_ready(struct migrations *all, const char *from, const char *id,
+	int64_t wait_ms, struct error **err)
+{
+	int64_t deadline = clock_ms() + wait_ms;
+	struct migration *m;
+	json_t *answer = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	while ((m = find_from(all, from, id, err)) && !m->ended && !m->port && !all->closing &&
+		clock_ms() < deadline)
+		migrations_wait(all, deadline);
+	if (m && error_of(m, err) == 0)
+		answer = json_pack("{s:i}", "port", m->port);
+	pthread_mutex_unlock(&all->lock);
+	return answer;
+}
+
+/* What an earlier droverd of this node decided, for a source that asks again. */
+static json_t *decided_before(struct migrations *all, const char *id, struct error **err)
+{
+	cleanup_json json_t *info = journal_show(all, id, err);
+	const char *state = info ? json_string_value(json_object_get(info, "state")) : NULL;
+
+	if (!state)
+		return NULL;
+	if (strcmp(state, "done")) {
+		error_set(err, ERROR_INTERRUPTED, 0, "%s was restarted and has ended its copy",
+			all->set.node);
+		return NULL;
+	}
+	return json_pack("{s:s}", "state", "running");
+}
+
+json_t *migrations_handover(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	cleanup_error struct error *unknown = NULL;
+	struct migration *m;
+	json_t *answer = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	m = find_from(all, from, id, &unknown);
+	if (m) {
+		m->handover = true;
+		pthread_cond_broadcast(&all->changed);
+		while (!m->ended && !m->resumed_ms && !all->closing)
+			migrations_wait(all, clock_ms() + LOOK_AGAIN_MS);
+		if (error_of(m, err) == 0 && m->resumed_ms)
+			answer = json_pack("{s:s, s:I}", "state", "running", "epoch",
+				(json_int_t)m->epoch + 1);
+		else
+			error_set(err, ERROR_INTERRUPTED, 0, "droverd on %s stops", all->set.node);
+	}
+	pthread_mutex_unlock(&all->lock);
+	return m ? answer : decided_before(all, id, err);
+}
+
+static json_t *reason_of(const struct migration *m)
+{
+	cleanup_json json_t *error = NULL;
+
+	if (!m->error || m->error->kind == ERROR_CANCELLED)
+		return json_null();
+	error = json_from_error(m->error);
+	return json_incref(json_object_get(error, "error"));
+}
+
+json_t *migrations_abort(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	int64_t deadline = clock_ms() + ABORT_MS;
+	struct migration *m;
+	json_t *answer = NULL;
+	bool never_begun;
+
+	pthread_mutex_lock(&all->lock);
+	m = find_from(all, from, id, err);
+	never_begun = m && !m->received;
+	if (never_begun)
+		m->received = true;
+	pthread_mutex_unlock(&all->lock);
+	if (never_begun)
+		migration_ended(m, MIGRATE_CANCELLED, NULL);
+	pthread_mutex_lock(&all->lock);
+	if (m) {
+		m->abort = true;
+		pthread_cond_broadcast(&all->changed);
+		while (!m->ended && !all->closing && clock_ms() < deadline)
+			migrations_wait(all, deadline);
+		if (m->state == MIGRATE_DONE)
+			error_set(err, ERROR_REFUSED, 0, "%s runs on %s already", m->vm_name,
+				all->set.node);
+		else
+			answer = json_pack("{s:b, s:o}", "ended", m->ended || !m->received,
+				"reason", reason_of(m));
+	}
+	pthread_mutex_unlock(&all->lock);
+	return answer;
+}
