@@ -18,8 +18,8 @@
 struct http_client {
 	CURL *easy;
 	struct curl_slist *connect_to, *headers;
-	char *base;	   /* "https://node2:7780" */
-	char *what;	   /* "node2 (10.78.0.2:7780)", for messages */
+	char *base; /* "https://node2:7780" */
+	char *what; /* "node2 (10.78.0.2:7780)", for messages */
 	bool local;
 	char *name, *fingerprint, *ca_pem; /* of the peer and its CA; each may be NULL */
 	long connections;
@@ -28,7 +28,7 @@ struct http_client {
 	const struct http_request *request;
 	struct buf answer;
 	bool too_long;
-	int sent;		   /* times that the request was about to be sent */
+	int sent;              /* times that the request was about to be sent */
 	struct error *refused; /* why we did not send it */
 	char why[CURL_ERROR_SIZE];
 };
@@ -75,8 +75,7 @@ static int check_peer(struct http_client *client, struct error **err)
 	if (pki_check_der(certs[0].data, certs[0].size, client->ca_pem, name, err) < 0)
 		return -1;
 	if (strcmp(name, client->name) != 0)
-		return error_set(
-			err, ERROR_CERTIFICATE, 0, "it is %s, not %s", name, client->name);
+		return error_set(err, ERROR_CERTIFICATE, 0, "it is %s, not %s", name, client->name);
 	pki_fingerprint_der(certs[0].data, certs[0].size, fingerprint);
 	if (client->fingerprint && !pki_fingerprint_equal(fingerprint, client->fingerprint))
 		return error_set(err, ERROR_CERTIFICATE, 0,
@@ -149,8 +148,8 @@ static int set_target(
 		http_split_address(target->address, host, &port, err) < 0)
 		return -1;
 	client->base = fs_format("https://%s:%d", target->name, port);
-	client->what = fs_format(strchr(host, ':') ? "%s ([%s]:%d)" : "%s (%s:%d)", target->name,
-		host, port);
+	client->what = fs_format(
+		strchr(host, ':') ? "%s ([%s]:%d)" : "%s (%s:%d)", target->name, host, port);
 	to = fs_format(strchr(host, ':') ? "::[%s]:%d" : "::%s:%d", host, port);
 	client->connect_to = curl_slist_append(NULL, to);
 	client->name = fs_format("%s", target->name);
@@ -186,8 +185,8 @@ static CURLcode set_tls(CURL *easy, const struct http_target *target)
 static CURLcode set_options(struct http_client *client, const struct http_target *target)
 {
 	CURL *easy = client->easy;
-	CURLcode code = curl_easy_setopt(
-		easy, CURLOPT_PROTOCOLS_STR, client->local ? "http" : "https");
+	CURLcode code =
+		curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, client->local ? "http" : "https");
 
 	if (code == CURLE_OK && client->local)
 		code = curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, target->socket_path);
@@ -296,8 +295,7 @@ static int set_request(struct http_client *client, const struct http_request *re
 	if (*body || post) {
 		curl_easy_setopt(easy, CURLOPT_POST, 1l);
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS, *body ? *body : "");
-		curl_easy_setopt(
-			easy, CURLOPT_POSTFIELDSIZE, *body ? (long)strlen(*body) : 0l);
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, *body ? (long)strlen(*body) : 0l);
 	}
 	if (!get && !post)
 		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method);
@@ -346,8 +344,8 @@ static int call_error(struct http_client *client, CURLcode code, struct error **
 	}
 	switch (code) {
 	case CURLE_ABORTED_BY_CALLBACK:
-		return error_set(err, ERROR_CANCELLED, 0, "cancelled while waiting for %s",
-			client->what);
+		return error_set(
+			err, ERROR_CANCELLED, 0, "cancelled while waiting for %s", client->what);
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_ISSUER_ERROR:
 	case CURLE_SSL_CERTPROBLEM:

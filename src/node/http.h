@@ -38,8 +38,8 @@ struct http_target {
 	const char *name;        /* node's name: its certificate must bear it */
 	const char *address;     /* HOST, HOST:PORT, [V6]:PORT */
 	const char *fingerprint; /* of its certificate; NULL: any of this CA with that name */
-	const char *ca_pem;  /* the only CA; NULL: nothing is verified (join) */
-	const char *ca_file; /* the same in a file, for libcurl's own check; may be NULL */
+	const char *ca_pem;      /* the only CA; NULL: nothing is verified (join) */
+	const char *ca_file;     /* the same in a file, for libcurl's own check; may be NULL */
 	const char *cert_file, *key_file; /* ours; NULL: we show none (join) */
 };
 

@@ -56,8 +56,7 @@ static int take_setting(const struct settings_key *key, void *arg, struct error 
 		id->pool_dir = fs_format("%s", key->value);
 	else
 		return error_set(err, ERROR_DEFINITION, 0,
-			"\"%s\" is not known here; name, address, pool and cluster are",
-			key->key);
+			"\"%s\" is not known here; name, address, pool and cluster are", key->key);
 	return 0;
 }
 
@@ -69,8 +68,7 @@ static int read_conf(const char *conf, struct identity *id, struct error **err)
 	if (!text || settings_read(conf, text, len, 0, take_setting, id, err) < 0)
 		return -1;
 	if (!id->address || !id->pool_dir)
-		return error_set(
-			err, ERROR_DEFINITION, 0, "%s lacks address or pool", conf);
+		return error_set(err, ERROR_DEFINITION, 0, "%s lacks address or pool", conf);
 	return 0;
 }
 
@@ -155,8 +153,8 @@ struct identity *identity_load(const char *state_dir, struct error **err)
 	return id;
 }
 
-static int write_pem(const char *state_dir, const char *file, const char *pem, mode_t mode,
-	struct error **err)
+static int write_pem(
+	const char *state_dir, const char *file, const char *pem, mode_t mode, struct error **err)
 {
 	cleanup_free char *name = path(state_dir, file);
 

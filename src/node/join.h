@@ -28,8 +28,9 @@
  * The machine's side: enters the cluster as `name`, reachable at `own_address`, through the node at
  * `address`. `pool_dir` is where the pool is mounted here; NULL: where that node has it.
  * The identity is saved in state_dir; the caller frees it with identity_free.
- * ERROR_EXISTS (an identity here, or a node of that name there), ERROR_TOKEN, ERROR_CERTIFICATE (the
- * node there is not the token's), ERROR_POOL (not the same pool), ERROR_NAME, ERROR_UNREACHABLE.
+ * ERROR_EXISTS (an identity here, or a node of that name there), ERROR_TOKEN, ERROR_CERTIFICATE
+ * (the node there is not the token's), ERROR_POOL (not the same pool), ERROR_NAME,
+ * ERROR_UNREACHABLE.
  */
 struct identity *join_cluster(const char *state_dir, const char *address, const char *token_text,
 	const char *name, const char *own_address, const char *pool_dir, struct error **err);

@@ -140,8 +140,10 @@ static struct node_link *cut_idle(struct node_ctx *ctx, const struct node_link *
 
 		of_peer += same;
 		count++;
-		if (link->idle_since_ms + NODE_IDLE_MS > newest->idle_since_ms && count <= IDLE_MAX &&
-			(!same || (of_peer <= NODE_IDLE_PER_PEER && leads_to(link, newest->node)))) {
+		if (link->idle_since_ms + NODE_IDLE_MS > newest->idle_since_ms &&
+			count <= IDLE_MAX &&
+			(!same ||
+				(of_peer <= NODE_IDLE_PER_PEER && leads_to(link, newest->node)))) {
 			at = &link->next;
 			continue;
 		}

@@ -73,7 +73,8 @@ int pki_check_name(const char *name, struct error **err)
 	if (strchr(name, '_') || strstr(name, "..") || strstr(name, ".-") || strstr(name, "-.") ||
 		!*last || name[strlen(name) - 1] == '-' || is_number_label(last))
 		return error_set(err, ERROR_NAME, 0,
-			"\"%s\" cannot be a node's name: it must be a host name, of letters, digits, "
+			"\"%s\" cannot be a node's name: it must be a host name, of letters, "
+			"digits, "
 			"'-' and '.', and not a number or an address",
 			name);
 	return 0;
@@ -84,8 +85,8 @@ static int new_key(gnutls_x509_privkey_t *key, struct error **err)
 	int code = gnutls_x509_privkey_init(key);
 
 	if (code == 0)
-		code = gnutls_x509_privkey_generate(*key, GNUTLS_PK_ECDSA,
-			GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
+		code = gnutls_x509_privkey_generate(
+			*key, GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
 	return code < 0 ? tls_error(err, ERROR_FAILED, "make a key", code) : 0;
 }
 
@@ -355,8 +356,8 @@ bool pki_fingerprint_equal(const char *a, const char *b)
 }
 
 /* ERROR_CERTIFICATE unless the CA signed it and it is valid now. */
-static int verify(gnutls_x509_crt_t cert, gnutls_x509_crt_t ca, const char *name,
-	struct error **err)
+static int verify(
+	gnutls_x509_crt_t cert, gnutls_x509_crt_t ca, const char *name, struct error **err)
 {
 	unsigned status = 0;
 	int code = gnutls_x509_crt_verify(cert, &ca, 1, 0, &status);
@@ -365,10 +366,12 @@ static int verify(gnutls_x509_crt_t cert, gnutls_x509_crt_t ca, const char *name
 		return tls_error(err, ERROR_CERTIFICATE, "verify a certificate", code);
 	if (status & GNUTLS_CERT_EXPIRED)
 		return error_set(err, ERROR_CERTIFICATE, 0,
-			"the certificate of %s has expired; remove the node and join it again", name);
+			"the certificate of %s has expired; remove the node and join it again",
+			name);
 	if (status & GNUTLS_CERT_NOT_ACTIVATED)
 		return error_set(err, ERROR_CERTIFICATE, 0,
-			"the certificate of %s is not valid yet; set the clocks of both nodes", name);
+			"the certificate of %s is not valid yet; set the clocks of both nodes",
+			name);
 	if (status)
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"the certificate of %s is not of this cluster", name);
@@ -379,8 +382,8 @@ static int common_name(gnutls_x509_crt_t cert, char name[FS_NAME_MAX + 1], struc
 {
 	size_t len = FS_NAME_MAX + 1;
 
-	if (gnutls_x509_crt_get_dn_by_oid(
-		    cert, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &len) < 0 ||
+	if (gnutls_x509_crt_get_dn_by_oid(cert, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &len) <
+			0 ||
 		strlen(name) != len || pki_check_name(name, NULL) < 0)
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"a certificate without the name of a node was shown");
@@ -407,8 +410,8 @@ int pki_check_der(const void *der, size_t len, const char *ca_pem, char name[FS_
 	return verify(cert, ca, name, err);
 }
 
-static int check_key(gnutls_x509_crt_t cert, const char *key_pem, const char *name,
-	struct error **err)
+static int check_key(
+	gnutls_x509_crt_t cert, const char *key_pem, const char *name, struct error **err)
 {
 	cleanup_private gnutls_x509_privkey_t key = NULL;
 	unsigned char a[64], b[64];
