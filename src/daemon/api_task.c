@@ -10,9 +10,10 @@
 	X(output, "GET", "/v1/tasks/{id}/log", API_ANY_NODE, "offset wait_ms", "") \
 	X(cancel, "POST", "/v1/tasks/{id}/cancel", API_ANY_NODE, "", "")
 
-static struct task_queue *queue_of(const struct request *request)
+/* NULL and an error until droverd can answer what tasks ask of it. */
+static struct task_queue *queue_of(const struct request *request, struct error **err)
 {
-	return api_daemon(request)->tasks;
+	return daemon_tasks(api_daemon(request), err);
 }
 
 static int task_id(const struct request *request, int64_t *id, struct error **err)
@@ -27,7 +28,9 @@ static int task_id(const struct request *request, int64_t *id, struct error **er
 
 static int list(struct request *request, struct response *response, struct error **err)
 {
-	return api_answer(response, task_list(queue_of(request), err));
+	struct task_queue *queue = queue_of(request, err);
+
+	return queue ? api_answer(response, task_list(queue, err)) : -1;
 }
 
 static int add(struct request *request, struct response *response, struct error **err)
@@ -35,51 +38,58 @@ static int add(struct request *request, struct response *response, struct error 
 	const json_t *body = request_body(request);
 	struct task_new task = {
 		.argv = json_object_get(body, "argv"), .from = request_peer(request)};
+	struct task_queue *queue = queue_of(request, err);
 	int64_t id;
 
-	if (json_opt_int(body, "after", 1, INT64_MAX, 0, &task.after, err) < 0 ||
+	if (!queue || json_opt_int(body, "after", 1, INT64_MAX, 0, &task.after, err) < 0 ||
 		json_opt_int(body, "at_ms", 0, INT64_MAX, 0, &task.at_ms, err) < 0 ||
 		json_opt_bool(body, "exclusive", false, &task.exclusive, err) < 0 ||
-		task_add(queue_of(request), &task, &id, err) < 0)
+		task_add(queue, &task, &id, err) < 0)
 		return -1;
 	return api_answer(response, json_pack("{s:I}", "id", (json_int_t)id));
 }
 
 static int flush(struct request *request, struct response *response, struct error **err)
 {
+	struct task_queue *queue = queue_of(request, err);
 	int64_t removed;
 
-	if (task_flush(queue_of(request), &removed, err) < 0)
+	if (!queue || task_flush(queue, &removed, err) < 0)
 		return -1;
 	return api_answer(response, json_pack("{s:I}", "removed", (json_int_t)removed));
 }
 
 static int show(struct request *request, struct response *response, struct error **err)
 {
+	struct task_queue *queue = queue_of(request, err);
 	int64_t id;
 
-	if (task_id(request, &id, err) < 0)
+	if (!queue || task_id(request, &id, err) < 0)
 		return -1;
-	return api_answer(response, task_show(queue_of(request), id, err));
+	return api_answer(response, task_show(queue, id, err));
 }
 
 static int output(struct request *request, struct response *response, struct error **err)
 {
+	struct task_queue *queue = queue_of(request, err);
 	int64_t id, offset, wait_ms;
 
-	if (task_id(request, &id, err) < 0 ||
+	if (!queue || task_id(request, &id, err) < 0 ||
 		api_query_int(request, "offset", 0, INT64_MAX, 0, &offset, err) < 0 ||
 		api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
 		return -1;
-	return api_answer(response, task_log(queue_of(request), id, offset, wait_ms, err));
+	return api_answer(response, task_log(queue, id, offset, wait_ms, err));
 }
 
 static int cancel(struct request *request, struct response *response, struct error **err)
 {
+	struct task_queue *queue = queue_of(request, err);
 	int64_t id;
 
 	(void)response;
-	return task_id(request, &id, err) < 0 ? -1 : task_cancel(queue_of(request), id, err);
+	if (!queue || task_id(request, &id, err) < 0)
+		return -1;
+	return task_cancel(queue, id, err);
 }
 
 ROUTES(API_ROUTE_FUNCTION)

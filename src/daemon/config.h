@@ -1,7 +1,10 @@
 /*
- * Settings of droverd: drover.conf(5), an INI file with the sections node, qemu and wire. Every key
- * has a default; a section or key that is not known is an error that names its line, because a
- * misspelt setting must not be lost in silence.
+ * Settings of droverd: drover.conf(5), an INI file with the sections node, qemu, wire and task.
+ * Every key has a default; a section or key that is not known is an error that names its line,
+ * because a misspelt setting must not be lost in silence.
+ *
+ * Where drover-wire and drover are not set, they are those that were installed; of a droverd that
+ * is run in its build directory, those of that directory.
  */
 #ifndef DROVER_DAEMON_CONFIG_H
 #define DROVER_DAEMON_CONFIG_H
@@ -31,14 +34,15 @@ struct config {
 	char *accel;     /* auto, kvm, tcg */
 	/* [wire] */
 	char *wire_binary;
-	int port_min, port_max; /* of the lanes */
+	int port_min, port_max; /* of the lanes: 7800 to 7899 */
+	/* [task] */
+	char *task_binary; /* drover, which tasks are run with */
 
 	/* Found out from the above. */
 	uid_t uid; /* vm_user's */
 	gid_t gid;
 	char *listen_host; /* the host of listen, as given */
 	char *socket_path; /* RUN/droverd.sock */
-	char *drover;      /* the command, for tasks: [node] drover */
 };
 
 /*

@@ -1,11 +1,11 @@
 /*
  * The parts of a running droverd and how they come up.
  *
- * Some of them can be missing while droverd serves: the identity until `drover init` or `drover
+ * Some of them can be missing while droverd serves: the cluster until `drover init` or `drover
  * join`, the pool until it is mounted, the hypervisor until it can be started. One thread tries
- * again until all are there (every DAEMON_RETRY_MS, or at once after init and join); they come up in
- * this order, are then there for the life of the process, and are asked for by the functions below,
- * whose error says what is missing and why.
+ * again until all are there (every DAEMON_RETRY_MS, and at once after init and join). What has come
+ * up stays for the life of the process; it is asked for by the functions below, whose errors say
+ * what is missing and why.
  */
 #ifndef DROVER_DAEMON_DAEMON_H
 #define DROVER_DAEMON_DAEMON_H
@@ -22,11 +22,15 @@
 #include "task/task.h"
 #include "vm/vm.h"
 
+#include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #define DAEMON_RETRY_MS 5000
+/* Longest that init and join wait for the cluster's part to come up. */
+#define DAEMON_TRY_MS 30000
 
 /* What a node has that is in a cluster and sees its pool. */
 struct cluster {
@@ -36,7 +40,7 @@ struct cluster {
 	struct server *server; /* for the other nodes */
 };
 
-/* What a node has that can run VMs as well. */
+/* What a node of a cluster has that has a hypervisor. */
 struct machine {
 	struct vms *vms;
 	struct migrations *migrations;
@@ -45,50 +49,53 @@ struct machine {
 struct daemon {
 	const struct config *config;
 	struct db *db;
-	struct task_queue *tasks;
+	struct hv_settings hv_settings;
 
-	/* Set once, by the thread that brings up. */
+	/* NULL until they are there; set by the thread only. */
 	_Atomic(struct hv *) hv;
 	_Atomic(struct cluster *) cluster;
 	_Atomic(struct machine *) machine;
+	_Atomic(struct task_queue *) tasks;
+
+	pthread_mutex_t joining; /* one init or join at a time */
 
 	pthread_t thread;
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* guards all that follows */
 	pthread_cond_t changed;
-	/* Guarded by lock. */
-	bool tried;             /* it has been tried once to bring up everything */
-	bool try_now, stopping; /* orders to the thread */
-	uint64_t tries;         /* ended ones */
-	struct error *no_hv;    /* why the hypervisor cannot be used; NULL: it can */
-	struct error *no_cluster, *no_machine;
-	pthread_mutex_t joining; /* one init or join at a time */
+	bool started, stopping, ended;
+	uint64_t asked, answered; /* tries */
+	/* Why it is missing; NULL: it is there. */
+	struct error *no_hv, *no_cluster, *no_machine;
 };
 
-/* Starts the thread that brings up what can be; returns when that was tried once, or limit_ms have
- * passed (a file system that hangs). `config` and `db` stay the caller's. */
-int daemon_start(struct daemon *daemon, const struct config *config, struct db *db, int limit_ms,
-	struct error **err);
-/* After init and join: tries at once and waits until that has been done. An error says what of the
- * cluster is missing; it goes on being tried. */
+/* Sets up the struct: nothing has come up yet. config and db stay the caller's. */
+void daemon_init(struct daemon *daemon, const struct config *config, struct db *db);
+/* Starts the thread; returns when it has tried once, or after limit_ms (a file system that hangs).
+ */
+void daemon_start(struct daemon *daemon, int limit_ms);
+/* After init and join: tries at once and waits for it. An error says why the cluster's part is not
+ * up; it is tried further. */
 int daemon_try_now(struct daemon *daemon, struct error **err);
 /*
- * Stops: other nodes' requests have limit_ms to end. The VMs go on. False when something did not
- * end in time: then nothing is freed and the process must simply end, as after a crash.
+ * Stops: requests of other nodes have limit_ms to end, tasks are interrupted, migrations are left
+ * to the next start as after a crash, VMs go on. False when something did not end in time: then
+ * nothing of it is freed, and the process has to end.
  */
 bool daemon_stop(struct daemon *daemon, int limit_ms);
 
 /*
- * The parts; NULL and an error while they are missing. ERROR_NO_CLUSTER; ERROR_POOL and others as
- * seen by the last try. daemon_cluster and daemon_machine also fail with ERROR_CERTIFICATE once
- * this node has been removed from the cluster; the _even_removed ones do not look.
+ * The parts; NULL and an error while they are missing: ERROR_NO_CLUSTER, or what the last try said.
+ * daemon_cluster and daemon_machine fail with ERROR_CERTIFICATE once this node has been removed
+ * from the cluster; the others do not look.
  */
 struct cluster *daemon_cluster(struct daemon *daemon, struct error **err);
 struct cluster *daemon_cluster_even_removed(struct daemon *daemon, struct error **err);
 struct machine *daemon_machine(struct daemon *daemon, struct error **err);
 struct machine *daemon_machine_even_removed(struct daemon *daemon, struct error **err);
+struct task_queue *daemon_tasks(struct daemon *daemon, struct error **err);
 /* Whether the pool's record of this node is still the one of its certificate. */
 int daemon_check_member(const struct cluster *cluster, struct error **err);
-/* What is missing, one sentence each: a new array, empty when all is there. */
+/* What is missing, a sentence each: a new array, empty when all is there. */
 json_t *daemon_problems(struct daemon *daemon);
 
 #endif

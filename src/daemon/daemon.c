@@ -1,0 +1,296 @@
+#include "daemon/daemon.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/parts.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Keeps why something is missing; logged when it is new and not just a node without a cluster. */
+static void keep_reason(struct daemon *daemon, struct error **at, struct error *now)
+{
+	pthread_mutex_lock(&daemon->lock);
+	if (now && now->kind != ERROR_NO_CLUSTER && (!*at || strcmp((*at)->message, now->message)))
+		log_warning("%s", now->message);
+	error_free(at);
+	*at = now;
+	pthread_mutex_unlock(&daemon->lock);
+}
+
+static int copy_error(struct error **err, const struct error *from)
+{
+	return from ? error_set(err, from->kind, 0, "%s", from->message) : 0;
+}
+
+/* What has come up: published when it has become more. */
+static int count_parts(struct daemon *daemon)
+{
+	return (atomic_load(&daemon->cluster) != NULL) + (atomic_load(&daemon->machine) != NULL);
+}
+
+/* One try of all that is missing. */
+static void bring_up(struct daemon *daemon)
+{
+	struct error *hv = NULL, *cluster = NULL, *machine = NULL;
+	cleanup_error struct error *unpublished = NULL;
+	int before = count_parts(daemon);
+
+	parts_open_hv(daemon, &hv);
+	parts_open_cluster(daemon, &cluster);
+	if (copy_error(&machine, cluster) == 0 && copy_error(&machine, hv) == 0)
+		parts_open_machine(daemon, &machine);
+	if (count_parts(daemon) > before && parts_publish(daemon, &unpublished) < 0)
+		log_warning("cannot publish this node's facts: %s", unpublished->message);
+	keep_reason(daemon, &daemon->no_hv, hv);
+	keep_reason(daemon, &daemon->no_cluster, cluster);
+	keep_reason(daemon, &daemon->no_machine, machine);
+}
+
+/* Nothing is missing, or nothing but what `drover init` and `drover join` bring. */
+static bool settled(const struct daemon *daemon)
+{
+	const struct error *missing = daemon->no_machine;
+
+	return !missing || (missing->kind == ERROR_NO_CLUSTER && !daemon->no_hv);
+}
+
+/* Waits on `changed`, with the lock held, at most until `until`; false when that has passed. */
+static bool wait_changed(struct daemon *daemon, int64_t until_ms)
+{
+	struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+
+	return pthread_cond_timedwait(&daemon->changed, &daemon->lock, &until) != ETIMEDOUT;
+}
+
+static void wait_for_next_try(struct daemon *daemon)
+{
+	int64_t until_ms = clock_ms() + DAEMON_RETRY_MS;
+
+	while (!daemon->stopping && daemon->asked == daemon->answered)
+		if (settled(daemon))
+			pthread_cond_wait(&daemon->changed, &daemon->lock);
+		else if (!wait_changed(daemon, until_ms))
+			return;
+}
+
+static void *run(void *arg)
+{
+	struct daemon *daemon = arg;
+
+	pthread_mutex_lock(&daemon->lock);
+	while (!daemon->stopping) {
+		uint64_t asked = daemon->asked;
+
+		pthread_mutex_unlock(&daemon->lock);
+		bring_up(daemon);
+		pthread_mutex_lock(&daemon->lock);
+		daemon->answered = asked;
+		pthread_cond_broadcast(&daemon->changed);
+		wait_for_next_try(daemon);
+	}
+	daemon->ended = true;
+	pthread_cond_broadcast(&daemon->changed);
+	pthread_mutex_unlock(&daemon->lock);
+	return NULL;
+}
+
+void daemon_init(struct daemon *daemon, const struct config *config, struct db *db)
+{
+	pthread_condattr_t monotonic;
+
+	*daemon = (struct daemon){.config = config, .db = db};
+	daemon->hv_settings = (struct hv_settings){.binary = config->qemu_binary,
+		.img_binary = config->qemu_img,
+		.data_dirs = config->qemu_data,
+		.accel = config->accel,
+		.uid = config->uid,
+		.gid = config->gid};
+	pthread_mutex_init(&daemon->lock, NULL);
+	pthread_mutex_init(&daemon->joining, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&daemon->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	error_set(&daemon->no_hv, ERROR_BUSY, 0, "droverd is starting its hypervisor");
+	error_set(&daemon->no_cluster, ERROR_BUSY, 0, "droverd is starting; try again");
+	error_set(&daemon->no_machine, ERROR_BUSY, 0, "droverd is starting; try again");
+}
+
+/* Asks for a try that begins after now and waits for its end; false when limit_ms have passed. */
+static bool ask_for_try(struct daemon *daemon, int limit_ms)
+{
+	int64_t until_ms = clock_ms() + limit_ms;
+	uint64_t mine;
+	bool answered;
+
+	pthread_mutex_lock(&daemon->lock);
+	mine = ++daemon->asked;
+	pthread_cond_broadcast(&daemon->changed);
+	while (daemon->answered < mine)
+		if (!wait_changed(daemon, until_ms))
+			break;
+	answered = daemon->answered >= mine;
+	pthread_mutex_unlock(&daemon->lock);
+	return answered;
+}
+
+void daemon_start(struct daemon *daemon, int limit_ms)
+{
+	if (pthread_create(&daemon->thread, NULL, run, daemon) != 0)
+		abort();
+	daemon->started = true;
+	if (!ask_for_try(daemon, limit_ms))
+		log_warning("the pool or the hypervisor has not answered within %d s: serving "
+			    "without them until they do",
+			limit_ms / 1000);
+}
+
+int daemon_try_now(struct daemon *daemon, struct error **err)
+{
+	if (!ask_for_try(daemon, DAEMON_TRY_MS))
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"the cluster's part of droverd has not come up within %d s; it is tried "
+			"further, and `drover status` says how it stands",
+			DAEMON_TRY_MS / 1000);
+	return daemon_cluster_even_removed(daemon, err) ? 0 : -1;
+}
+
+/* The thread may hang in a file system that does not answer. */
+static bool end_thread(struct daemon *daemon, int64_t until_ms)
+{
+	bool ended;
+
+	pthread_mutex_lock(&daemon->lock);
+	daemon->stopping = true;
+	pthread_cond_broadcast(&daemon->changed);
+	while (daemon->started && !daemon->ended)
+		if (!wait_changed(daemon, until_ms))
+			break;
+	ended = !daemon->started || daemon->ended;
+	pthread_mutex_unlock(&daemon->lock);
+	if (daemon->started && ended)
+		pthread_join(daemon->thread, NULL);
+	return ended;
+}
+
+bool daemon_stop(struct daemon *daemon, int limit_ms)
+{
+	int64_t until_ms = clock_ms() + limit_ms;
+	struct task_queue *tasks;
+	struct cluster *c;
+
+	if (!end_thread(daemon, until_ms))
+		return false;
+	tasks = atomic_exchange(&daemon->tasks, NULL);
+	if (tasks)
+		task_queue_close(tasks);
+	c = atomic_load(&daemon->cluster);
+	if (c && server_stop(c->server, clock_left_ms(until_ms)) > 0)
+		return false;
+	parts_close_machine(daemon);
+	parts_close_cluster(daemon);
+	if (atomic_load(&daemon->hv))
+		hv_close(atomic_load(&daemon->hv));
+	error_free(&daemon->no_hv);
+	error_free(&daemon->no_cluster);
+	error_free(&daemon->no_machine);
+	pthread_cond_destroy(&daemon->changed);
+	pthread_mutex_destroy(&daemon->joining);
+	pthread_mutex_destroy(&daemon->lock);
+	return true;
+}
+
+/* Why a part is missing. One that has come up since has its reason cleared only with the others. */
+static void *missing(struct daemon *daemon, struct error *const *reason, struct error **err)
+{
+	pthread_mutex_lock(&daemon->lock);
+	if (copy_error(err, *reason) == 0)
+		error_set(err, ERROR_BUSY, 0, "droverd is starting; try again");
+	pthread_mutex_unlock(&daemon->lock);
+	return NULL;
+}
+
+struct cluster *daemon_cluster_even_removed(struct daemon *daemon, struct error **err)
+{
+	struct cluster *c = atomic_load(&daemon->cluster);
+
+	return c ? c : missing(daemon, &daemon->no_cluster, err);
+}
+
+struct machine *daemon_machine_even_removed(struct daemon *daemon, struct error **err)
+{
+	struct machine *m = atomic_load(&daemon->machine);
+
+	return m ? m : missing(daemon, &daemon->no_machine, err);
+}
+
+struct cluster *daemon_cluster(struct daemon *daemon, struct error **err)
+{
+	struct cluster *c = daemon_cluster_even_removed(daemon, err);
+
+	return c && daemon_check_member(c, err) == 0 ? c : NULL;
+}
+
+struct machine *daemon_machine(struct daemon *daemon, struct error **err)
+{
+	return daemon_cluster(daemon, err) ? daemon_machine_even_removed(daemon, err) : NULL;
+}
+
+struct task_queue *daemon_tasks(struct daemon *daemon, struct error **err)
+{
+	struct task_queue *tasks = atomic_load(&daemon->tasks);
+
+	return tasks ? tasks : missing(daemon, &daemon->no_machine, err);
+}
+
+int daemon_check_member(const struct cluster *c, struct error **err)
+{
+	cleanup_error struct error *e = NULL;
+	struct pool_node *record = pool_node_read(c->pool, c->identity->name, &e);
+	bool same = record && pki_fingerprint_equal(record->fingerprint, c->identity->fingerprint);
+
+	if (record)
+		pool_node_free(record);
+	if (same)
+		return 0;
+	if (e && e->kind != ERROR_NO_NODE) {
+		error_move(err, e);
+		e = NULL;
+		return -1;
+	}
+	return error_set(err, ERROR_CERTIFICATE, 0,
+		"this node (%s) has been removed from the cluster%s; stop droverd, run `droverd "
+		"--forget`, start it and join again",
+		c->identity->name, record ? ", and another has its name" : "");
+}
+
+static void add_problem(json_t *list, const struct error *e)
+{
+	size_t i;
+	json_t *other;
+
+	if (!e)
+		return;
+	json_array_foreach(list, i, other) if (!strcmp(json_string_value(other), e->message)) return;
+	json_array_append_new(list, json_string(e->message));
+}
+
+json_t *daemon_problems(struct daemon *daemon)
+{
+	cleanup_error struct error *removed = NULL;
+	struct cluster *c = atomic_load(&daemon->cluster);
+	json_t *list = json_array();
+
+	if (c)
+		daemon_check_member(c, &removed);
+	add_problem(list, removed);
+	pthread_mutex_lock(&daemon->lock);
+	add_problem(list, daemon->no_hv);
+	add_problem(list, daemon->no_cluster);
+	add_problem(list, daemon->no_machine);
+	pthread_mutex_unlock(&daemon->lock);
+	return list;
+}
