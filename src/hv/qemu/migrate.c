@@ -1,0 +1,192 @@
+#include "hv/qemu/qemu.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* QEMU's own limit of downtime-limit: 2,000 s. */
+#define DOWNTIME_MAX_MS 2000000
+
+struct capability {
+	const char *name;
+	bool state;
+};
+
+static int set_capabilities(
+	struct hv_vm *vm, const struct capability *caps, size_t count, struct error **err)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(list, json_pack("{s:s, s:b}", "capability", caps[i].name,
+						    "state", caps[i].state));
+	return qemu_run(vm, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", list),
+		NULL, err);
+}
+
+static int run_uri(struct hv_vm *vm, const char *command, const char *path, struct error **err)
+{
+	cleanup_free char *uri = fs_format("unix:%s", path);
+
+	return qemu_run(vm, command, json_pack("{s:s}", "uri", uri), NULL, err);
+}
+
+int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err)
+{
+	if (params->downtime_limit_ms < 1 || params->downtime_limit_ms > DOWNTIME_MAX_MS ||
+		params->bandwidth_bps < 0)
+		return error_set(err, ERROR_USAGE, 0,
+			"%s: the downtime limit is 1 to %d ms, and the bandwidth not negative",
+			vm->name, DOWNTIME_MAX_MS);
+	/* To QEMU as to us a bandwidth of 0 is no limit; what it begins with is 128 MiB/s. */
+	return qemu_run(vm, "migrate-set-parameters",
+		json_pack("{s:I, s:I}", "downtime-limit", (json_int_t)params->downtime_limit_ms,
+			"max-bandwidth", (json_int_t)params->bandwidth_bps),
+		NULL, err);
+}
+
+int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+	struct error **err)
+{
+	/* With a return path the destination's answer, or its silence, would decide at the end
+	 * whether this copy runs again. That is ours to decide. */
+	static const struct capability caps[] = {{"events", true}, {"return-path", false}};
+
+	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
+		hv_vm_migrate_set(vm, params, err) < 0)
+		return -1;
+	return run_uri(vm, "migrate", path, err);
+}
+
+int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, struct error **err)
+{
+	/* The images, and their locks, are taken by `cont` and not when all is loaded. */
+	static const struct capability caps[] = {{"events", true}, {"late-block-activate", true}};
+
+	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0)
+		return -1;
+	return run_uri(vm, "migrate-incoming", path, err);
+}
+
+static enum hv_migrate_phase phase_of(const char *status)
+{
+	static const struct {
+		const char *status;
+		enum hv_migrate_phase phase;
+	} phases[] = {
+		{"none", HV_MIGRATE_NONE}, {"setup", HV_MIGRATE_SETUP},
+		{"wait-unplug", HV_MIGRATE_SETUP}, {"pre-switchover", HV_MIGRATE_SWITCHOVER},
+		{"device", HV_MIGRATE_SWITCHOVER}, {"completed", HV_MIGRATE_COMPLETED},
+		{"failed", HV_MIGRATE_FAILED}, {"cancelled", HV_MIGRATE_CANCELLED},
+		/* and "active", "cancelling" */
+	};
+
+	for (size_t i = 0; i < sizeof(phases) / sizeof(*phases); i++)
+		if (!strcmp(status, phases[i].status))
+			return phases[i].phase;
+	return HV_MIGRATE_ACTIVE;
+}
+
+/* What is no number, negative or too large is 0. */
+static int64_t whole(double value)
+{
+	return value > 0 && value < 9e18 ? (int64_t)value : 0;
+}
+
+static int64_t number(const json_t *object, const char *key)
+{
+	return whole(json_number_value(json_object_get(object, key)));
+}
+
+static void read_ram(const json_t *ram, struct hv_migrate_status *s)
+{
+	int64_t page = number(ram, "page-size"), dirty = number(ram, "dirty-pages-rate");
+
+	s->total_bytes = number(ram, "total");
+	s->sent_bytes = number(ram, "transferred");
+	s->remaining_bytes = number(ram, "remaining");
+	s->dirty_rate_bps = page < (1 << 30) && dirty < (1ll << 32) ? dirty * page : 0;
+	s->rate_bps = whole(json_number_value(json_object_get(ram, "mbps")) * 1e6 / 8);
+	s->round = (int)(number(ram, "dirty-sync-count") & 0x7fffffff);
+}
+
+static int read_status(const json_t *answer, struct hv_migrate_status *s, struct error **err)
+{
+	const char *status, *failure;
+
+	if (json_opt_string(answer, "status", "none", &status, err) < 0 ||
+		json_opt_string(answer, "error-desc", "", &failure, err) < 0)
+		return -1;
+	s->phase = phase_of(status);
+	snprintf(s->failure, sizeof(s->failure), "%s", failure);
+	s->downtime_ms = s->phase == HV_MIGRATE_COMPLETED ? number(answer, "downtime") : 0;
+	read_ram(json_object_get(answer, "ram"), s);
+	return 0;
+}
+
+/* A failed or cancelled one is over when the guest is again what it was before; QEMU says "failed"
+ * a moment earlier. */
+int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
+{
+	cleanup_json json_t *answer = NULL;
+	char state[QMP_NAME_MAX];
+
+	memset(status, 0, sizeof(*status));
+	if (qemu_run(vm, "query-migrate", NULL, &answer, err) < 0 ||
+		read_status(answer, status, err) < 0)
+		return -1;
+	if (status->phase == HV_MIGRATE_FAILED || status->phase == HV_MIGRATE_CANCELLED)
+		return qemu_settled_state(vm, state, err);
+	/* QEMU 7.2 has no status of its own for it. */
+	if (status->phase == HV_MIGRATE_ACTIVE) {
+		if (qemu_run_state(vm, state, err) < 0)
+			return -1;
+		if (!strcmp(state, "finish-migrate"))
+			status->phase = HV_MIGRATE_SWITCHOVER;
+	}
+	return 0;
+}
+
+int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+	struct hv_migrate_status *status, struct error **err)
+{
+	for (;;) {
+		uint64_t seq = qmp_event_seq(vm->qmp);
+
+		if (hv_vm_migrate_status(vm, status, err) < 0)
+			return -1;
+		if (status->phase != phase || clock_ms() >= deadline_ms)
+			return 0;
+		qmp_wait_event(vm->qmp, seq, deadline_ms, NULL);
+	}
+}
+
+static bool unfinished(enum hv_migrate_phase phase)
+{
+	return phase == HV_MIGRATE_SETUP || phase == HV_MIGRATE_ACTIVE ||
+	       phase == HV_MIGRATE_SWITCHOVER;
+}
+
+int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
+{
+	int64_t deadline = clock_ms() + HV_ANSWER_MS;
+	struct hv_migrate_status status;
+
+	if (hv_vm_migrate_status(vm, &status, err) < 0)
+		return -1;
+	if (!unfinished(status.phase))
+		return 0;
+	if (qemu_run(vm, "migrate_cancel", NULL, NULL, err) < 0)
+		return -1;
+	while (unfinished(status.phase)) {
+		if (clock_ms() >= deadline)
+			return error_set(err, ERROR_TIMEOUT, 0,
+				"%s: its migration has not stopped in time", vm->name);
+		if (hv_vm_migrate_wait(vm, status.phase, deadline, &status, err) < 0)
+			return -1;
+	}
+	return 0;
+}

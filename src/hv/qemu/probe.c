@@ -1,0 +1,389 @@
+#include "hv/qemu/args.h"
+#include "hv/qemu/qemu.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "host/host.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* A cold start of QEMU with its libraries on a slow disk has taken 3 s. */
+#define PROBE_MS 30000
+
+/* A QEMU without a VM, which is only asked. */
+struct probe {
+	struct process_id id;
+	struct qmp *qmp;
+	int log_fd;
+	int64_t deadline_ms;
+};
+
+static void probe_end(struct probe *p)
+{
+	if (p->qmp)
+		qmp_run(p->qmp, "quit", NULL, p->deadline_ms, NULL, NULL);
+	qmp_close(p->qmp);
+	if (p->id.pid > 0 && !process_wait(&p->id, clock_ms() + 1000, NULL)) {
+		process_signal(&p->id, SIGKILL);
+		process_wait(&p->id, clock_ms() + 1000, NULL);
+	}
+	close_fd(&p->log_fd);
+}
+
+static int probe_error(struct probe *p, const struct hv_settings *set, const char *accel,
+	struct error *why, struct error **err)
+{
+	char said[512] = "";
+	ssize_t n = pread(p->log_fd, said, sizeof(said) - 1, 0);
+
+	said[n > 0 ? n : 0] = 0;
+	said[strcspn(said, "\n")] = 0;
+	error_set(err, ERROR_HYPERVISOR, 0, "cannot use %s with accelerator %s: %s", set->binary,
+		accel, said[0] ? said : why->message);
+	error_free(&why);
+	return -1;
+}
+
+static int start_probe(struct probe *p, const struct hv_settings *set, const char *accel, int fd,
+	struct error **err)
+{
+	cleanup_free char *machine = fs_format("none,accel=%s", accel);
+	cleanup_free char *chardev = fs_format("socket,id=qmp,fd=%d", fd);
+	const char *const argv[] = {set->binary, "-machine", machine, "-nodefaults",
+		"-no-user-config", "-display", "none", "-S", "-chardev", chardev, "-mon",
+		"chardev=qmp,mode=control", NULL};
+	struct process_options options = {
+		.argv = argv,
+		.own_session = true,
+		.set_user = geteuid() == 0,
+		.uid = set->uid,
+		.gid = set->gid,
+		.no_new_privs = true,
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = p->log_fd,
+		.pass_fds = &fd,
+		.pass_fds_count = 1,
+	};
+
+	return process_start(&options, &p->id, err);
+}
+
+static int probe_begin(
+	struct probe *p, const struct hv_settings *set, const char *accel, struct error **err)
+{
+	int pair[2] = {-1, -1};
+	struct error *why = NULL;
+	int rc;
+
+	*p = (struct probe){.deadline_ms = clock_ms() + PROBE_MS};
+	p->log_fd = memfd_create("probe", MFD_CLOEXEC);
+	if (p->log_fd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, ERROR_FAILED, errno, "cannot ask %s", set->binary);
+	rc = start_probe(p, set, accel, pair[1], &why);
+	close_fd(&pair[1]);
+	if (rc < 0) {
+		close_fd(&pair[0]);
+		error_prefix(&why, "cannot use %s; is QEMU installed there?", set->binary);
+		why->kind = ERROR_HYPERVISOR;
+		return error_move(err, why);
+	}
+	p->qmp = qmp_open(pair[0], "probe", p->deadline_ms, &why);
+	return p->qmp ? 0 : probe_error(p, set, accel, why, err);
+}
+
+static int read_version(struct hv *hv, const json_t *answer, struct error **err)
+{
+	struct hv_facts *f = &hv->facts;
+	const json_t *qemu = json_object_get(answer, "qemu");
+	int64_t major, minor, micro;
+
+	if (json_get_int(qemu, "major", 0, 999, &major, err) < 0 ||
+		json_get_int(qemu, "minor", 0, 999, &minor, err) < 0 ||
+		json_get_int(qemu, "micro", 0, 999, &micro, err) < 0)
+		return -1;
+	f->major = (int)major;
+	f->minor = (int)minor;
+	f->micro = (int)micro;
+	snprintf(f->driver, sizeof(f->driver), "qemu");
+	snprintf(f->version, sizeof(f->version), "%d.%d.%d", f->major, f->minor, f->micro);
+	if (f->major < 7 || (f->major == 7 && f->minor < 2))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s is QEMU %s; drover needs 7.2 or later", hv->set.binary, f->version);
+	return 0;
+}
+
+static long machine_version(const char *name)
+{
+	int major = 0, minor = 0;
+
+	sscanf(name, "pc-q35-%3d.%3d", &major, &minor);
+	return major * 1000 + minor;
+}
+
+/* Newest first, so that the first is the default. */
+static void keep_machine(json_t *machines, const char *name)
+{
+	size_t at = 0;
+
+	while (at < json_array_size(machines) && machine_version(json_string_value(json_array_get(
+							 machines, at))) > machine_version(name))
+		at++;
+	json_array_insert_new(machines, at, json_string(name));
+}
+
+static void read_machines(struct hv *hv, const json_t *answer)
+{
+	size_t i;
+	json_t *machine;
+
+	json_array_foreach(answer, i, machine)
+	{
+		const char *name = json_string_value(json_object_get(machine, "name"));
+
+		if (name && qemu_machine_fits(name))
+			keep_machine(hv->machines, name);
+	}
+}
+
+static void read_cpus(struct hv *hv, const json_t *answer)
+{
+	size_t i;
+	json_t *cpu;
+
+	json_array_foreach(answer, i, cpu)
+	{
+		const char *name = json_string_value(json_object_get(cpu, "name"));
+		json_t *missing = json_object_get(cpu, "unavailable-features");
+
+		if (name && qemu_cpu_fits(name) && json_is_array(missing))
+			json_object_set(hv->cpus, name, missing);
+	}
+}
+
+static int ask(struct probe *p, const char *command, json_t **answer, struct error **err)
+{
+	json_free(answer);
+	return qmp_run(p->qmp, command, NULL, p->deadline_ms, answer, err);
+}
+
+static int ask_all(struct hv *hv, struct probe *p, struct error **err)
+{
+	cleanup_json json_t *answer = NULL;
+	bool kvm = !strcmp(hv->facts.accel, "kvm"), enabled = false;
+
+	if (ask(p, "query-version", &answer, err) < 0 || read_version(hv, answer, err) < 0)
+		return -1;
+	if (kvm && (ask(p, "query-kvm", &answer, err) < 0 ||
+			   json_opt_bool(answer, "enabled", false, &enabled, err) < 0 || !enabled))
+		return error_set(err, ERROR_HYPERVISOR, 0, "%s: KVM does not work", hv->set.binary);
+	if (ask(p, "query-machines", &answer, err) < 0)
+		return -1;
+	read_machines(hv, answer);
+	if (ask(p, "query-cpu-definitions", &answer, err) < 0)
+		return -1;
+	read_cpus(hv, answer);
+	if (!json_array_size(hv->machines) || !json_object_size(hv->cpus))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s offers no q35 machine or no CPU model", hv->set.binary);
+	return 0;
+}
+
+static int probe(struct hv *hv, const char *accel, struct error **err)
+{
+	struct probe p;
+	int rc;
+
+	json_array_clear(hv->machines);
+	json_object_clear(hv->cpus);
+	snprintf(hv->facts.accel, sizeof(hv->facts.accel), "%s", accel);
+	rc = probe_begin(&p, &hv->set, accel, err);
+	if (rc == 0)
+		rc = ask_all(hv, &p, err);
+	probe_end(&p);
+	return rc;
+}
+
+/* A /dev/kvm that opens proves nothing: without vmx or svm in the CPU it never gets a guest past
+ * its early boot. */
+static int probe_kvm(struct hv *hv, struct error **err)
+{
+	struct host_facts host;
+
+	if (host_facts_read(&host, err) < 0)
+		return -1;
+	if (!host.hardware_virtualization)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"this machine has no hardware virtualization (vmx or svm, and /dev/kvm)");
+	return probe(hv, "kvm", err);
+}
+
+static int probe_best(struct hv *hv, struct error **err)
+{
+	const char *accel = hv->set.accel ? hv->set.accel : "auto";
+	cleanup_error struct error *why = NULL;
+
+	if (!strcmp(accel, "tcg"))
+		return probe(hv, "tcg", err);
+	if (!strcmp(accel, "kvm"))
+		return probe_kvm(hv, err);
+	if (strcmp(accel, "auto"))
+		return error_set(err, ERROR_DEFINITION, 0,
+			"accel = %s is unknown; it is auto, kvm or tcg", accel);
+	if (probe_kvm(hv, &why) == 0)
+		return 0;
+	log_warning("VMs run without KVM, slowly: %s", why->message);
+	return probe(hv, "tcg", err);
+}
+
+struct hv *hv_open(const struct hv_settings *settings, struct error **err)
+{
+	struct hv *hv = calloc(1, sizeof(*hv));
+
+	if (!hv)
+		abort();
+	hv->set = *settings;
+	hv->machines = json_array();
+	hv->cpus = json_object();
+	if (probe_best(hv, err) < 0) {
+		hv_close(hv);
+		return NULL;
+	}
+	if (hv->facts.major < 8 && !strcmp(hv->facts.accel, "tcg"))
+		hv->facts.no_live =
+			"QEMU before 8.0 loses pages of a running guest when it emulates the CPU "
+			"(TCG): pause the guest for the move, or use QEMU 8.0 or later";
+	return hv;
+}
+
+void hv_close(struct hv *hv)
+{
+	if (!hv)
+		return;
+	json_free(&hv->machines);
+	json_free(&hv->cpus);
+	free(hv);
+}
+
+const struct hv_facts *hv_get_facts(const struct hv *hv)
+{
+	return &hv->facts;
+}
+
+static bool usable(const struct hv *hv, const char *cpu)
+{
+	json_t *missing = json_object_get(hv->cpus, cpu);
+
+	return missing && json_array_size(missing) == 0;
+}
+
+json_t *hv_facts_json(const struct hv *hv)
+{
+	json_t *cpus = json_array();
+	const char *name;
+	json_t *missing;
+
+	json_object_foreach(hv->cpus, name, missing)
+	{
+		if (json_array_size(missing) == 0)
+			json_array_append_new(cpus, json_string(name));
+	}
+	return json_pack("{s:s, s:s, s:s, s:O, s:o, s:s?}", "driver", hv->facts.driver, "version",
+		hv->facts.version, "accel", hv->facts.accel, "machines", hv->machines, "cpus", cpus,
+		"no_live", hv->facts.no_live);
+}
+
+int hv_complete_def(const struct hv *hv, struct vm_def *def, struct error **err)
+{
+	/* The most that most machines of this century can do, first. Nehalem is x86-64-v2, which
+	 * current distributions ask for; under TCG it lacks nothing either in new versions, but
+	 * emulating it is not faster. */
+	static const char *const kvm_cpus[] = {"Nehalem", "kvm64", "qemu64", NULL};
+	static const char *const tcg_cpus[] = {"qemu64", NULL};
+	const char *const *cpu = !strcmp(hv->facts.accel, "kvm") ? kvm_cpus : tcg_cpus;
+
+	if (!def->machine)
+		def->machine = fs_format("%s", json_string_value(json_array_get(hv->machines, 0)));
+	while (!def->cpu && *cpu && !usable(hv, *cpu))
+		cpu++;
+	if (!def->cpu && !*cpu)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"VM %s has no CPU model, and this node offers none that is safe to "
+			"choose; set cpu",
+			def->name);
+	if (!def->cpu)
+		def->cpu = fs_format("%s", *cpu);
+	return 0;
+}
+
+static int check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
+{
+	size_t count = json_array_size(hv->machines), i;
+	json_t *name;
+
+	json_array_foreach(hv->machines, i, name)
+	{
+		if (!strcmp(json_string_value(name), def->machine))
+			return 0;
+	}
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"VM %s has machine type %s, which QEMU %s on this node does not offer; it has %s "
+		"to %s: use a QEMU that has it",
+		def->name, def->machine, hv->facts.version,
+		json_string_value(json_array_get(hv->machines, count - 1)),
+		json_string_value(json_array_get(hv->machines, 0)));
+}
+
+/* "svm, avx2" of an array, cut where it does not fit. */
+static void list_features(const json_t *missing, char *out, size_t size)
+{
+	size_t i, used = 0;
+	json_t *feature;
+
+	json_array_foreach(missing, i, feature)
+	{
+		if (json_is_string(feature) && used < size - 1)
+			used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "",
+				json_string_value(feature));
+	}
+}
+
+static int check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err)
+{
+	const json_t *missing = json_object_get(hv->cpus, def->cpu);
+	char features[256] = "";
+
+	if (!qemu_cpu_fits(def->cpu))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"VM %s has CPU model %s, which is another CPU on every machine, so that it "
+			"could not be moved; choose a named model",
+			def->name, def->cpu);
+	if (!missing)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"VM %s has CPU model %s, which QEMU %s on this node does not know",
+			def->name, def->cpu, hv->facts.version);
+	if (json_array_size(missing) == 0)
+		return 0;
+	list_features(missing, features, sizeof(features));
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"VM %s has CPU model %s, of which this node (%s) lacks: %s; choose a model that "
+		"all "
+		"nodes can give",
+		def->name, def->cpu, hv->facts.accel, features);
+}
+
+int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
+{
+	if (check_machine(hv, def, err) < 0 || check_cpu(hv, def, err) < 0)
+		return -1;
+	return 0;
+}

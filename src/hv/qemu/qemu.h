@@ -1,0 +1,60 @@
+/*
+ * Inside the QEMU driver: what its files share.
+ *
+ * In a VM's run directory: `qmp.sock` (control) and `console.sock`, both made by drover and passed
+ * to QEMU as listening sockets, so that a connection made before QEMU is ready waits and is not
+ * refused, and one to a QEMU that fails is closed; `hv.log` (QEMU's standard error); `hv.json` (who
+ * it is, for the next droverd); `vnc.sock` where asked for. The directory belongs to root, is
+ * writable for the VMs' group (QEMU makes the socket for a stream there) and has the sticky bit, so
+ * that a QEMU taken over by its guest cannot replace hv.json or plant a link where root writes.
+ */
+#ifndef DROVER_HV_QEMU_QEMU_H
+#define DROVER_HV_QEMU_QEMU_H
+
+#include "hv/hv.h"
+#include "hv/qemu/qmp.h"
+
+#include <pthread.h>
+
+struct hv {
+	struct hv_settings set;
+	struct hv_facts facts;
+	json_t *machines; /* names that fit, newest first */
+	json_t *cpus;     /* model: array of the features missing here */
+};
+
+struct hv_vm {
+	const struct hv *hv; /* the caller's; outlives this */
+	char *name;          /* "VM web1", for messages */
+	char *run_dir;
+	char *console;
+	struct process_id id;
+	struct qmp *qmp;
+};
+
+/* Path of a file in a run directory. The caller frees it. */
+char *qemu_path(const char *run_dir, const char *file);
+/* Removes what a QEMU that has ended left in its run directory, and the directory if it is empty.
+ */
+void qemu_clean(const char *run_dir);
+
+/* Runs a QMP command with the usual limit. When QEMU has ended, the error says what it said last.
+ */
+int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **result,
+	struct error **err);
+/* The guest's run state ("running", "postmigrate", …) as QEMU calls it. */
+int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
+/* The same, after waiting until QEMU is done with the end of a migration ("finish-migrate"), in
+ * which it takes no orders. */
+int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
+/* Whether the connection is gone because the process has ended; reaps it. */
+bool qemu_gone(struct hv_vm *vm);
+
+/* What is worth reading at the end of QEMU's log as one line, "" when there is nothing. */
+void qemu_log_tail(const char *run_dir, char out[512]);
+/* Makes of QEMU's own words `said` the error that a person can act on: a lock, a disk that does not
+ * open, a tap, memory. `name` is "VM web1", `doing` "start". Returns -1. */
+int qemu_explain(const char *name, const char *doing, const char *said,
+	const struct hv_settings *set, struct error **err);
+
+#endif

@@ -1,0 +1,405 @@
+#include "hv/qemu/qmp.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define READ_BYTES (64u << 10)
+
+/* A command that waits for its answer; lives on its caller's stack. */
+struct command {
+	json_int_t id;
+	json_t *answer; /* the whole object */
+	struct command *next;
+};
+
+struct qmp {
+	int fd;
+	char *who;
+	pthread_t reader;
+	bool reader_started;
+	pthread_mutex_t write_lock; /* one line at a time */
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t changed;
+	bool greeted;
+	bool ended;
+	struct error *end_error; /* why, when it was not QEMU that closed */
+	json_int_t last_id;
+	struct command *waiting;
+	struct qmp_event events[QMP_EVENTS_KEPT]; /* event n is at n % QMP_EVENTS_KEPT */
+	uint64_t event_seq;
+};
+
+static void end(struct qmp *q, struct error *why)
+{
+	pthread_mutex_lock(&q->lock);
+	if (!q->ended && why) {
+		log_warning("%s", why->message);
+		q->end_error = why;
+		why = NULL;
+	}
+	q->ended = true;
+	shutdown(q->fd, SHUT_RDWR);
+	pthread_cond_broadcast(&q->changed);
+	pthread_mutex_unlock(&q->lock);
+	error_free(&why);
+}
+
+static int ended_error(struct qmp *q, struct error **err)
+{
+	if (q->end_error)
+		return error_set(err, q->end_error->kind, 0, "%s", q->end_error->message);
+	return error_set(err, ERROR_NOT_RUNNING, 0, "%s: its QEMU has ended", q->who);
+}
+
+static void keep_event(struct qmp *q, json_t *message, const char *name, size_t len)
+{
+	struct qmp_event *e = &q->events[++q->event_seq % QMP_EVENTS_KEPT];
+
+	json_free(&e->data);
+	e->seq = q->event_seq;
+	snprintf(e->name, sizeof(e->name), "%s", name);
+	if (len <= QMP_EVENT_MAX)
+		e->data = json_incref(json_object_get(message, "data"));
+}
+
+static void keep_answer(struct qmp *q, json_t *message)
+{
+	const json_t *id = json_object_get(message, "id");
+	struct command *c = q->waiting;
+
+	while (c && (!json_is_integer(id) || c->id != json_integer_value(id)))
+		c = c->next;
+	if (c && !c->answer)
+		c->answer = json_incref(message);
+}
+
+static int take_line(struct qmp *q, const char *text, size_t len, struct error **err)
+{
+	cleanup_json json_t *message = json_parse("a line", text, len, err);
+	const char *event;
+
+	if (!message)
+		return -1;
+	event = json_string_value(json_object_get(message, "event"));
+	pthread_mutex_lock(&q->lock);
+	if (event)
+		keep_event(q, message, event, len);
+	else if (json_object_get(message, "QMP"))
+		q->greeted = true;
+	else
+		keep_answer(q, message);
+	pthread_cond_broadcast(&q->changed);
+	pthread_mutex_unlock(&q->lock);
+	return 0;
+}
+
+/* Takes all whole lines from `in`. `*looked` bytes of it are known to hold no end of line. */
+static int take_lines(struct qmp *q, struct buf *in, size_t *looked, struct error **err)
+{
+	size_t from = 0;
+	uint8_t *eol;
+
+	while ((eol = memchr(in->data + from + *looked, '\n', in->len - from - *looked))) {
+		size_t len = (size_t)(eol - (in->data + from));
+
+		*looked = 0;
+		if (take_line(q, (const char *)in->data + from, len, err) < 0)
+			return -1;
+		from += len + 1;
+	}
+	buf_consume(in, from);
+	*looked = in->len;
+	return 0;
+}
+
+static int read_all(struct qmp *q, struct error **err)
+{
+	cleanup_buf struct buf in;
+	size_t looked = 0;
+	uint8_t *room;
+	ssize_t n;
+
+	buf_init(&in, JSON_TEXT_MAX + READ_BYTES);
+	for (;;) {
+		room = in.len > JSON_TEXT_MAX ? NULL : buf_reserve(&in, READ_BYTES);
+		if (!room)
+			return error_set(
+				err, ERROR_HYPERVISOR, 0, "a line of over %u bytes", JSON_TEXT_MAX);
+		n = recv(q->fd, room, READ_BYTES, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return 0;
+		in.len += (size_t)n;
+		if (take_lines(q, &in, &looked, err) < 0)
+			return -1;
+	}
+}
+
+static void *reader(void *arg)
+{
+	struct qmp *q = arg;
+	struct error *why = NULL, *said = NULL;
+
+	if (read_all(q, &said) < 0)
+		error_set(&why, ERROR_HYPERVISOR, 0,
+			"%s: its QEMU broke the control protocol, so it is not asked any more: %s",
+			q->who, said->message);
+	error_free(&said);
+	end(q, why);
+	return NULL;
+}
+
+/* Waits for a change, with the lock held. False at the deadline. */
+static bool wait_change(struct qmp *q, int64_t deadline_ms)
+{
+	struct timespec until = {deadline_ms / 1000, deadline_ms % 1000 * 1000000};
+
+	return pthread_cond_timedwait(&q->changed, &q->lock, &until) == 0;
+}
+
+/* Errors here end the connection: after a part of a line nothing else can be sent. */
+static int send_line(
+	struct qmp *q, const char *text, size_t len, int64_t deadline_ms, struct error **err)
+{
+	while (len > 0) {
+		ssize_t n = send(q->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
+
+		if (n > 0) {
+			text += n;
+			len -= (size_t)n;
+		} else if (n < 0 && errno == EAGAIN) {
+			if (poll(&p, 1, clock_left_ms(deadline_ms)) == 0)
+				return error_set(err, ERROR_HYPERVISOR, 0,
+					"%s: its QEMU hangs: it does not read its control socket",
+					q->who);
+		} else if (n < 0 && errno != EINTR) {
+			return error_set(
+				err, ERROR_NOT_RUNNING, 0, "%s: its QEMU has ended", q->who);
+		}
+	}
+	return 0;
+}
+
+static int send_command(struct qmp *q, const char *command, json_t *arguments, json_int_t id,
+	int64_t deadline_ms, struct error **err)
+{
+	cleanup_json json_t *message =
+		json_pack("{s:s, s:o*, s:I}", "execute", command, "arguments", arguments, "id", id);
+	cleanup_free char *text = message ? json_text(message) : NULL;
+	cleanup_free char *line = text ? fs_format("%s\n", text) : NULL;
+	struct error *why = NULL;
+
+	if (!line)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s: the arguments of QMP command %s are not text", q->who, command);
+	pthread_mutex_lock(&q->write_lock);
+	if (send_line(q, line, strlen(line), deadline_ms, &why) < 0)
+		end(q, why);
+	pthread_mutex_unlock(&q->write_lock);
+	return 0;
+}
+
+static int read_answer(
+	struct qmp *q, const char *command, json_t *answer, json_t **result, struct error **err)
+{
+	json_t *value = json_object_get(answer, "return");
+	const char *desc;
+
+	if (value) {
+		if (result)
+			*result = json_incref(value);
+		return 0;
+	}
+	desc = json_string_value(json_object_get(json_object_get(answer, "error"), "desc"));
+	return error_set(err, ERROR_HYPERVISOR, 0, "%s: QEMU refuses %s: %s", q->who, command,
+		desc ? desc : "it gave no reason");
+}
+
+static void forget_command(struct qmp *q, struct command *c)
+{
+	struct command **at = &q->waiting;
+
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+}
+
+int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
+	json_t **result, struct error **err)
+{
+	struct command c = {.answer = NULL};
+	cleanup_json json_t *answer = NULL;
+	int sent;
+
+	pthread_mutex_lock(&q->lock);
+	c.id = ++q->last_id;
+	c.next = q->waiting;
+	q->waiting = &c;
+	pthread_mutex_unlock(&q->lock);
+
+	sent = send_command(q, command, arguments, c.id, deadline_ms, err);
+
+	pthread_mutex_lock(&q->lock);
+	while (sent == 0 && !c.answer && !q->ended && wait_change(q, deadline_ms))
+		;
+	forget_command(q, &c);
+	answer = c.answer;
+	if (sent == 0 && !answer && q->ended)
+		sent = ended_error(q, err);
+	pthread_mutex_unlock(&q->lock);
+
+	if (sent < 0)
+		return -1;
+	if (!answer)
+		return error_set(err, ERROR_TIMEOUT, 0, "%s: QEMU has not answered %s in time",
+			q->who, command);
+	return read_answer(q, command, answer, result, err);
+}
+
+uint64_t qmp_event_seq(struct qmp *q)
+{
+	uint64_t seq;
+
+	pthread_mutex_lock(&q->lock);
+	seq = q->event_seq;
+	pthread_mutex_unlock(&q->lock);
+	return seq;
+}
+
+bool qmp_wait_event(struct qmp *q, uint64_t after, int64_t deadline_ms, struct qmp_event *event)
+{
+	bool found;
+
+	pthread_mutex_lock(&q->lock);
+	while (q->event_seq <= after && !q->ended && wait_change(q, deadline_ms))
+		;
+	found = q->event_seq > after;
+	if (found && event) {
+		if (q->event_seq - after > QMP_EVENTS_KEPT)
+			after = q->event_seq - QMP_EVENTS_KEPT;
+		*event = q->events[(after + 1) % QMP_EVENTS_KEPT];
+		json_incref(event->data);
+	}
+	pthread_mutex_unlock(&q->lock);
+	return found;
+}
+
+bool qmp_ended(struct qmp *q)
+{
+	bool ended;
+
+	pthread_mutex_lock(&q->lock);
+	ended = q->ended;
+	pthread_mutex_unlock(&q->lock);
+	return ended;
+}
+
+void qmp_close(struct qmp *q)
+{
+	if (!q)
+		return;
+	if (q->reader_started) {
+		end(q, NULL);
+		pthread_join(q->reader, NULL);
+	}
+	for (int i = 0; i < QMP_EVENTS_KEPT; i++)
+		json_free(&q->events[i].data);
+	close_fd(&q->fd);
+	error_free(&q->end_error);
+	pthread_cond_destroy(&q->changed);
+	pthread_mutex_destroy(&q->lock);
+	pthread_mutex_destroy(&q->write_lock);
+	free(q->who);
+	free(q);
+}
+
+static struct qmp *new_qmp(int fd, const char *who)
+{
+	struct qmp *q = calloc(1, sizeof(*q));
+	pthread_condattr_t attr;
+
+	if (!q)
+		abort();
+	q->fd = fd;
+	q->who = fs_format("%s", who);
+	pthread_mutex_init(&q->write_lock, NULL);
+	pthread_mutex_init(&q->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&q->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	return q;
+}
+
+static int greet(struct qmp *q, int64_t deadline_ms, struct error **err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&q->lock);
+	while (!q->greeted && !q->ended && wait_change(q, deadline_ms))
+		;
+	if (!q->greeted && q->ended)
+		rc = ended_error(q, err);
+	else if (!q->greeted)
+		rc = error_set(err, ERROR_TIMEOUT, 0,
+			"%s: QEMU does not greet on its control socket; has another program "
+			"connected to it?",
+			q->who);
+	pthread_mutex_unlock(&q->lock);
+	return rc < 0 ? rc : qmp_run(q, "qmp_capabilities", NULL, deadline_ms, NULL, err);
+}
+
+struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err)
+{
+	struct qmp *q = new_qmp(fd, who);
+	int failed = pthread_create(&q->reader, NULL, reader, q);
+
+	q->reader_started = !failed;
+	if (failed)
+		error_set(err, ERROR_FAILED, failed, "cannot start a thread for %s", who);
+	if (failed || greet(q, deadline_ms, err) < 0) {
+		qmp_close(q);
+		return NULL;
+	}
+	return q;
+}
+
+struct qmp *qmp_connect(const char *path, const char *who, int64_t deadline_ms, struct error **err)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int left = clock_left_ms(deadline_ms) + 1, taken;
+	struct timeval limit = {left / 1000, left % 1000 * 1000};
+
+	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path)) {
+		error_set(err, ERROR_FAILED, fd < 0 ? errno : ENAMETOOLONG,
+			"%s: cannot connect to %s", who, path);
+		return NULL;
+	}
+	strcpy(addr.sun_path, path);
+	/* A full backlog would make connect() wait for ever. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		error_set(err, ERROR_NOT_RUNNING, errno, "%s: no QEMU answers at %s", who, path);
+		return NULL;
+	}
+	taken = fd;
+	fd = -1;
+	return qmp_open(taken, who, deadline_ms, err);
+}
