@@ -8,6 +8,9 @@
  * again: an epoch below the highest is not a win.
  *
  * A stopped VM is owned by nobody: its last owner has claimed the next epoch with an empty node.
+ *
+ * Owner files more than 64 epochs below the highest are removed after a claim. docs/pool.md has the
+ * file's format, every failure, and how to mend an owner file that is broken.
  */
 #ifndef DROVER_POOL_OWNER_H
 #define DROVER_POOL_OWNER_H
@@ -19,7 +22,7 @@
 struct pool_owner {
 	uint64_t epoch;             /* 0: never claimed */
 	char node[FS_NAME_MAX + 1]; /* "": nobody */
-	char why[41];               /* migration id, "start", "stop", "recover", "create" */
+	char why[41];               /* one word: migration id, "start", "stop", "recover" … */
 	int64_t when_ms;            /* wall clock of the claimer */
 };
 

@@ -2,12 +2,14 @@
  * The pool: the directory that every node mounts, and the cluster's shared state.
  *
  *     pool.conf                    cluster id and the CA's certificate
- *     nodes/NODE.conf              address, certificate fingerprint and facts of a member
+ *     nodes/NODE.conf              address and certificate fingerprint of a member
+ *     nodes/NODE.facts             what it is and can do, in JSON; for information only
  *     images/                      base images
  *     vms/VM/vm.conf               definition (pool/vm_def.h)
  *     vms/VM/owner.EPOCH           who may run the VM (pool/owner.h)
  *
- * Names of files that are being written start with ".tmp." and are nobody's.
+ * Names of files that are being written start with ".tmp." and are nobody's. docs/pool.md has every
+ * format and the protocol of ownership.
  */
 #ifndef DROVER_POOL_POOL_H
 #define DROVER_POOL_POOL_H
@@ -23,7 +25,9 @@ struct pool {
 	char *ca_pem;        /* the cluster CA's certificate */
 };
 
-/* Makes the layout in an empty or absent directory. ERROR_EXISTS when a pool is there already. */
+/* Makes the layout in an empty or absent directory. ERROR_EXISTS when a pool is there already, or
+ * when the directory holds something else; of two who make one pool, one succeeds. `dir` must be
+ * absolute (ERROR_USAGE). */
 int pool_create(const char *dir, const char *cluster_id, const char *ca_pem, struct error **err);
 /* ERROR_POOL when dir is no pool or cannot be read. The caller closes it. */
 struct pool *pool_open(const char *dir, struct error **err);
@@ -46,10 +50,12 @@ struct pool_node {
 	char fingerprint[65]; /* SHA-256 of its certificate, lower-case hexadecimal */
 	char *facts;          /* JSON text: CPU, memory, hypervisors; "{}" when not published */
 };
+/* Facts that cannot be read are logged and count as not published. */
 
 void pool_node_free(struct pool_node *node);
 /* ERROR_NO_NODE "no node named X in the pool; `drover node ls` lists the nodes". */
 struct pool_node *pool_node_read(const struct pool *pool, const char *name, struct error **err);
+/* Writes both files; facts NULL leaves those that are there. */
 int pool_node_write(const struct pool *pool, const struct pool_node *node, struct error **err);
 int pool_node_remove(const struct pool *pool, const char *name, struct error **err);
 
@@ -62,7 +68,8 @@ void pool_names_free(struct pool_names *names);
 int pool_node_list(const struct pool *pool, struct pool_names *names, struct error **err);
 int pool_vm_list(const struct pool *pool, struct pool_names *names, struct error **err);
 
-/* "DIR/vms/VM" and below it; the caller frees it. */
+/* "DIR/vms/VM" (file NULL) and below it; the caller frees it, and has checked `vm` by
+ * fs_check_name. */
 char *pool_vm_path(const struct pool *pool, const char *vm, const char *file);
 bool pool_vm_exists(const struct pool *pool, const char *vm);
 /* Makes vms/VM, first under a temporary name with its vm.conf in it, then renamed: it is there
@@ -76,7 +83,9 @@ int pool_vm_rename(const struct pool *pool, const char *from, const char *to, st
 
 /* Absolute path of a disk of a definition: relative ones are below vms/VM ("disk0.qcow2") or,
  * when they start with "images/", below the pool. NULL and ERROR_DEFINITION for one that leaves
- * the pool through "..". An absolute path is taken as it is. The caller frees it. */
+ * vms/ and images/ through ".." or the pool through a symbolic link, or names a file of the pool's
+ * own (vm.conf, owner.E). It need not exist. An absolute path is taken as it is. The caller frees
+ * it. */
 char *pool_disk_path(const struct pool *pool, const char *vm, const char *disk, struct error **err);
 
 #endif

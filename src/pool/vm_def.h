@@ -73,11 +73,13 @@ void vm_def_cleanup(struct vm_def **def);
 struct vm_def *vm_def_new(const char *name);
 /* Sets one key as the command line gives it: "memory", "cpus" (sockets=1, cores=N), "sockets",
  * "disk0.file", "disk" (adds one: "FILE[,format=F][,cache=C]"), "nic" (adds one:
- * "bridge=B[,mac=M][,model=M]"), "nic0.bridge", ...; NULL value removes an optional one.
+ * "bridge=B[,mac=M][,model=M]"), "nic0.bridge", ...; NULL value removes an optional one, and a
+ * whole disk or nic by its key "disk1", those behind it moving down.
  * Checks only the value itself. */
 int vm_def_set(struct vm_def *def, const char *key, const char *value, struct error **err);
-/* Checks the whole; gives MAC addresses to nics without one (from the UUID and the nic's number).
- */
+/* Checks the whole, machine and cpu too (so hv_complete_def comes before it), and gives what is
+ * missing: MAC addresses to nics (from the UUID and the nic's number), model virtio-net-pci; to
+ * disks cache none, and format qcow2 (raw for a name that ends in .raw or .img). */
 int vm_def_check(struct vm_def *def, struct error **err);
 
 /* Reads vms/VM/vm.conf of the pool: ERROR_NO_VM "no VM named X; `drover ls` lists the VMs". */

@@ -1,0 +1,26 @@
+/*
+ * What the files of pool/ share with each other and with nobody else.
+ */
+#ifndef DROVER_POOL_INTERNAL_H
+#define DROVER_POOL_INTERNAL_H
+
+#include "pool/pool.h"
+
+#include <sys/types.h>
+
+/* ERROR_NO_SPACE for a full file system or quota, else ERROR_POOL. */
+enum error_kind pool_error_kind(int errnum);
+
+/* Whether `text` is just that many lower-case hexadecimal digits. */
+bool pool_is_hex(const char *text, size_t digits);
+
+/* Sorted names in `dir` that have `suffix` (which is cut off), are names of a `what` and of file
+ * type `type` (S_IFREG, S_IFDIR); others, and what is being written, are passed over. */
+int pool_names_read(const char *dir, const char *what, const char *suffix, mode_t type,
+	struct pool_names *names, struct error **err);
+
+/* Removes the directory `name` in dir_fd and all that is in it, never following a link. -1 with
+ * errno. */
+int pool_remove_tree(int dir_fd, const char *name);
+
+#endif
