@@ -137,7 +137,7 @@ def _debian():
     raw.unlink(missing_ok=True)
     _run("mke2fs", "-q", "-t", "ext4", "-d", tree, raw, DEBIAN_SIZE)
     shutil.rmtree(tree)
-    # Not compressed: blocks of a base image are what pages of its guests are compared with.
+    # Not compressed: drover compares a guest's pages with the blocks of its base image.
     _run(QEMU / "10.0/bin/qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw,
          f"{image}.part")
     raw.unlink()
@@ -151,6 +151,10 @@ def guest(name):
     """Builds the guest unless it is there, and returns the paths of its files."""
     if name not in GUEST_FILES:
         raise LabError(f"There is no guest {name}; there are: {', '.join(GUEST_FILES)}.")
+    if name == "debian":
+        guest("tiny")  # for its kernel and initrd
+        if not (QEMU / "10.0").is_dir():
+            raise LabError("The debian guest's image is made with qemu-img; run lab/qemu first.")
     GUESTS.mkdir(parents=True, exist_ok=True)
     with open(GUESTS / "lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
