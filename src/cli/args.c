@@ -1,0 +1,411 @@
+#include "cli/args.h"
+
+#include "base/fs.h"
+
+#include <ctype.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define WORD_MAX 64 /* longest name that is looked for */
+#define WORDS_MAX 128
+#define RATE_MAX (1ull << 40) /* bytes a second, as the API takes it */
+
+const struct cli_option cli_common_options[] = {
+	{CLI_FLAG, "json", NULL, "prints JSON", NULL},
+	{CLI_VALUE, "socket", "PATH", "droverd's socket ($DROVER_SOCKET)", NULL},
+	{CLI_FLAG, "help", NULL, "prints this", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+
+struct parser {
+	const struct cli_option *options;
+	struct cli_args *args;
+	int argc, at;
+	const char *const *argv;
+	bool only_positional; /* "--" was there */
+	struct error **err;
+};
+
+/* Whether the first `len` bytes of `name` are the word `word`; '-' and '_' are the same. */
+static bool same_name(const char *word, size_t word_len, const char *name, size_t len)
+{
+	if (word_len != len)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (word[i] != name[i] && !(word[i] == '_' && name[i] == '-') &&
+			!(word[i] == '-' && name[i] == '_'))
+			return false;
+	return true;
+}
+
+static bool has_name(const struct cli_option *o, const char *name, size_t len)
+{
+	const char *alias = o->aliases ? o->aliases : "";
+
+	if (same_name(o->name, strlen(o->name), name, len))
+		return true;
+	while (*alias) {
+		size_t alias_len = strcspn(alias, " ");
+
+		if (same_name(alias, alias_len, name, len))
+			return true;
+		alias += alias_len + (alias[alias_len] == ' ');
+	}
+	return false;
+}
+
+static const struct cli_option *find_in(
+	const struct cli_option *options, const char *name, size_t len)
+{
+	for (const struct cli_option *o = options; o->kind != CLI_END; o++)
+		if (o->kind != CLI_KEYS && o->kind != CLI_REST && has_name(o, name, len))
+			return o;
+	return NULL;
+}
+
+static const struct cli_option *find(const struct parser *p, const char *name, size_t len)
+{
+	const struct cli_option *o = find_in(p->options, name, len);
+
+	return o ? o : find_in(cli_common_options, name, len);
+}
+
+static const struct cli_option *of_kind(const struct parser *p, enum cli_kind kind)
+{
+	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
+		if (o->kind == kind)
+			return o;
+	return NULL;
+}
+
+/* Distance of Levenshtein with exchanged neighbours as one step (optimal string alignment). */
+static size_t distance(const char *a, const char *b)
+{
+	size_t rows[3][WORD_MAX + 1], la = strlen(a), lb = strlen(b);
+
+	if (la > WORD_MAX || lb > WORD_MAX)
+		return WORD_MAX;
+	for (size_t j = 0; j <= lb; j++)
+		rows[0][j] = j;
+	for (size_t i = 1; i <= la; i++) {
+		size_t *before = rows[(i + 1) % 3], *last = rows[(i - 1) % 3], *now = rows[i % 3];
+
+		now[0] = i;
+		for (size_t j = 1; j <= lb; j++) {
+			now[j] = last[j - 1] + (a[i - 1] != b[j - 1]);
+			if (last[j] + 1 < now[j])
+				now[j] = last[j] + 1;
+			if (now[j - 1] + 1 < now[j])
+				now[j] = now[j - 1] + 1;
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+				before[j - 2] + 1 < now[j])
+				now[j] = before[j - 2] + 1;
+		}
+	}
+	return rows[la % 3][lb];
+}
+
+const char *cli_closest(const char *word, const char *const *words, size_t count)
+{
+	size_t best = 1 + strlen(word) / 3;
+	const char *found = NULL;
+
+	for (size_t i = 0; i < count; i++) {
+		size_t d = distance(word, words[i]);
+
+		if (d < best || (d == best && !found && d < strlen(words[i]))) {
+			best = d;
+			found = words[i];
+		}
+	}
+	return found;
+}
+
+static size_t collect(const struct cli_option *options, const char **words, size_t count)
+{
+	for (const struct cli_option *o = options; o->kind != CLI_END; o++)
+		if (o->kind != CLI_KEYS && o->kind != CLI_REST && count < WORDS_MAX)
+			words[count++] = o->name;
+	return count;
+}
+
+static int unknown(struct parser *p, const char *dashes, const char *name, size_t len)
+{
+	const char *words[WORDS_MAX];
+	size_t count = collect(cli_common_options, words, collect(p->options, words, 0));
+	cleanup_free char *word = fs_format("%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), name);
+	const char *closest = cli_closest(word, words, count);
+	const char *after = *dashes ? "" : "=";
+
+	if (closest)
+		return error_set(p->err, ERROR_USAGE, 0,
+			"%s%s%s is not known here; is %s%s%s meant? --help shows what there is",
+			dashes, word, after, dashes, closest, after);
+	return error_set(p->err, ERROR_USAGE, 0, "%s%s%s is not known here; --help shows what is",
+		dashes, word, after);
+}
+
+static bool given(const struct cli_args *args, const struct cli_option *option)
+{
+	for (size_t i = 0; i < args->count; i++)
+		if (args->given[i].option == option)
+			return true;
+	return false;
+}
+
+static int check_value(struct parser *p, const char *name, const char *value)
+{
+	json_t *text;
+
+	if (strlen(value) > CLI_VALUE_MAX)
+		return error_set(
+			p->err, ERROR_USAGE, 0, "%s is longer than %d bytes", name, CLI_VALUE_MAX);
+	text = json_string(value);
+	if (!text)
+		return error_set(p->err, ERROR_USAGE, 0, "%s is not UTF-8 text", name);
+	json_decref(text);
+	return 0;
+}
+
+static int store(struct parser *p, const struct cli_option *o, const char *key, const char *value)
+{
+	struct cli_args *args = p->args;
+
+	if (check_value(p, key ? key : o->name, value) < 0)
+		return -1;
+	if (args->count == CLI_ARGS_MAX)
+		return error_set(p->err, ERROR_USAGE, 0, "more than %d arguments", CLI_ARGS_MAX);
+	args->given[args->count++] = (struct cli_given){.option = o,
+		.key = key ? fs_format("%s", key) : NULL,
+		.value = fs_format("%s", value)};
+	return 0;
+}
+
+/* A value for a named option, or NULL: then it is the next word. */
+static int take_named(struct parser *p, const struct cli_option *o, const char *value)
+{
+	bool on = true;
+
+	if (o->kind == CLI_FLAG) {
+		if (value && cli_parse_bool(o->name, value, &on, p->err) < 0)
+			return -1;
+		if (!strcmp(o->name, "help"))
+			p->args->help = on;
+		return store(p, o, NULL, on ? "1" : "0");
+	}
+	if (!value && p->at < p->argc && strncmp(p->argv[p->at], "--", 2) != 0)
+		value = p->argv[p->at++];
+	if (!value || !*value)
+		return error_set(p->err, ERROR_USAGE, 0, "--%s needs a value: --%s=%s", o->name,
+			o->name, o->value);
+	if (o->kind != CLI_LIST && given(p->args, o))
+		return error_set(p->err, ERROR_USAGE, 0, "%s is given twice", o->name);
+	return store(p, o, NULL, value);
+}
+
+/* A key=value that the table does not name; the value may be empty. */
+static int take_key(struct parser *p, const struct cli_option *keys, const char *word, size_t len)
+{
+	const char *value = word[len] == '=' ? word + len + 1 : NULL;
+	cleanup_free char *key = fs_format("%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), word);
+
+	if (!value && p->at < p->argc && strncmp(p->argv[p->at], "--", 2) != 0)
+		value = p->argv[p->at++];
+	if (!value)
+		return error_set(
+			p->err, ERROR_USAGE, 0, "--%s needs a value: --%s=VALUE", key, key);
+	return store(p, keys, key, value);
+}
+
+static int take_option(struct parser *p, const char *word)
+{
+	size_t len = strcspn(word, "=");
+	const struct cli_option *o = find(p, word, len), *keys = of_kind(p, CLI_KEYS);
+
+	if (o)
+		return take_named(p, o, word[len] ? word + len + 1 : NULL);
+	if (keys && len > 0)
+		return take_key(p, keys, word, len);
+	return unknown(p, "--", word, len);
+}
+
+/* Whether a word is key=value: a name, then '='. */
+static bool is_key_value(const char *word)
+{
+	size_t len = strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+				  "_.-");
+
+	return len > 0 && word[len] == '=' && isalpha((unsigned char)*word);
+}
+
+static int take_key_value(struct parser *p, const char *word)
+{
+	size_t len = strcspn(word, "=");
+	const struct cli_option *o = find(p, word, len), *keys = of_kind(p, CLI_KEYS);
+
+	if (o)
+		return take_named(p, o, word + len + 1);
+	if (keys)
+		return take_key(p, keys, word, len);
+	return unknown(p, "", word, len);
+}
+
+static int take_rest(struct parser *p, const struct cli_option *rest)
+{
+	for (p->at--; p->at < p->argc; p->at++)
+		if (store(p, rest, NULL, p->argv[p->at]) < 0)
+			return -1;
+	return 0;
+}
+
+static int take_positional(struct parser *p, const char *word)
+{
+	const struct cli_option *rest = of_kind(p, CLI_REST);
+
+	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
+		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL) && !given(p->args, o))
+			return *word ? store(p, o, NULL, word)
+				     : error_set(p->err, ERROR_USAGE, 0, "%s is empty", o->value);
+	if (rest)
+		return take_rest(p, rest);
+	return error_set(p->err, ERROR_USAGE, 0,
+		"\"%.64s\" is one word too many; --help shows what there is", word);
+}
+
+static int take_word(struct parser *p, const char *word)
+{
+	if (p->only_positional)
+		return take_positional(p, word);
+	if (!strcmp(word, "--")) {
+		p->only_positional = true;
+		return 0;
+	}
+	if (!strcmp(word, "-h"))
+		return take_option(p, "help");
+	if (!strncmp(word, "--", 2))
+		return take_option(p, word + 2);
+	if (word[0] == '-' && word[1])
+		return unknown(p, "", word, strlen(word));
+	return is_key_value(word) ? take_key_value(p, word) : take_positional(p, word);
+}
+
+static int check_required(struct parser *p)
+{
+	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
+		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_REST) && !given(p->args, o))
+			return error_set(p->err, ERROR_USAGE, 0,
+				"%s is missing: %s; --help shows how it is written", o->value,
+				o->help);
+	return 0;
+}
+
+int cli_args_parse(const struct cli_option *options, int argc, const char *const *argv,
+	struct cli_args *args, struct error **err)
+{
+	struct parser p = {
+		.options = options, .args = args, .argc = argc, .argv = argv, .err = err};
+
+	memset(args, 0, sizeof(*args));
+	if (argc > CLI_ARGS_MAX)
+		return error_set(err, ERROR_USAGE, 0, "more than %d arguments", CLI_ARGS_MAX);
+	while (p.at < argc && !args->help)
+		if (take_word(&p, argv[p.at++]) < 0)
+			return -1;
+	return args->help ? 0 : check_required(&p);
+}
+
+void cli_args_free(struct cli_args *args)
+{
+	for (size_t i = 0; i < args->count; i++) {
+		free(args->given[i].key);
+		free(args->given[i].value);
+	}
+	args->count = 0;
+}
+
+const char *cli_get_nth(const struct cli_args *args, const char *name, size_t n)
+{
+	for (size_t i = 0; i < args->count; i++)
+		if (!strcmp(args->given[i].option->name, name) && n-- == 0)
+			return args->given[i].value;
+	return NULL;
+}
+
+const char *cli_get(const struct cli_args *args, const char *name)
+{
+	return cli_get_nth(args, name, 0);
+}
+
+/* The last one counts: `yes=0` after an alias that says --yes. */
+bool cli_flag(const struct cli_args *args, const char *name)
+{
+	bool on = false;
+
+	for (size_t i = 0; i < args->count; i++)
+		if (!strcmp(args->given[i].option->name, name))
+			on = !strcmp(args->given[i].value, "1");
+	return on;
+}
+
+bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const char **value)
+{
+	for (size_t i = 0; i < args->count; i++) {
+		if (args->given[i].option->kind != CLI_KEYS || n-- > 0)
+			continue;
+		*key = args->given[i].key;
+		*value = args->given[i].value;
+		return true;
+	}
+	return false;
+}
+
+int cli_get_number(const struct cli_args *args, const char *name, int64_t min, int64_t max,
+	int64_t fallback, int64_t *value, struct error **err)
+{
+	const char *text = cli_get(args, name);
+
+	*value = fallback;
+	return text ? fs_parse_number(name, text, min, max, value, err) : 0;
+}
+
+int cli_parse_rate(const char *what, const char *text, int64_t *bytes, struct error **err)
+{
+	static const struct {
+		const char *unit;
+		double scale;
+	} bits[] = {{"bit", 1}, {"kbit", 1e3}, {"mbit", 1e6}, {"gbit", 1e9}};
+	size_t number = strspn(text, "0123456789."), len = strlen(text);
+	cleanup_free char *plain = NULL;
+	double rate = 0;
+	uint64_t size;
+
+	for (size_t i = 0; i < sizeof(bits) / sizeof(bits[0]); i++)
+		if (number && !strcasecmp(text + number, bits[i].unit))
+			rate = strtod(text, NULL) * bits[i].scale / 8;
+	len -= len > 2 && !strcmp(text + len - 2, "/s") ? 2 : 0;
+	plain = fs_format("%.*s", (int)len, text);
+	if (rate == 0 && fs_parse_size(what, plain, RATE_MAX, &size, NULL) == 0)
+		rate = (double)size;
+	if (rate < 1 || rate > (double)RATE_MAX)
+		return error_set(err, ERROR_USAGE, 0,
+			"%s is a rate like 100M (bytes a second) or 800mbit, not \"%.64s\"", what,
+			text);
+	*bytes = (int64_t)rate;
+	return 0;
+}
+
+int cli_parse_bool(const char *what, const char *text, bool *value, struct error **err)
+{
+	static const char *const yes[] = {"1", "yes", "on", "true"};
+	static const char *const no[] = {"0", "no", "off", "false"};
+
+	for (size_t i = 0; i < 4; i++) {
+		if (strcasecmp(text, yes[i]) && strcasecmp(text, no[i]))
+			continue;
+		*value = !strcasecmp(text, yes[i]);
+		return 0;
+	}
+	return error_set(err, ERROR_USAGE, 0, "%s is yes or no, not \"%.64s\"", what, text);
+}

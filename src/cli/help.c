@@ -1,0 +1,169 @@
+#include "cli/cli.h"
+
+#include "base/fs.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NAMES_MAX 128
+
+/* Whether the verb is named by these words: "task new", also written `task mode=new`. */
+static int match(const struct cli_verb *verb, int argc, const char *const *argv)
+{
+	const char *space = strchr(verb->name, ' '), *second;
+	size_t family = space ? (size_t)(space - verb->name) : strlen(verb->name);
+
+	if (argc < 1 || strlen(argv[0]) != family || strncmp(verb->name, argv[0], family) != 0)
+		return 0;
+	if (!space)
+		return 1;
+	second = argc > 1 ? argv[1] : "";
+	if (!strncmp(second, "mode=", 5))
+		second += 5;
+	return !strcmp(second, space + 1) ? 2 : 0;
+}
+
+const struct cli_verb *cli_find_verb(
+	const struct cli_verb *verbs, int argc, const char *const *argv, int *words)
+{
+	for (const struct cli_verb *v = verbs; v->name; v++) {
+		*words = match(v, argc, argv);
+		if (*words)
+			return v;
+	}
+	return NULL;
+}
+
+bool cli_is_family(const struct cli_verb *verbs, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (const struct cli_verb *v = verbs; v->name; v++)
+		if (len && !strncmp(v->name, word, len) && v->name[len] == ' ')
+			return true;
+	return false;
+}
+
+/* First or second words of the verbs, each once. */
+static size_t names(const struct cli_verb *verbs, const char *family, char **out)
+{
+	size_t count = 0, len = family ? strlen(family) : 0;
+
+	for (const struct cli_verb *v = verbs; v->name && count < NAMES_MAX; v++) {
+		const char *name = v->name;
+
+		if (v->hidden || (family && (strncmp(name, family, len) || name[len] != ' ')))
+			continue;
+		name += family ? len + 1 : 0;
+		out[count] = fs_format("%.*s", (int)strcspn(name, " "), name);
+		if (count > 0 && !strcmp(out[count - 1], out[count]))
+			free(out[count]);
+		else
+			count++;
+	}
+	return count;
+}
+
+int cli_unknown_verb(
+	const struct cli_verb *verbs, int argc, const char *const *argv, struct error **err)
+{
+	const char *family = argc > 0 && cli_is_family(verbs, argv[0]) ? argv[0] : NULL;
+	const char *word = family ? (argc > 1 ? argv[1] : "") : argc > 0 ? argv[0] : "";
+	const char *space = family ? " " : "", *before = family ? family : "", *closest;
+	char *known[NAMES_MAX];
+	size_t count = names(verbs, family, known);
+
+	if (!strncmp(word, "mode=", 5))
+		word += 5;
+	closest = strlen(word) < 64 ? cli_closest(word, (const char *const *)known, count) : NULL;
+	if (closest)
+		error_set(err, ERROR_USAGE, 0,
+			"\"%s%s%.64s\" is no verb; is \"%s%s%s\" meant? `drover --help` lists them",
+			before, space, word, before, space, closest);
+	else
+		error_set(err, ERROR_USAGE, 0,
+			"\"%s%s%.64s\" is no verb; `drover --help` lists them", before, space,
+			word);
+	for (size_t i = 0; i < count; i++)
+		free(known[i]);
+	return -1;
+}
+
+static void print_usage(FILE *out, const struct cli_verb *verb)
+{
+	bool options = false;
+
+	fprintf(out, "drover %s", verb->name);
+	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++) {
+		if (o->kind == CLI_POSITIONAL)
+			fprintf(out, " %s", o->value);
+		else if (o->kind == CLI_OPTIONAL)
+			fprintf(out, " [%s]", o->value);
+		else if (o->kind == CLI_REST || o->kind == CLI_KEYS)
+			fprintf(out, " %s…", o->value);
+		else
+			options = true;
+	}
+	fprintf(out, "%s\n", options ? " [OPTION…]" : "");
+}
+
+static void print_option(FILE *out, const struct cli_option *o)
+{
+	cleanup_free char *left = NULL;
+	bool by_place = o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL;
+
+	if (o->kind == CLI_REST || o->kind == CLI_KEYS)
+		left = fs_format("%s…", o->value);
+	else if (by_place)
+		left = fs_format("%s, %s=%s", o->value, o->name, o->value);
+	else
+		left = fs_format(
+			"--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+	fprintf(out, "  %-24s  %s", left, o->help);
+	if (o->kind == CLI_LIST)
+		fprintf(out, "; can be repeated");
+	if (o->aliases)
+		fprintf(out, "; also %s", o->aliases);
+	fputc('\n', out);
+}
+
+void cli_help_verb(FILE *out, const struct cli_verb *verb)
+{
+	const char *line = verb->examples;
+
+	fprintf(out, "%s.\n\n  ", verb->summary);
+	print_usage(out, verb);
+	fputc('\n', out);
+	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++)
+		print_option(out, o);
+	for (const struct cli_option *o = cli_common_options; o->kind != CLI_END; o++)
+		print_option(out, o);
+	fprintf(out, "\nAn option can be written --name VALUE, --name=VALUE or name=VALUE.\n"
+		     "\nExamples:\n");
+	while (*line) {
+		size_t len = strcspn(line, "\n");
+
+		fprintf(out, "  %.*s\n", (int)len, line);
+		line += len + (line[len] == '\n');
+	}
+}
+
+void cli_help_all(FILE *out, const struct cli_verb *verbs, const char *family)
+{
+	size_t len = family ? strlen(family) : 0;
+
+	if (!family)
+		fprintf(out,
+			"drover moves running virtual machines between the nodes of a cluster, "
+			"and never loses one.\n\n");
+	for (const struct cli_verb *v = verbs; v->name; v++)
+		if (!v->hidden &&
+			(!family || (!strncmp(v->name, family, len) && v->name[len] == ' ')))
+			fprintf(out, "  %-18s  %s\n", v->name, v->summary);
+	fprintf(out, "\n`drover VERB --help` shows what a verb takes, with examples. "
+		     "Every verb has --json.\n");
+	if (!family)
+		fprintf(out, "bmigrate, bcreate, bstart, bstop, bls, bremove, bset, brename and "
+			     "bconsole are these verbs\nin CBSD's spelling: bmigrate jname=web1 "
+			     "node=node2\n");
+}

@@ -1,0 +1,58 @@
+/*
+ * The verbs: for each its function and what it takes. main.c has the table.
+ */
+#ifndef DROVER_CLI_VERBS_H
+#define DROVER_CLI_VERBS_H
+
+#include "cli/cli.h"
+
+#define CLI_VERB(name) \
+	cli_function cli_##name; \
+	extern const struct cli_option cli_##name##_options[]
+
+/* cluster.c */
+CLI_VERB(init);
+CLI_VERB(join);
+CLI_VERB(token);
+CLI_VERB(status);
+
+/* node.c */
+CLI_VERB(node_ls);
+CLI_VERB(node_show);
+CLI_VERB(node_rm);
+CLI_VERB(node_add);
+
+/* create.c */
+CLI_VERB(create);
+
+/* ls.c */
+CLI_VERB(ls);
+
+/* vm.c */
+CLI_VERB(start);
+CLI_VERB(stop);
+CLI_VERB(show);
+CLI_VERB(set);
+CLI_VERB(rm);
+CLI_VERB(rename);
+
+/* console.c */
+CLI_VERB(console);
+
+/* migrate.c */
+CLI_VERB(migrate);
+CLI_VERB(migration_ls);
+CLI_VERB(migration_show);
+CLI_VERB(migration_cancel);
+CLI_VERB(migration_follow);
+CLI_VERB(receive);
+
+/* task.c */
+CLI_VERB(task_new);
+CLI_VERB(task_ls);
+CLI_VERB(task_show);
+CLI_VERB(task_log);
+CLI_VERB(task_cancel);
+CLI_VERB(task_flush);
+
+#endif
