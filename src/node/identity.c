@@ -4,7 +4,6 @@
 #include "pool/settings.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -40,6 +39,13 @@ void identity_free(struct identity *id)
 	free(id);
 }
 
+/* A value that is too long for it is left out, and found missing by complete(). */
+static void take_text(char *to, size_t size, const char *value)
+{
+	if (strlen(value) < size)
+		memcpy(to, value, strlen(value) + 1);
+}
+
 static int take_setting(const struct settings_key *key, void *arg, struct error **err)
 {
 	struct identity *id = arg;
@@ -47,9 +53,9 @@ static int take_setting(const struct settings_key *key, void *arg, struct error 
 	if (strcmp(key->section, "node") != 0)
 		return error_set(err, ERROR_DEFINITION, 0, "the section is [node]");
 	if (!strcmp(key->key, "name"))
-		snprintf(id->name, sizeof(id->name), "%s", key->value);
+		take_text(id->name, sizeof(id->name), key->value);
 	else if (!strcmp(key->key, "cluster"))
-		snprintf(id->cluster_id, sizeof(id->cluster_id), "%s", key->value);
+		take_text(id->cluster_id, sizeof(id->cluster_id), key->value);
 	else if (!strcmp(key->key, "address"))
 		id->address = fs_format("%s", key->value);
 	else if (!strcmp(key->key, "pool"))
@@ -84,8 +90,7 @@ static int complete(const char *state_dir, struct identity *id, struct error **e
 		return -1;
 	if (strspn(id->cluster_id, "0123456789abcdef") != 32 || id->cluster_id[32])
 		return error_set(err, ERROR_DEFINITION, 0,
-			"\"%s\" is not a cluster's id, which has 32 hexadecimal digits",
-			id->cluster_id);
+			"\"cluster\" is not 32 hexadecimal digits: \"%s\"", id->cluster_id);
 	if (id->pool_dir[0] != '/' || !settings_value_ok(id->pool_dir) ||
 		!settings_value_ok(id->address) ||
 		http_split_address(id->address, host, &port, err) < 0)
