@@ -31,7 +31,12 @@ static int run_uri(struct hv_vm *vm, const char *command, const char *path, stru
 {
 	cleanup_free char *uri = fs_format("unix:%s", path);
 
-	return qemu_run(vm, command, json_pack("{s:s}", "uri", uri), NULL, err);
+	json_t *arguments = json_pack("{s:s}", "uri", uri);
+
+	if (!arguments)
+		return error_set(
+			err, ERROR_USAGE, 0, "%s: the path %s is not UTF-8 text", vm->name, path);
+	return qemu_run(vm, command, arguments, NULL, err);
 }
 
 int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err)
