@@ -22,6 +22,7 @@
 /* All is loaded, and the source has not said that its copy is paused: it has died, or is cut off.
  * It cannot have given the VM up without us, and we have not claimed: giving up is safe. */
 #define SILENCE_MS 120000
+#define RETRY_MS 2000
 
 static int bind_one(const struct addrinfo *a, int port)
 {
@@ -158,25 +159,41 @@ static int wait_handover(struct migration *m, struct error **err)
 	return rc;
 }
 
+/* Whether the claim was won, of which its call could not tell: asks until the pool answers. The
+ * copy stays paused meanwhile. */
+static int find_out_claim(struct migration *m, struct error *why, struct error **err)
+{
+	const struct migrate_settings *set = &m->all->set;
+	struct pool_owner now;
+
+	while (pool_owner_read(set->pool, m->vm_name, &now, NULL) < 0) {
+		log_error("%s: cannot tell whether it was claimed: %s", m->vm_name, why->message);
+		if (!migrations_pause(m->all, RETRY_MS)) {
+			error_free(&why);
+			return error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", set->node);
+		}
+	}
+	if (!strcmp(now.node, set->node) && !strcmp(now.why, m->id)) {
+		error_free(&why);
+		return 0;
+	}
+	return error_move(err, why);
+}
+
 /* The one moment that decides: after it, this node runs the VM, whatever happens. */
 static int claim(struct migration *m, struct error **err)
 {
 	const struct migrate_settings *set = &m->all->set;
-	cleanup_error struct error *e = NULL;
-	struct pool_owner now;
+	struct error *e = NULL;
 
 	if (journal_step(m, STEP_CLAIM, err) < 0 ||
 		fault_point("migrate.dst.before_claim", err) < 0)
 		return -1;
-	if (pool_owner_claim(set->pool, m->vm_name, m->epoch + 1, set->node, m->id, NULL, &e) == 0)
-		return 0;
-	/* It may have been won all the same: then the claim bears our name. */
-	if (e->kind != ERROR_NOT_OWNER && pool_owner_read(set->pool, m->vm_name, &now, NULL) == 0 &&
-		!strcmp(now.node, set->node) && !strcmp(now.why, m->id))
-		return 0;
-	error_move(err, e);
-	e = NULL;
-	return -1;
+	if (pool_owner_claim(set->pool, m->vm_name, m->epoch + 1, set->node, m->id, NULL, &e) < 0 &&
+		(e->kind == ERROR_NOT_OWNER ? error_move(err, e) : find_out_claim(m, e, err)) < 0)
+		return -1;
+	m->claimed = true;
+	return 0;
 }
 
 static int resume(struct migration *m, struct error **err)
@@ -202,6 +219,8 @@ static void hand_back(struct migration *m)
 	if (pool_owner_claim(m->all->set.pool, m->vm_name, m->epoch + 2, m->peer, m->id, NULL, &e) <
 		0)
 		log_error("%s could not be given back to %s: %s", m->vm_name, m->peer, e->message);
+	else
+		m->claimed = false;
 }
 
 static void finish(struct migration *m, int rc, struct error *e)
@@ -237,7 +256,10 @@ static void dest_run(struct migration *m)
 		rc = claim(m, &e);
 	if (rc == 0 && (rc = resume(m, &e)) < 0)
 		hand_back(m);
-	finish(m, rc, e);
+	if (rc < 0 && e->kind == ERROR_UNDECIDED)
+		error_free(&e); /* droverd stops: the journal has it */
+	else
+		finish(m, rc, e);
 }
 
 /* Only what the pool says we have claimed is ours; all else is ended. */
@@ -252,16 +274,12 @@ void dest_recover(struct migration *m)
 	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
 	/* Without the pool nothing is known, and a copy that is not let run does no harm. */
 	while (pool_owner_read(set->pool, m->vm_name, &now, &e) < 0) {
-		int64_t retry = clock_ms() + 2000;
-
 		log_error("%s: cannot tell whether it was claimed: %s", m->vm_name, e->message);
 		error_free(&e);
 		pthread_mutex_lock(&m->all->lock);
 		m->state = MIGRATE_UNDECIDED;
-		while (!m->all->closing && clock_ms() < retry)
-			migrations_wait(m->all, retry);
 		pthread_mutex_unlock(&m->all->lock);
-		if (migrations_closing(m->all))
+		if (!migrations_pause(m->all, RETRY_MS))
 			return;
 	}
 	claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);

@@ -135,58 +135,60 @@ json_t *migrations_wait_ready(struct migrations *all, const char *from, const ch
 	return answer;
 }
 
-/* What an earlier droverd of this node decided, for a source that asks again. */
-static json_t *decided_before(struct migrations *all, const char *id, struct error **err)
+/* How this side stands, for a source that wants to know whose the VM is: "running" (here, for
+ * good), "ended" (our copy has ended and nothing here will claim any more: `reason` says why), or
+ * "unknown". */
+static json_t *verdict(const char *state, const struct error *why)
 {
-	cleanup_json json_t *info = journal_show(all, id, err);
-	const char *state = info ? json_string_value(json_object_get(info, "state")) : NULL;
+	cleanup_json json_t *error = why ? json_from_error(why) : NULL;
 
-	if (!state)
-		return NULL;
-	if (strcmp(state, "done")) {
-		error_set(err, ERROR_INTERRUPTED, 0, "%s was restarted and has ended its copy",
-			all->set.node);
-		return NULL;
-	}
-	return json_pack("{s:s}", "state", "running");
+	return json_pack("{s:s, s:O*}", "state", state, "reason", json_object_get(error, "error"));
 }
 
-json_t *migrations_handover(
-	struct migrations *all, const char *from, const char *id, struct error **err)
+/* With the lock held. */
+static json_t *verdict_of(const struct migration *m)
 {
-	cleanup_error struct error *unknown = NULL;
+	if (m->state == MIGRATE_DONE || (!m->ended && m->resumed_ms))
+		return verdict("running", NULL);
+	return verdict(m->ended && !m->claimed ? "ended" : "unknown", m->error);
+}
+
+/* The same from the journal, where an earlier droverd of this node had the migration. */
+static json_t *verdict_before(struct migrations *all, const char *from, const char *id)
+{
+	cleanup_json json_t *info = journal_show(all, id, NULL);
+	const char *state = json_string_value(json_object_get(info, "state"));
+	const char *source = json_string_value(json_object_get(info, "from"));
+	struct error why = {.kind = ERROR_INTERRUPTED,
+		.message = "droverd on the destination was restarted and has ended its copy"};
+
+	/* One that was never heard of cannot claim either. */
+	if (!state || !source || strcmp(source, from))
+		return verdict("ended", NULL);
+	if (json_is_null(json_object_get(info, "ended_ms")))
+		return verdict("unknown", NULL);
+	return strcmp(state, "done") ? verdict("ended", &why) : verdict("running", NULL);
+}
+
+json_t *migrations_handover(struct migrations *all, const char *from, const char *id)
+{
 	struct migration *m;
 	json_t *answer = NULL;
 
 	pthread_mutex_lock(&all->lock);
-	m = find_from(all, from, id, &unknown);
+	m = find_from(all, from, id, NULL);
 	if (m) {
 		m->handover = true;
 		pthread_cond_broadcast(&all->changed);
 		while (!m->ended && !m->resumed_ms && !all->closing)
 			migrations_wait(all, clock_ms() + LOOK_AGAIN_MS);
-		if (error_of(m, err) == 0 && m->resumed_ms)
-			answer = json_pack("{s:s, s:I}", "state", "running", "epoch",
-				(json_int_t)m->epoch + 1);
-		else
-			error_set(err, ERROR_INTERRUPTED, 0, "droverd on %s stops", all->set.node);
+		answer = verdict_of(m);
 	}
 	pthread_mutex_unlock(&all->lock);
-	return m ? answer : decided_before(all, id, err);
+	return answer ? answer : verdict_before(all, from, id);
 }
 
-static json_t *reason_of(const struct migration *m)
-{
-	cleanup_json json_t *error = NULL;
-
-	if (!m->error || m->error->kind == ERROR_CANCELLED)
-		return json_null();
-	error = json_from_error(m->error);
-	return json_incref(json_object_get(error, "error"));
-}
-
-json_t *migrations_abort(
-	struct migrations *all, const char *from, const char *id, struct error **err)
+json_t *migrations_abort(struct migrations *all, const char *from, const char *id)
 {
 	int64_t deadline = clock_ms() + ABORT_MS;
 	struct migration *m;
@@ -194,26 +196,19 @@ json_t *migrations_abort(
 	bool never_begun;
 
 	pthread_mutex_lock(&all->lock);
-	m = find_from(all, from, id, err);
+	m = find_from(all, from, id, NULL);
 	never_begun = m && !m->received;
-	if (never_begun)
-		m->received = true;
+	if (m)
+		m->abort = m->received = true;
+	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
 	if (never_begun)
 		migration_ended(m, MIGRATE_CANCELLED, NULL);
 	pthread_mutex_lock(&all->lock);
-	if (m) {
-		m->abort = true;
-		pthread_cond_broadcast(&all->changed);
-		while (!m->ended && !all->closing && clock_ms() < deadline)
-			migrations_wait(all, deadline);
-		if (m->state == MIGRATE_DONE)
-			error_set(err, ERROR_REFUSED, 0, "%s runs on %s already", m->vm_name,
-				all->set.node);
-		else
-			answer = json_pack("{s:b, s:o}", "ended", m->ended || !m->received,
-				"reason", reason_of(m));
-	}
+	while (m && !m->ended && !all->closing && clock_ms() < deadline)
+		migrations_wait(all, deadline);
+	if (m)
+		answer = verdict_of(m);
 	pthread_mutex_unlock(&all->lock);
-	return answer;
+	return answer ? answer : verdict_before(all, from, id);
 }

@@ -48,6 +48,7 @@ struct migration {
 	uint64_t epoch;             /* of the source's ownership; the destination claims the next */
 	struct migrate_options options;
 	struct vm *vm;      /* taken; NULL when it has been given back or ended */
+	bool claimed;       /* destination: it has claimed, and not given back */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
 	struct node_link *link; /* source: to the destination's droverd */
@@ -96,6 +97,8 @@ void migration_ended(struct migration *m, enum migrate_state state, struct error
 void migrations_wait(struct migrations *all, int64_t deadline_ms);
 /* Whether droverd stops: a thread then leaves everything as it is, for the next start. */
 bool migrations_closing(struct migrations *all);
+/* Lets `ms` pass before something is tried again; false when droverd stops meanwhile. */
+bool migrations_pause(struct migrations *all, int64_t ms);
 
 /* journal.c */
 int journal_begin(struct migration *m, struct error **err);

@@ -83,12 +83,14 @@ int migrations_receive(struct migrations *m, const char *id, struct error **err)
 /* Waits until the destination listens (or failed): {"port":N}. */
 json_t *migrations_wait_ready(struct migrations *m, const char *from, const char *id,
 	int64_t wait_ms, struct error **err);
-/* The source's hypervisor is paused for good: answers when the guest runs here, or with why not. */
-json_t *migrations_handover(
-	struct migrations *m, const char *from, const char *id, struct error **err);
-/* The source gives up: answers {"ended","reason"} when this side has ended its copy, with this
- * side's error if it had one; ERROR_REFUSED when it runs the VM. */
-json_t *migrations_abort(
-	struct migrations *m, const char *from, const char *id, struct error **err);
+/*
+ * The source's hypervisor is paused for good: answers when the guest runs here, or will not.
+ * {"state","reason"}: "running": here, for good; "ended": our copy has ended, and this side will
+ * not claim any more (`reason` as in json_from_error, if there is one); "unknown": neither can be
+ * said now.
+ */
+json_t *migrations_handover(struct migrations *m, const char *from, const char *id);
+/* The source gives up: ends this side's copy unless it runs, and answers in the same way. */
+json_t *migrations_abort(struct migrations *m, const char *from, const char *id);
 
 #endif

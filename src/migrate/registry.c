@@ -90,6 +90,19 @@ bool migrations_closing(struct migrations *all)
 	return closing;
 }
 
+bool migrations_pause(struct migrations *all, int64_t ms)
+{
+	int64_t until = clock_ms() + ms;
+	bool closing;
+
+	pthread_mutex_lock(&all->lock);
+	while (!all->closing && clock_ms() < until)
+		migrations_wait(all, until);
+	closing = all->closing;
+	pthread_mutex_unlock(&all->lock);
+	return !closing;
+}
+
 void migrations_close(struct migrations *all)
 {
 	int64_t deadline = clock_ms() + CLOSE_MS;

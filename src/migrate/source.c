@@ -25,6 +25,8 @@
 #define ASK_MS 10000
 /* The destination loads the rest of the stream, claims and resumes meanwhile. */
 #define HANDOVER_MS 60000
+/* It ends its copy meanwhile. */
+#define ABORT_MS 25000
 #define SETTLE_RETRY_MS 2000
 
 /* The migration is left as it is because droverd stops; nothing may be decided any more. */
@@ -214,15 +216,46 @@ static int too_late_to_cancel(struct migration *m, struct error **err)
 	return check_cancelled(m, err);
 }
 
-/* From the journal's entry on, the destination may claim; only the pool knows then. */
-static int handover(struct migration *m, struct error **err)
+enum verdict { OURS, THEIRS, UNKNOWN };
+
+/* Whose the VM is by the destination's own word (handover, abort). Why it is not theirs becomes
+ * *err: that is nearer to the cause than what was seen here. */
+static enum verdict take_word(const json_t *answer, struct error **err)
 {
+	const char *state = json_get_string(answer, "state", NULL);
+	cleanup_json json_t *reason =
+		json_pack("{s:O*}", "error", json_object_get(answer, "reason"));
+	struct error *why = NULL;
+
+	if (state && !strcmp(state, "running"))
+		return THEIRS;
+	if (!state || strcmp(state, "ended"))
+		return UNKNOWN;
+	if (json_to_error(reason, &why) < 0 && why->kind != ERROR_CANCELLED) {
+		error_free(err);
+		*err = why;
+	} else {
+		error_free(&why);
+	}
+	return OURS;
+}
+
+/* From the journal's entry on, the destination may claim: only its word, or the pool, tells then.
+ */
+static int handover(struct migration *m, enum verdict *verdict, struct error **err)
+{
+	cleanup_json json_t *answer = NULL;
+
 	if (too_late_to_cancel(m, err) < 0 || journal_step(m, STEP_HANDOVER, err) < 0 ||
 		fault_point("migrate.src.before_handover", err) < 0 ||
-		call(m, "POST", "handover", NULL, HANDOVER_MS, NULL, err) < 0)
+		call(m, "POST", "handover", NULL, HANDOVER_MS, &answer, err) < 0)
 		return -1;
 	m->resumed_ms = clock_ms();
-	return 0;
+	*verdict = take_word(answer, err);
+	if (*verdict == THEIRS)
+		return 0;
+	m->resumed_ms = 0;
+	return error_set(err, ERROR_FAILED, 0, "%s did not take %s over", m->peer, m->vm_name);
 }
 
 /* The guest runs on the other side: ours is ended. */
@@ -254,31 +287,22 @@ static int go_on(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* Tells the destination, as well as can be, that nothing comes any more. What it says of why is
- * nearer to the cause than a broken lane. */
-static void abort_destination(struct migration *m, struct error **why)
+/* Tells the destination that nothing comes any more, and takes its word. */
+static enum verdict abort_destination(struct migration *m, struct error **why)
 {
 	cleanup_error struct error *e = NULL;
-	cleanup_json json_t *answer = NULL, *reason = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *unused = NULL;
 
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
-	if (!m->link || call(m, "POST", "abort", NULL, CALL_MS, &answer, &e) < 0) {
+	if (!m->link || call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
 		log_warning("%s was not told that the migration is off: %s", m->peer,
 			e ? e->message : "");
-		return;
+		return UNKNOWN;
 	}
-	if (!json_is_object(json_object_get(answer, "reason")) || (*why)->kind == ERROR_CANCELLED)
-		return;
-	reason = json_pack("{s:O}", "error", json_object_get(answer, "reason"));
-	if (json_to_error(reason, &e) < 0) {
-		error_free(why);
-		*why = e;
-		e = NULL;
-	}
+	return take_word(answer, (*why)->kind == ERROR_CANCELLED ? &unused : why);
 }
-
-enum verdict { OURS, THEIRS, UNKNOWN };
 
 /* After the destination may have been told to take over: whose is the VM? Claims it back when
  * nobody has claimed it. */
@@ -303,31 +327,29 @@ static enum verdict ask_pool(struct migration *m, struct error **err)
 	return !strcmp(now.node, set->node) ? OURS : THEIRS;
 }
 
-/* Waits and asks again until the pool answers: the VM stays paused, for nothing else is safe. */
-static enum verdict settle_ownership(struct migration *m)
+/* The pool's verdict, else the destination's word; asks both again until one is known. The VM stays
+ * paused meanwhile, for nothing else is safe. */
+static enum verdict settle_ownership(struct migration *m, struct error **why)
 {
-	struct migrations *all = m->all;
-
 	for (;;) {
 		cleanup_error struct error *e = NULL;
 		enum verdict verdict = ask_pool(m, &e);
-		int64_t retry = clock_ms() + SETTLE_RETRY_MS;
 
+		if (verdict == UNKNOWN)
+			verdict = abort_destination(m, why);
 		if (verdict != UNKNOWN)
 			return verdict;
-		pthread_mutex_lock(&all->lock);
+		pthread_mutex_lock(&m->all->lock);
 		if (m->state != MIGRATE_UNDECIDED)
-			log_error("%s is UNDECIDED: it stays paused on %s until the pool tells "
-				  "whether %s "
-				  "has taken it over: %s",
-				m->vm_name, all->set.node, m->peer, e->message);
+			log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s "
+				  "tells who "
+				  "runs it: %s",
+				m->vm_name, m->all->set.node, m->peer, e->message);
 		m->state = MIGRATE_UNDECIDED;
-		while (!all->closing && clock_ms() < retry)
-			migrations_wait(all, retry);
-		pthread_mutex_unlock(&all->lock);
-		if (migrations_closing(all))
-			return UNKNOWN;
+		pthread_mutex_unlock(&m->all->lock);
 		migration_event(m, "undecided", e->message);
+		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
+			return UNKNOWN;
 	}
 }
 
@@ -362,28 +384,25 @@ static void finish_ours(struct migration *m, struct error *e)
 
 /*
  * A migration that did not go through, or of which it is not known. Until STEP_HANDOVER was in the
- * journal the destination cannot have claimed: the VM is ours. After it the pool decides.
+ * journal the destination cannot have claimed: the VM is ours. After it, its word or the pool
+ * decides.
  */
-static void source_settle(struct migration *m, struct error *e)
+static void source_settle(struct migration *m, enum verdict verdict, struct error *e)
 {
-	bool may_be_theirs = m->step >= STEP_HANDOVER && m->step != STEP_UNDO;
-	enum verdict verdict = OURS;
-
 	migration_event(m, "undo", e->message);
-	if (may_be_theirs) {
-		verdict = settle_ownership(m);
-	} else {
+	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
+		verdict = OURS;
 		journal_step(m, STEP_UNDO, NULL);
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
-	}
-	if (verdict == UNKNOWN) {
-		error_free(&e);
-		return; /* droverd stops: the journal has it */
+	} else if (verdict == UNKNOWN) {
+		verdict = settle_ownership(m, &e);
 	}
 	if (verdict == THEIRS)
 		finish_theirs(m, e);
-	else
+	else if (verdict == OURS)
 		finish_ours(m, e);
+	else
+		error_free(&e); /* droverd stops: the journal has it */
 }
 
 static void release_lane(struct migration *m)
@@ -397,6 +416,7 @@ static void release_lane(struct migration *m)
 
 void source_run(struct migration *m)
 {
+	enum verdict verdict = UNKNOWN;
 	struct error *e = NULL;
 	int rc = prepare(m, &e);
 
@@ -405,11 +425,11 @@ void source_run(struct migration *m)
 	if (rc == 0)
 		rc = stream(m, &e);
 	if (rc == 0)
-		rc = handover(m, &e);
+		rc = handover(m, &verdict, &e);
 	if (rc == LEFT)
-		return;
+		return; /* the journal has it */
 	if (rc < 0) {
-		source_settle(m, e);
+		source_settle(m, verdict, e);
 	} else {
 		end_copy(m);
 		if (fault_point("migrate.src.before_done", &e) < 0)
@@ -435,7 +455,7 @@ void source_recover(struct migration *m)
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration to %s", m->all->set.node,
 		m->peer);
-	source_settle(m, e);
+	source_settle(m, UNKNOWN, e);
 	release_lane(m);
 }
 
