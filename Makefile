@@ -1,0 +1,52 @@
+# make            builds drover in build/
+# make deps       installs the packages of lab/packages.txt that are missing (as root)
+# make demo       shows a running VM moving between two nodes and back; KEEP=1 leaves it up
+# make check      builds and runs every test
+# make bench      measures moves against QEMU's own: CASE=idle CONFIG=default RUNS=5
+# make format     clang-format
+# make install    installs under the prefix given to meson, DESTDIR= before it
+# make clean      removes what was built; downloads stay in build/cache
+
+PYTHON = /usr/bin/python3
+BUILD = build
+KEEP =
+CASE = idle
+CONFIG = default
+RUNS = 5
+
+.NOTPARALLEL:
+.PHONY: all deps qemu tiny demo check bench format install clean
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+
+$(BUILD)/build.ninja:
+	@meson setup $(BUILD) >/dev/null
+
+deps:
+	@lab/deps
+
+qemu:
+	@lab/qemu
+
+tiny: qemu
+	@lab/lab guest tiny >/dev/null
+
+demo: deps all tiny
+	@lab/demo $(if $(KEEP),--keep)
+
+check: deps all tiny
+	@$(PYTHON) -m pytest -q -p no:cacheprovider tests
+
+bench: deps all tiny
+	@bench/migrate.py --case $(CASE) --config $(CONFIG) --runs $(RUNS)
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+install: all
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	@lab/lab down
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
