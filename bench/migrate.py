@@ -52,7 +52,8 @@ class QemuDefault:
 
     def __init__(self, lab):
         self.lab = lab
-        self.vm = bare.BareVM(lab.nodes[0], "bench", NUMBER, MEMORY_MIB, arguments=self._arguments())
+        self.vm = bare.BareVM(lab.nodes[0], "bench", NUMBER, MEMORY_MIB,
+                              arguments=self._arguments())
 
     @staticmethod
     def _arguments():

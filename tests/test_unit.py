@@ -41,8 +41,9 @@ def outcome(program):
     for source in SOURCES for name in declared(source)])
 def test_unit(program, name):
     status, results, output = outcome(program)
-    assert name in results, f"{program} did not come to {name}; it ended with {status}:\n{output[-4000:]}"
-    assert results[name] is None, f"{results[name]}\n{output[-4000:]}"
+    tail = output[-4000:]
+    assert name in results, f"{program} did not come to {name}; it ended with {status}:\n{tail}"
+    assert results[name] is None, f"{results[name]}\n{tail}"
 
 
 @pytest.mark.parametrize("program", [source.stem for source in SOURCES if declared(source)])

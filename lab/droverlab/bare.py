@@ -34,7 +34,7 @@ class Qmp:
     def execute(self, command, **arguments):
         message = {"execute": command}
         if arguments:
-            message["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+            message["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
         self.sock.sendall(json.dumps(message).encode())
         while True:
             answer = self._read()
@@ -55,8 +55,8 @@ class Qmp:
                     return at
             self.sock.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                self.events.append((0, self._read()))
-                self.events[-1] = (time.monotonic(), self.events[-1][1])
+                event = self._read()
+                self.events.append((time.monotonic(), event))
             except socket.timeout:
                 raise LabError(f"QEMU sent no {name} {data} within {timeout} s.") from None
             finally:
@@ -74,10 +74,11 @@ class BareVM:
         base = f"{SHARED}/qemu/{qemu}"
         self.qmp_path = f"/run/{name}.qmp"
         self.console = node.directory / f"{name}.console"
-        net.batch(node.namespace, f"tuntap add {self.tap} mode tap", f"link set {self.tap} master br0 up")
+        net.batch(node.namespace, f"tuntap add {self.tap} mode tap",
+                  f"link set {self.tap} master br0 up")
         self.process = node.popen(
-            f"{base}/bin/qemu-system-x86_64", "-L", f"{base}/data", "-machine", "pc-q35-7.2", "-accel",
-            "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M", "-display", "none", "-nodefaults",
+            f"{base}/bin/qemu-system-x86_64", "-L", f"{base}/data", "-machine", "pc-q35-7.2",
+            "-accel", "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M", "-display", "none", "-nodefaults",
             "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
             "-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number:02x}",

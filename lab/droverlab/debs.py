@@ -17,6 +17,8 @@ from .paths import CACHE, LabError
 APT = CACHE / "apt"
 LISTS_MAX_AGE_S = 7 * 24 * 3600
 BACKPORTS = "backports"
+# Options of a one-line entry whose names in deb822 are others.
+OPTION_FIELDS = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
 
 
 def codename():
@@ -67,7 +69,7 @@ def _from_list(text, release, suites):
             entry = f"Types: deb\nURIs: {uri}\nSuites: {' '.join(suites)}\nComponents: main\n"
             for option in options.split():
                 key, _, value = option.partition("=")
-                entry += f"{key}: {value.replace(',', ' ')}\n"
+                entry += f"{OPTION_FIELDS.get(key, key)}: {value.replace(',', ' ')}\n"
             entries.append(entry)
     return entries
 

@@ -108,9 +108,9 @@ class Node:
 
     def command(self, *command):
         """The argument vector that runs `command` in this node."""
-        return ["nsenter", "--target", str(self.holder), "--net", "--mount", f"--wdns={os.getcwd()}",
-                "env", f"PATH={SHARED}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
-                *map(str, command)]
+        path = f"{SHARED}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+        return ["nsenter", "--target", str(self.holder), "--net", "--mount",
+                f"--wdns={os.getcwd()}", "env", f"PATH={path}", *map(str, command)]
 
     def run(self, *command, timeout=60, check=True, **options):
         """Runs a command here to its end; returns a CompletedProcess with text."""
@@ -118,8 +118,9 @@ class Node:
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, **options)
         if check and result.returncode != 0:
+            said = (result.stderr or result.stdout).strip()[-2000:]
             raise LabError(f"{self.name}: {' '.join(map(str, command))} ended with "
-                           f"{result.returncode}: {(result.stderr or result.stdout).strip()[-2000:]}")
+                           f"{result.returncode}: {said}")
         return result
 
     def popen(self, *command, **options):
@@ -227,8 +228,9 @@ class Lab:
         for node in self.nodes:
             if name in (node.name, str(node.number)):
                 return node
+        there = ", ".join(node.name for node in self.nodes)
         raise LabError(f"There is no node {name} in this lab; there are: "
-                       f"{', '.join(node.name for node in self.nodes) or 'none; lab/lab up makes them'}.")
+                       f"{there or 'none; lab/lab up makes them'}.")
 
     def up(self, nodes=2, rate_mbit=None, qemu=None, bare=False):
         """Makes the lab. qemu: {"node2": "7.2"} for nodes with another version than 10.0. bare:
@@ -245,7 +247,8 @@ class Lab:
             versions[name] = version
         for version in set(versions.values()):
             if not (QEMU / version).is_dir():
-                raise LabError(f"There is no QEMU {version} in {QEMU}; lab/qemu {version} fetches it.")
+                raise LabError(f"There is no QEMU {version} in {QEMU}; "
+                               f"lab/qemu {version} fetches it.")
         try:
             self._make(versions, rate_mbit, bare)
         except BaseException:
@@ -308,6 +311,6 @@ class Lab:
         text = conf.read_text() if conf.exists() else ""
         match = re.search(r"drover\.ip=([0-9.]+)", text)
         if not match:
-            raise LabError(f"There is no VM {vm} with drover.ip= in its kernel's command line in this "
-                           "lab; give the address itself.")
+            raise LabError(f"There is no VM {vm} with drover.ip= in its kernel's command line in "
+                           "this lab; give the address itself.")
         return match.group(1)

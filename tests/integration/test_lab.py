@@ -180,7 +180,7 @@ def test_sources_for_backports_come_from_the_machines_own(tmp_path, monkeypatch)
     text = debs.sources(endings=("-backports",), etc=tmp_path)
     assert text == (
         "Types: deb\nURIs: http://one.invalid/debian\nSuites: bookworm-backports\n"
-        "Components: main\nsigned-by: /key.gpg\narchitectures: amd64 i386\n\n"
+        "Components: main\nsigned-by: /key.gpg\nArchitectures: amd64 i386\n\n"
         "Types: deb\nURIs: http://two.invalid/debian\nSuites: bookworm-backports\n"
         "Components: main\nSigned-By: \n -----BEGIN\n .\n abc\n")
 
