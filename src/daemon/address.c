@@ -71,8 +71,8 @@ static bool usable(const struct ifaddrs *a, int family)
 
 		return (ntohl(v4->sin_addr.s_addr) >> 16) != 0xa9fe;
 	}
-	return !IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)a->ifa_addr)
-					       ->sin6_addr);
+	return !IN6_IS_ADDR_LINKLOCAL(
+		&((const struct sockaddr_in6 *)(const void *)a->ifa_addr)->sin6_addr);
 }
 
 struct choice {
@@ -83,8 +83,8 @@ struct choice {
 
 static void choose(const struct ifaddrs *list, int family, struct choice *c)
 {
-	socklen_t len = family == AF_INET ? sizeof(struct sockaddr_in)
-					  : sizeof(struct sockaddr_in6);
+	socklen_t len =
+		family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
 
 	for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
 		char text[NI_MAXHOST];

@@ -1,5 +1,6 @@
 #include "daemon/api.h"
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -58,19 +59,17 @@ static void split(struct words *w, const char *list)
 	w->words[count] = NULL;
 }
 
-static bool may_forward(const struct api_route *route, const struct request *request,
-	struct cluster *cluster, const char *node, struct error **err)
+static int may_forward(const struct api_route *route, const struct request *request,
+	const char *node, struct error **err)
 {
-	if (request_peer(request))
-		error_set(err, ERROR_USAGE, 0,
-			"?node=%s was sent to another node; it is for a node's own socket", node);
-	else if (!(route->who & SERVER_PEER))
-		error_set(err, ERROR_REFUSED, 0,
-			"%s %s cannot be asked of another node; run the command on %s itself",
-			route->method, route->path, node);
-	else
-		return cluster != NULL;
-	return false;
+	if (request_uid(request) == (uid_t)-1)
+		return error_set(err, ERROR_USAGE, 0,
+			"?node= is for a node's own socket; it was sent to another node");
+	if (route->who & SERVER_PEER)
+		return 0;
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s %s cannot be asked of another node; run the command on %s itself",
+		route->method, route->path, node);
 }
 
 /* "/v1/vms/{vm}/start" with what the request has for {vm}, and its query. */
@@ -109,21 +108,27 @@ static char *forward_path(const struct api_route *route, const struct request *r
 	return text;
 }
 
-int api_forward(const struct api_route *route, struct request *request, struct response *response,
-	const char *node, struct error **err)
+int api_pass_on(const struct request *request, struct response *response, const char *node,
+	const char *method, const char *path, const json_t *body, struct error **err)
 {
-	struct cluster *cluster = daemon_cluster(api_daemon(request), err);
-	const json_t *body = request_body(request);
-	cleanup_free char *path = NULL;
+	struct cluster *c = daemon_cluster(api_daemon(request), err);
 	json_t *answer = NULL;
 
-	if (!may_forward(route, request, cluster, node, err))
-		return -1;
-	path = forward_path(route, request);
-	if (node_call(cluster->peers, node, route->method, path,
-		    json_object_size(body) ? body : NULL, API_FORWARD_MS, &answer, err) < 0)
+	if (!c || node_call(c->peers, node, method, path, json_object_size(body) ? body : NULL,
+			  API_FORWARD_MS, &answer, err) < 0)
 		return -1;
 	return api_answer(response, answer);
+}
+
+static int forward(const struct api_route *route, const struct request *request,
+	struct response *response, const char *node, struct error **err)
+{
+	cleanup_free char *path = forward_path(route, request);
+
+	if (may_forward(route, request, node, err) < 0)
+		return -1;
+	return api_pass_on(
+		request, response, node, route->method, path, request_body(request), err);
 }
 
 static bool is_self(struct daemon *daemon, const char *node)
@@ -145,7 +150,7 @@ static int serve(const struct api_route *route, struct request *request, struct 
 	if (node && fs_check_name("node", node, err) < 0)
 		return -1;
 	if (node && !is_self(api_daemon(request), node))
-		return api_forward(route, request, response, node, err);
+		return forward(route, request, response, node, err);
 	return route->handler(request, response, err);
 }
 
@@ -163,8 +168,8 @@ static void log_request(
 		who = fs_format("user %u", (unsigned)request_uid(request));
 	else
 		who = fs_format("somebody");
-	log_write(strcmp(route->method, "GET") ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG, "%s %s by %s: %s",
-		route->method, path, who, e ? e->message : "done");
+	log_write(strcmp(route->method, "GET") ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
+		"%s %s by %s: %s", route->method, path, who, e ? e->message : "done");
 }
 
 int api_serve(const struct api_route *route, struct request *request, struct response *response,
@@ -209,52 +214,55 @@ int api_query_bool(const struct request *request, const char *name, bool fallbac
 	return 0;
 }
 
-struct ask {
+/* What the threads of one api_ask_nodes share. */
+struct asking {
 	struct node_ctx *peers;
-	const char *node, *path;
+	struct api_ask *asks;
+	size_t count;
+	atomic_size_t next;
+	const char *path;
 	int timeout_ms;
-	json_t *answer;
-	struct error *problem;
 };
 
-static void *ask_one(void *arg)
+static void *ask_in_turn(void *arg)
 {
-	struct ask *ask = arg;
+	struct asking *a = arg;
 
-	node_call(ask->peers, ask->node, "GET", ask->path, NULL, ask->timeout_ms, &ask->answer,
-		&ask->problem);
+	for (size_t i; (i = atomic_fetch_add(&a->next, 1)) < a->count;) {
+		struct api_ask *ask = &a->asks[i];
+		int64_t before = clock_wall_ms();
+
+		node_call(a->peers, ask->node, "GET", a->path, NULL, a->timeout_ms, &ask->answer,
+			&ask->problem);
+		ask->asked_ms = before + (clock_wall_ms() - before) / 2;
+	}
 	return NULL;
 }
 
-/* At most ASK_MAX at once. */
-static void ask_some(struct ask *asks, size_t count)
+void api_ask_nodes(struct node_ctx *peers, struct api_ask *asks, size_t count, const char *path,
+	int timeout_ms)
 {
+	struct asking a = {.peers = peers,
+		.asks = asks,
+		.count = count,
+		.path = path,
+		.timeout_ms = timeout_ms};
+	size_t wanted = count < ASK_MAX ? count : ASK_MAX, started = 0;
 	pthread_t threads[ASK_MAX];
 
-	for (size_t i = 0; i < count; i++)
-		if (pthread_create(&threads[i], NULL, ask_one, &asks[i]) != 0)
-			abort();
-	for (size_t i = 0; i < count; i++)
+	/* With fewer threads it takes longer, no more. */
+	while (started < wanted && pthread_create(&threads[started], NULL, ask_in_turn, &a) == 0)
+		started++;
+	ask_in_turn(&a);
+	for (size_t i = 0; i < started; i++)
 		pthread_join(threads[i], NULL);
 }
 
-void api_ask_nodes(struct node_ctx *peers, char *const *nodes, size_t count, const char *path,
-	int timeout_ms, json_t **answers, struct error **problems)
+void api_ask_free(struct api_ask *asks, size_t count)
 {
-	struct ask *asks = calloc(count + 1, sizeof(*asks));
-
-	if (!asks)
-		abort();
-	for (size_t i = 0; i < count; i++)
-		asks[i] = (struct ask){.peers = peers,
-			.node = nodes[i],
-			.path = path,
-			.timeout_ms = timeout_ms};
-	for (size_t i = 0; i < count; i += ASK_MAX)
-		ask_some(asks + i, count - i < ASK_MAX ? count - i : ASK_MAX);
-	for (size_t i = 0; i < count; i++) {
-		answers[i] = asks[i].answer;
-		problems[i] = asks[i].problem;
+	for (size_t i = 0; asks && i < count; i++) {
+		json_decref(asks[i].answer);
+		error_free(&asks[i].problem);
 	}
 	free(asks);
 }

@@ -44,13 +44,13 @@ struct api_route {
 int api_serve(const struct api_route *route, struct request *request, struct response *response,
 	struct error **err);
 
-#define API_ROUTE_FUNCTION(name, method, path, who, query, members)                                \
-	static int name##_route(                                                                   \
-		struct request *request, struct response *response, struct error **err)            \
-	{                                                                                          \
-		static const struct api_route route = {method, path, who, query, members, name};   \
-                                                                                                   \
-		return api_serve(&route, request, response, err);                                  \
+#define API_ROUTE_FUNCTION(name, method, path, who, query, members) \
+	static int name##_route( \
+		struct request *request, struct response *response, struct error **err) \
+	{ \
+		static const struct api_route route = {method, path, who, query, members, name}; \
+\
+		return api_serve(&route, request, response, err); \
 	}
 #define API_ROUTE_ROW(name, method, path, who, query, members) {method, path, who, name##_route},
 
@@ -65,9 +65,9 @@ extern const struct server_route api_task_routes[];
 const struct server_route *api_routes(void);
 
 struct daemon *api_daemon(const struct request *request);
-/* Asks the node that the caller did not name: the same request to `node`. */
-int api_forward(const struct api_route *route, struct request *request, struct response *response,
-	const char *node, struct error **err);
+/* Sends a request to another node and answers with its answer. body: NULL or empty for none. */
+int api_pass_on(const struct request *request, struct response *response, const char *node,
+	const char *method, const char *path, const json_t *body, struct error **err);
 
 /* ?name=N as a whole number in min..max; `fallback` when it is not there. ERROR_REQUEST. */
 int api_query_int(const struct request *request, const char *name, int64_t min, int64_t max,
@@ -78,12 +78,18 @@ int api_query_bool(const struct request *request, const char *name, bool fallbac
 /* Answers with an object, NULL being the failure that *err tells. */
 int api_answer(struct response *response, json_t *object);
 
-/*
- * Asks several nodes for the same at once, each within timeout_ms. answers[i] is nodes[i]'s (the
- * caller's), or NULL and problems[i] says why (the caller's too).
- */
-void api_ask_nodes(struct node_ctx *peers, char *const *nodes, size_t count, const char *path,
-	int timeout_ms, json_t **answers, struct error **problems);
+/* A question to one of several nodes. */
+struct api_ask {
+	const char *node;
+	json_t *answer;        /* the caller's; NULL: there was none, and */
+	struct error *problem; /* why (the caller's too) */
+	int64_t asked_ms;      /* wall clock half-way between question and answer */
+};
+
+/* GETs `path` of all these nodes at once, each within timeout_ms. */
+void api_ask_nodes(struct node_ctx *peers, struct api_ask *asks, size_t count, const char *path,
+	int timeout_ms);
+void api_ask_free(struct api_ask *asks, size_t count);
 
 /* Requests answered since the start, and failed ones by kind. */
 uint64_t api_requests(void);

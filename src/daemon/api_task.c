@@ -1,6 +1,10 @@
 #include "daemon/api.h"
 
+#include "base/clock.h"
 #include "base/fs.h"
+
+/* How often a request that waits for output looks whether anybody still waits for it. */
+#define LOOK_MS 1000
 
 #define ROUTES(X) \
 	X(list, "GET", "/v1/tasks", API_ANY_NODE, "", "") \
@@ -69,16 +73,32 @@ static int show(struct request *request, struct response *response, struct error
 	return api_answer(response, task_show(queue, id, err));
 }
 
+/* Whether an answer of task_log is worth sending before its time. */
+static bool has_news(const json_t *answer)
+{
+	return json_string_length(json_object_get(answer, "text")) > 0 ||
+	       json_is_true(json_object_get(answer, "ended"));
+}
+
 static int output(struct request *request, struct response *response, struct error **err)
 {
 	struct task_queue *queue = queue_of(request, err);
-	int64_t id, offset, wait_ms;
+	int64_t id, offset, wait_ms, until_ms;
+	json_t *answer = NULL;
 
 	if (!queue || task_id(request, &id, err) < 0 ||
 		api_query_int(request, "offset", 0, INT64_MAX, 0, &offset, err) < 0 ||
 		api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
 		return -1;
-	return api_answer(response, task_log(queue, id, offset, wait_ms, err));
+	until_ms = clock_ms() + wait_ms;
+	do {
+		int left_ms = clock_left_ms(until_ms);
+
+		json_decref(answer);
+		answer = task_log(queue, id, offset, left_ms < LOOK_MS ? left_ms : LOOK_MS, err);
+	} while (answer && !has_news(answer) && clock_left_ms(until_ms) > 0 &&
+		 !request_abandoned(request));
+	return api_answer(response, answer);
 }
 
 static int cancel(struct request *request, struct response *response, struct error **err)

@@ -23,7 +23,8 @@ static int check_run(const char *key, const char *value, struct error **err)
 {
 	if (strlen(value) > CONFIG_RUN_MAX)
 		return error_set(err, ERROR_DEFINITION, 0,
-			"%s must be at most %d bytes long: the paths of sockets below it are bounded",
+			"%s must be at most %d bytes long: the paths of sockets below it are "
+			"bounded",
 			key, CONFIG_RUN_MAX);
 	return check_dir(key, value, err);
 }
@@ -45,8 +46,7 @@ static int check_address(const char *key, const char *value, struct error **err)
 static int check_text(const char *key, const char *value, struct error **err)
 {
 	if (!*value || strlen(value) > 255)
-		return error_set(
-			err, ERROR_DEFINITION, 0, "%s must have 1 to 255 characters", key);
+		return error_set(err, ERROR_DEFINITION, 0, "%s must have 1 to 255 characters", key);
 	return 0;
 }
 
@@ -191,9 +191,8 @@ static int complete(struct config *config, const char *what, struct error **err)
 	int port;
 
 	if (config->port_min > config->port_max)
-		return error_set(err, ERROR_DEFINITION, 0,
-			"%s: port_min %d is above port_max %d", what, config->port_min,
-			config->port_max);
+		return error_set(err, ERROR_DEFINITION, 0, "%s: port_min %d is above port_max %d",
+			what, config->port_min, config->port_max);
 	if (http_split_address(config->listen, host, &port, err) < 0)
 		return -1;
 	config->listen_host = fs_format("%s", host);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/api.h"
 #include "daemon/parts.h"
 
 #include <errno.h>
@@ -137,8 +138,21 @@ static bool ask_for_try(struct daemon *daemon, int limit_ms)
 	return answered;
 }
 
-void daemon_start(struct daemon *daemon, int limit_ms)
+static int serve_local(struct daemon *daemon, struct error **err)
 {
+	struct server_options options = {.socket_path = daemon->config->socket_path,
+		.group = daemon->config->group,
+		.routes = api_routes(),
+		.context = daemon};
+
+	daemon->local = server_start(&options, err);
+	return daemon->local ? 0 : -1;
+}
+
+int daemon_start(struct daemon *daemon, int limit_ms, struct error **err)
+{
+	if (serve_local(daemon, err) < 0)
+		return -1;
 	if (pthread_create(&daemon->thread, NULL, run, daemon) != 0)
 		abort();
 	daemon->started = true;
@@ -146,6 +160,7 @@ void daemon_start(struct daemon *daemon, int limit_ms)
 		log_warning("the pool or the hypervisor has not answered within %d s: serving "
 			    "without them until they do",
 			limit_ms / 1000);
+	return 0;
 }
 
 int daemon_try_now(struct daemon *daemon, struct error **err)
@@ -176,24 +191,32 @@ static bool end_thread(struct daemon *daemon, int64_t until_ms)
 	return ended;
 }
 
+static bool stop_serving(struct daemon *daemon, int64_t until_ms)
+{
+	struct cluster *c = atomic_load(&daemon->cluster);
+	int left = server_stop(daemon->local, clock_left_ms(until_ms));
+
+	if (c)
+		left += server_stop(c->server, clock_left_ms(until_ms));
+	if (left > 0)
+		log_warning("%d requests have not ended in time and are cut off", left);
+	return left == 0;
+}
+
 bool daemon_stop(struct daemon *daemon, int limit_ms)
 {
 	int64_t until_ms = clock_ms() + limit_ms;
-	struct task_queue *tasks;
-	struct cluster *c;
+	struct machine *m;
 
 	if (!end_thread(daemon, until_ms))
 		return false;
-	tasks = atomic_exchange(&daemon->tasks, NULL);
-	if (tasks)
-		task_queue_close(tasks);
-	c = atomic_load(&daemon->cluster);
-	if (c && server_stop(c->server, clock_left_ms(until_ms)) > 0)
+	m = atomic_load(&daemon->machine);
+	/* Ends the requests that wait for a migration, too. */
+	if (m)
+		migrations_close(m->migrations);
+	if (!stop_serving(daemon, until_ms))
 		return false;
-	parts_close_machine(daemon);
-	parts_close_cluster(daemon);
-	if (atomic_load(&daemon->hv))
-		hv_close(atomic_load(&daemon->hv));
+	parts_close(daemon);
 	error_free(&daemon->no_hv);
 	error_free(&daemon->no_cluster);
 	error_free(&daemon->no_machine);
@@ -203,7 +226,7 @@ bool daemon_stop(struct daemon *daemon, int limit_ms)
 	return true;
 }
 
-/* Why a part is missing. One that has come up since has its reason cleared only with the others. */
+/* Why a part is missing, as the last try said. */
 static void *missing(struct daemon *daemon, struct error *const *reason, struct error **err)
 {
 	pthread_mutex_lock(&daemon->lock);
@@ -274,7 +297,8 @@ static void add_problem(json_t *list, const struct error *e)
 
 	if (!e)
 		return;
-	json_array_foreach(list, i, other) if (!strcmp(json_string_value(other), e->message)) return;
+	json_array_foreach(
+		list, i, other) if (!strcmp(json_string_value(other), e->message)) return;
 	json_array_append_new(list, json_string(e->message));
 }
 

@@ -57,6 +57,7 @@ struct daemon {
 	_Atomic(struct machine *) machine;
 	_Atomic(struct task_queue *) tasks;
 
+	struct server *local;    /* for this node's commands */
 	pthread_mutex_t joining; /* one init or join at a time */
 
 	pthread_t thread;
@@ -70,16 +71,16 @@ struct daemon {
 
 /* Sets up the struct: nothing has come up yet. config and db stay the caller's. */
 void daemon_init(struct daemon *daemon, const struct config *config, struct db *db);
-/* Starts the thread; returns when it has tried once, or after limit_ms (a file system that hangs).
- */
-void daemon_start(struct daemon *daemon, int limit_ms);
+/* Starts to serve the Unix socket, and the thread; returns when that has tried once, or after
+ * limit_ms (a file system that hangs). ERROR_BUSY when another droverd has the socket. */
+int daemon_start(struct daemon *daemon, int limit_ms, struct error **err);
 /* After init and join: tries at once and waits for it. An error says why the cluster's part is not
  * up; it is tried further. */
 int daemon_try_now(struct daemon *daemon, struct error **err);
 /*
- * Stops: requests of other nodes have limit_ms to end, tasks are interrupted, migrations are left
- * to the next start as after a crash, VMs go on. False when something did not end in time: then
- * nothing of it is freed, and the process has to end.
+ * Stops: tasks are interrupted, migrations are left to the next start as after a crash, requests
+ * have limit_ms to end, VMs go on. False when something did not end in time: then nothing of it is
+ * freed, and the process has to end.
  */
 bool daemon_stop(struct daemon *daemon, int limit_ms);
 

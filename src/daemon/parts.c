@@ -67,9 +67,8 @@ static struct cluster *enter_cluster(const char *state, struct error **err)
 
 int parts_open_cluster(struct daemon *daemon, struct error **err)
 {
-	struct server_options options = {.listen = daemon->config->listen,
-		.routes = api_routes(),
-		.context = daemon};
+	struct server_options options = {
+		.listen = daemon->config->listen, .routes = api_routes(), .context = daemon};
 	struct cluster *c;
 
 	if (atomic_load(&daemon->cluster))
@@ -129,6 +128,7 @@ static struct machine *make_machine(
 		m->migrations = open_migrations(daemon, c, m->vms, err);
 	if (m->migrations)
 		return m;
+	/* What it has found again is found again by the next try. */
 	vms_close(m->vms);
 	free(m);
 	return NULL;
@@ -194,21 +194,19 @@ int parts_publish(struct daemon *daemon, struct error **err)
 	return rc;
 }
 
-void parts_close_machine(struct daemon *daemon)
+void parts_close(struct daemon *daemon)
 {
 	struct machine *m = atomic_exchange(&daemon->machine, NULL);
-
-	if (!m)
-		return;
-	migrations_close(m->migrations);
-	vms_close(m->vms);
-	free(m);
-}
-
-void parts_close_cluster(struct daemon *daemon)
-{
 	struct cluster *c = atomic_exchange(&daemon->cluster, NULL);
+	struct hv *hv = atomic_exchange(&daemon->hv, NULL);
 
+	task_queue_close(atomic_exchange(&daemon->tasks, NULL));
+	if (m) {
+		vms_close(m->vms);
+		free(m);
+	}
 	if (c)
 		free_cluster(c);
+	if (hv)
+		hv_close(hv);
 }

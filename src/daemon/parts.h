@@ -18,8 +18,7 @@ int parts_open_machine(struct daemon *daemon, struct error **err);
  * nodes find it. */
 int parts_publish(struct daemon *daemon, struct error **err);
 
-/* Each frees what its counterpart above made. */
-void parts_close_machine(struct daemon *daemon);
-void parts_close_cluster(struct daemon *daemon);
+/* Frees all of it. Nobody uses it any more: the servers and the migrations have been stopped. */
+void parts_close(struct daemon *daemon);
 
 #endif

@@ -1,0 +1,149 @@
+/* Migrations: what a user asks, and what the source's droverd asks of the destination's. */
+#include "daemon/api.h"
+
+#include <string.h>
+
+#define ROUTES(X) \
+	X(start, "POST", "/v1/migrations", API_ANY_NODE, "", "vm node options") \
+	X(list, "GET", "/v1/migrations", API_ANY_NODE, "", "") \
+	X(show, "GET", "/v1/migrations/{id}", API_ANY_NODE, "", "") \
+	X(events, "GET", "/v1/migrations/{id}/events", API_ANY_NODE, "after wait_ms", "") \
+	X(cancel, "POST", "/v1/migrations/{id}/cancel", API_ANY_NODE, "", "") \
+	X(receive, "POST", "/v1/migrations/{id}/receive", SERVER_LOCAL, "", "") \
+	X(expect, "POST", "/v1/migrations/{id}/expect", SERVER_PEER, "", \
+		"id vm definition epoch pause") \
+	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "wait_ms", "") \
+	X(handover, "POST", "/v1/migrations/{id}/handover", SERVER_PEER, "", "") \
+	X(give_up, "POST", "/v1/migrations/{id}/abort", SERVER_PEER, "", "")
+
+/* NULL and an error where there are none. What has begun is brought to its end by a node that has
+ * been removed meanwhile, too: it must not depend on one more look at the pool. */
+static struct migrations *all(const struct request *request, struct error **err)
+{
+	struct machine *m = daemon_machine_even_removed(api_daemon(request), err);
+
+	return m ? m->migrations : NULL;
+}
+
+/* What can be said of a move before the node that has the VM is asked. */
+static int check_move(const char *vm, const char *to, struct pool_owner *owner, struct machine *m,
+	struct error **err)
+{
+	if (fs_check_name("node", to, err) < 0 || vms_where(m->vms, vm, owner, err) < 0)
+		return -1;
+	if (!strcmp(owner->node, to))
+		return error_set(err, ERROR_ALREADY_THERE, 0, "%s is on %s already", vm, to);
+	return 0;
+}
+
+static int start(struct request *request, struct response *response, struct error **err)
+{
+	struct machine *m = daemon_machine(api_daemon(request), err);
+	struct cluster *c = atomic_load(&api_daemon(request)->cluster);
+	const json_t *body = request_body(request);
+	const char *vm = m ? json_get_string(body, "vm", err) : NULL;
+	const char *to = vm ? json_get_string(body, "node", err) : NULL;
+	struct migrate_options options;
+	struct pool_owner owner;
+	char id[33];
+
+	if (!to || migrate_options_parse(json_object_get(body, "options"), &options, err) < 0 ||
+		check_move(vm, to, &owner, m, err) < 0)
+		return -1;
+	/* It is started where the VM is. */
+	if (*owner.node && strcmp(owner.node, c->identity->name) && !request_peer(request))
+		return api_pass_on(
+			request, response, owner.node, "POST", "/v1/migrations", body, err);
+	if (migrations_start(m->migrations, vm, to, &options, id, err) < 0)
+		return -1;
+	return api_answer(response, json_pack("{s:s, s:s}", "id", id, "node", c->identity->name));
+}
+
+static int list(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	return m ? api_answer(response, migrations_list(m, err)) : -1;
+}
+
+static int show(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	return m ? api_answer(response, migrations_show(m, request_param(request, "id"), err)) : -1;
+}
+
+static int events(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+	int64_t after, wait_ms;
+
+	if (!m || api_query_int(request, "after", 0, INT64_MAX, 0, &after, err) < 0 ||
+		api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
+		return -1;
+	return api_answer(
+		response, migrations_events(m, request_param(request, "id"), after, wait_ms, err));
+}
+
+static int cancel(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	(void)response;
+	return m ? migrations_cancel(m, request_param(request, "id"), err) : -1;
+}
+
+static int receive(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	(void)response;
+	return m ? migrations_receive(m, request_param(request, "id"), err) : -1;
+}
+
+static int expect(struct request *request, struct response *response, struct error **err)
+{
+	struct machine *m = daemon_machine(api_daemon(request), err);
+	const json_t *body = request_body(request);
+	const char *id = m ? json_get_string(body, "id", err) : NULL;
+
+	(void)response;
+	if (!id)
+		return -1;
+	if (strcmp(id, request_param(request, "id")))
+		return error_set(err, ERROR_REQUEST, 0, "\"id\" is not the one of the path");
+	return migrations_expect(m->migrations, request_peer(request), body, err);
+}
+
+static int ready(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+	int64_t wait_ms;
+
+	if (!m || api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
+		return -1;
+	return api_answer(response, migrations_wait_ready(m, request_peer(request),
+					    request_param(request, "id"), wait_ms, err));
+}
+
+static int handover(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	return m ? api_answer(response, migrations_handover(m, request_peer(request),
+						request_param(request, "id")))
+		 : -1;
+}
+
+static int give_up(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	return m ? api_answer(response,
+			   migrations_abort(m, request_peer(request), request_param(request, "id")))
+		 : -1;
+}
+
+ROUTES(API_ROUTE_FUNCTION)
+
+const struct server_route api_migration_routes[] = {ROUTES(API_ROUTE_ROW){0}};
