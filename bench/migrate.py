@@ -19,7 +19,6 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 from droverlab import bare, guest_client, guests  # noqa: E402
 from droverlab.lab import SHARED, Lab  # noqa: E402
-from droverlab.paths import BUILD, QEMU, ROOT, LabError  # noqa: E402
+from droverlab.paths import BUILD, QEMU, LabError  # noqa: E402
+from droverlab.vm import VM, Probe  # noqa: E402
 
 MEMORY_MIB = 1024
 SETTLE_S = 10
@@ -70,13 +70,22 @@ class QemuDefault:
         return {"total_s": total_s, "stream_s": stream_s}
 
 
-CONFIGS = {"qemu-default": QemuDefault}
+class DroverDefault:
+    """drover migrate, with no options."""
+
+    bare = False
+
+    def __init__(self, lab):
+        self.vm = VM(lab, "bench", NUMBER)
+        self.vm.create(lab.nodes[0], "--disk", f"{SHARED}/pool/bench.qcow2,format=qcow2",
+                       memory=f"{MEMORY_MIB}M", root="/dev/vda")
+        lab.nodes[0].run("drover", "start", "bench")
+
+    def move(self, source, destination):
+        return {"total_s": self.vm.move(source, destination)["seconds"]}
 
 
-def wire_bytes(node):
-    """Bytes that have left the node through the migration link."""
-    text = node.run("ip", "-s", "-j", "link", "show", "mig0").stdout
-    return json.loads(text)[0]["stats64"]["tx"]["bytes"]
+CONFIGS = {"qemu-default": QemuDefault, "drover-default": DroverDefault}
 
 
 def make_disk(lab):
@@ -87,19 +96,13 @@ def make_disk(lab):
 
 def measure(lab, config, source, destination):
     """One move, with a client outside."""
-    probe = subprocess.Popen([ROOT / "lab/lab", "--lab", lab.directory, "probe", ADDRESS],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        if probe.stderr.readline() != "probing\n":
-            raise LabError(f"the probe does not start: {probe.communicate()[1]}")
-        before = wire_bytes(source)
+    with Probe(lab, ADDRESS) as probe:
+        before = source.wire_bytes()
         figures = config.move(source, destination)
-        figures["wire_mb"] = (wire_bytes(source) - before) / 1e6
+        figures["wire_mb"] = (source.wire_bytes() - before) / 1e6
         time.sleep(AFTER_MOVE_S)
-    finally:
-        probe.send_signal(signal.SIGTERM)
-        seen = json.loads(probe.communicate(timeout=30)[0] or "{}")
-    if not seen.get("tcp_survived"):
+        seen = probe.end()
+    if not seen["tcp_survived"]:
         raise LabError(f"the guest's TCP connection did not survive: {seen}")
     figures["gap_ms"] = seen["longest_gap_ms"]
     return {key: round(value, 3) for key, value in figures.items()}

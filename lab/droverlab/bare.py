@@ -78,8 +78,8 @@ class BareVM:
                   f"link set {self.tap} master br0 up")
         self.process = node.popen(
             f"{base}/bin/qemu-system-x86_64", "-L", f"{base}/data", "-machine", "pc-q35-7.2",
-            "-accel", "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M", "-display", "none", "-nodefaults",
-            "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
+            "-accel", "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M",
+            "-display", "none", "-nodefaults", "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
             "-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number:02x}",
             *(("-incoming", "defer") if incoming else ()), *arguments,
@@ -130,7 +130,8 @@ def migrate(source, destination, downtime_ms=300, bandwidth=0, timeout=120):
         vm.qmp.execute("migrate-set-capabilities",
                        capabilities=[{"capability": "events", "state": True},
                                      {"capability": "return-path", "state": True}])
-    source.qmp.execute("migrate-set-parameters", downtime_limit=downtime_ms, max_bandwidth=bandwidth)
+    source.qmp.execute("migrate-set-parameters", downtime_limit=downtime_ms,
+                       max_bandwidth=bandwidth)
     destination.qmp.execute("migrate-incoming", uri=uri)
     start = time.monotonic()
     source.qmp.execute("migrate", uri=uri)

@@ -127,6 +127,11 @@ class Node:
         """Starts a command here."""
         return subprocess.Popen(self.command(*command), **options)
 
+    def wire_bytes(self):
+        """Bytes that have left through the migration link, with all headers."""
+        shown = self.run("ip", "-s", "-j", "link", "show", "mig0").stdout
+        return json.loads(shown)[0]["stats64"]["tx"]["bytes"]
+
     # --- droverd ---
 
     def write_conf(self, qemu):
@@ -282,7 +287,7 @@ class Lab:
         for node in nodes[1:]:
             token = first.drover("token")["token"]
             node.run("drover", "join", first.address, "--token", token, "--name", node.name,
-                     "--pool", f"{SHARED}/pool", "--address", node.address)
+                     "--pool", f"{SHARED}/pool", "--own-address", node.address)
 
     def down(self):
         """Ends everything that runs in the lab, and removes it with its directory."""

@@ -152,6 +152,13 @@ def is_in(pid, namespace):
         return False
 
 
+def enter(namespace):
+    """Moves this process, which must have one thread only, into the network namespace."""
+    with open(NETNS / namespace, "rb") as there:
+        if _libc.setns(there.fileno(), _CLONE_NEWNET) != 0:
+            raise LabError(f"Cannot enter {namespace}: {os.strerror(ctypes.get_errno())}")
+
+
 def socket_in(namespace, kind):
     """An IPv4 socket that belongs to the namespace; the caller stays where it is."""
     with open("/proc/thread-self/ns/net", "rb") as home, open(NETNS / namespace, "rb") as there:

@@ -294,25 +294,31 @@ static void echo(int udp, int tcp)
 
 /* --- power button --- */
 
+static struct pollfd buttons[16];
+static nfds_t button_count;
+
+/* Opens the input devices: what is pressed from now on is seen. */
+static void open_buttons(void)
+{
+	glob_t files;
+	if (glob("/dev/input/event*", 0, NULL, &files) != 0)
+		return;
+	for (size_t i = 0; i < files.gl_pathc && button_count < 16; i++) {
+		int fd = open(files.gl_pathv[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		if (fd >= 0)
+			buttons[button_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+	}
+	globfree(&files);
+}
+
 static void *power_button(void *arg)
 {
 	struct input_event event;
-	glob_t files;
-	struct pollfd fds[16];
-	nfds_t count = 0;
 	(void)arg;
-	if (glob("/dev/input/event*", 0, NULL, &files) == 0) {
-		for (size_t i = 0; i < files.gl_pathc && count < 16; i++) {
-			int fd = open(files.gl_pathv[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-			if (fd >= 0)
-				fds[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
-		}
-		globfree(&files);
-	}
-	while (count > 0 && poll(fds, count, -1) >= 0) {
-		for (nfds_t i = 0; i < count; i++) {
-			if (!fds[i].revents ||
-				read(fds[i].fd, &event, sizeof(event)) != sizeof(event))
+	while (poll(buttons, button_count, -1) >= 0) {
+		for (nfds_t i = 0; i < button_count; i++) {
+			if (!buttons[i].revents ||
+				read(buttons[i].fd, &event, sizeof(event)) != sizeof(event))
 				continue;
 			if (event.type == EV_KEY && event.code == KEY_POWER && event.value == 1) {
 				sync();
@@ -330,8 +336,10 @@ int main(int argc, char **argv)
 	bool started = start_thread(control, (void *)(intptr_t)control_listener) &&
 		       start_thread(memory_dirtier, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	if (argc > 1 && strcmp(argv[1], "--power-button") == 0)
+	if (argc > 1 && strcmp(argv[1], "--power-button") == 0) {
+		open_buttons();
 		started = start_thread(power_button, NULL) && started;
+	}
 	if (!started) {
 		fprintf(stderr, "drover-guest: cannot start its threads\n");
 		return 1;

@@ -1,6 +1,5 @@
-"""The lab itself: that it is what the other tests take it for, and that it leaves nothing behind."""
+"""The lab itself: it is what the other tests take it for, and leaves nothing behind."""
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import pytest
 from droverlab import bare, debs, guest_client, guests, net
 from droverlab.lab import SHARED, VM_USER, Lab
 from droverlab.paths import ROOT, LabError
+from droverlab.vm import Probe
 
 LAB = ROOT / "lab" / "lab"
 
@@ -40,19 +40,6 @@ def fixture_vm(lab):
     guest_client.wait_ready(lab.guests, vm.address)
     yield vm
     vm.end()
-
-
-def start_probe(lab, address):
-    probe = subprocess.Popen([LAB, "--lab", lab.directory, "probe", address], text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert probe.stderr.readline() == "probing\n"
-    return probe
-
-
-def end_probe(probe):
-    probe.send_signal(signal.SIGTERM)
-    out, _ = probe.communicate(timeout=30)
-    return json.loads(out)
 
 
 def traces(lab):
@@ -242,22 +229,25 @@ def test_guest_program_finds_a_wrong_disk_record(lab, native, tmp_path):
 
 
 def test_probe_sees_a_pause_and_the_same_connection_after_it(lab, vm):
-    probe = start_probe(lab, vm.address)
-    vm.qmp.execute("stop")
-    time.sleep(0.4)  # the pause that is to be seen
-    vm.qmp.execute("cont")
-    guest_client.wait_ready(lab.guests, vm.address)
-    seen = end_probe(probe)
+    with Probe(lab, vm.address) as probe:
+        before = probe.window()
+        vm.qmp.execute("stop")
+        time.sleep(0.4)  # the pause that is to be seen
+        vm.qmp.execute("cont")
+        guest_client.wait_ready(lab.guests, vm.address)
+        seen = probe.end()
+    assert before["tcp_connection"] == seen["tcp_connection"]
     assert seen["longest_gap_ms"] >= 400
     assert seen["lost"] < seen["sent"]
     assert seen["tcp_survived"] and len(seen["tcp_connection"]) == 16
 
 
 def test_probe_sees_that_a_guest_was_restarted(lab, vm):
-    probe = start_probe(lab, vm.address)
-    vm.qmp.execute("system_reset")
-    guest_client.wait_ready(lab.guests, vm.address)
-    seen = end_probe(probe)
+    with Probe(lab, vm.address) as probe:
+        vm.qmp.execute("system_reset")
+        vm.qmp.wait_event("RESET", 20)
+        guest_client.wait_ready(lab.guests, vm.address)
+        seen = probe.end()
     assert not seen["tcp_survived"] and seen["tcp_error"]
 
 
@@ -270,12 +260,12 @@ def test_power_button_ends_the_tiny_guest(vm):
 def test_qemus_own_move_keeps_connection_and_memory(lab, vm):
     guest_client.ask(lab.guests, vm.address, "fill", 32, "text")
     guest_client.ask(lab.guests, vm.address, "dirty", 10, "words")
-    probe = start_probe(lab, vm.address)
     there = bare.BareVM(lab.node("node2"), "vm", 11, arguments=bare.tiny(11), incoming=True)
     try:
-        bare.migrate(vm, there)
-        guest_client.wait_ready(lab.guests, vm.address)
-        assert end_probe(probe)["tcp_survived"]
+        with Probe(lab, vm.address) as probe:
+            bare.migrate(vm, there)
+            guest_client.wait_ready(lab.guests, vm.address)
+            assert probe.end()["tcp_survived"]
         answer = guest_client.ask(lab.guests, vm.address, "check")
         assert answer["ok"] and answer["pages"] == 32 << 8
     finally:
