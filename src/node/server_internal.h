@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 #define SERVER_PARAMS_MAX 4
-/* A body that is too long is read and dropped up to this many bytes, so that its sender, who reads
- * no answer before it has sent all, gets one. Then the connection is closed. */
-#define SERVER_DROP_MAX (64ull << 20)
+/* A body that is too long is read and dropped up to this many bytes, so that a sender that reads no
+ * answer before it has sent all gets one. Then the connection is closed. */
+#define SERVER_DROP_MAX (256ull << 20)
 
 struct connection {
 	struct server *server;

@@ -275,12 +275,16 @@ static int too_large(struct request *request, struct error **err)
 		err, ERROR_REQUEST, 0, "a request may have at most %zu bytes", body_limit(request));
 }
 
+static const char *header(const struct request *request, const char *name)
+{
+	return MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND, name);
+}
+
 /* Looks at the headers. 0: go on; else -1, an error and perhaps a status. */
 static int begin(struct request *request, const char *url, const char *method, int *status,
 	struct error **err)
 {
-	const char *length = MHD_lookup_connection_value(
-		request->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	const char *length = header(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	bool other_method = false;
 
 	request->path = fs_format("%s", url);
@@ -293,7 +297,9 @@ static int begin(struct request *request, const char *url, const char *method, i
 			err, ERROR_NOT_FOUND, 0, "the API has no %s %s", method, request->target);
 	}
 	buf_init(&request->body, body_limit(request));
-	if (length && strtoull(length, NULL, 10) > body_limit(request)) {
+	/* Whoever asks before sending the body is told now, others when they listen. */
+	if (length && header(request, MHD_HTTP_HEADER_EXPECT) &&
+		strtoull(length, NULL, 10) > body_limit(request)) {
 		*status = STATUS_TOO_LARGE;
 		return too_large(request, err);
 	}
