@@ -46,18 +46,19 @@ static int listen_for_lane(const struct migrate_settings *set, int *port, struct
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
 	int rc = getaddrinfo(set->listen_address, NULL, &hints, &found), fd = -1;
 
+	*port = 0;
 	if (rc != 0)
 		return error_set(err, ERROR_DEFINITION, 0, "cannot listen on %s: %s",
 			set->listen_address, gai_strerror(rc));
-	for (*port = set->port_min; fd < 0 && *port <= set->port_max; (*port)++)
-		fd = bind_one(found, *port);
-	(*port)--;
+	for (int p = set->port_min; fd < 0 && p <= set->port_max; p++) {
+		fd = bind_one(found, p);
+		*port = p;
+	}
 	freeaddrinfo(found);
 	if (fd < 0)
-		return error_set(err, ERROR_FAILED, errno,
+		error_set(err, ERROR_FAILED, errno,
 			"no port from %d to %d is free on %s for the lane; see port_min and "
-			"port_max in "
-			"drover.conf",
+			"port_max in drover.conf",
 			set->port_min, set->port_max, set->listen_address);
 	return fd;
 }

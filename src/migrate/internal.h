@@ -22,7 +22,6 @@ enum migrate_step {
 	STEP_STREAM,   /* the hypervisor's stream goes */
 	STEP_HANDOVER, /* source: the destination has been, or may have been, told to take over */
 	STEP_CLAIM,    /* destination: it may have claimed */
-	STEP_RESUME,   /* destination: it has claimed, and lets the guest run */
 	STEP_END,      /* source: the other side runs the guest; our copy is ended */
 	STEP_UNDO,     /* the migration has failed and is being undone */
 	STEP_DONE

@@ -21,7 +21,6 @@ static const char *const step_names[] = {[STEP_PREPARE] = "prepare",
 	[STEP_STREAM] = "stream",
 	[STEP_HANDOVER] = "handover",
 	[STEP_CLAIM] = "claim",
-	[STEP_RESUME] = "resume",
 	[STEP_END] = "end",
 	[STEP_UNDO] = "undo",
 	[STEP_DONE] = "done"};

@@ -1,0 +1,409 @@
+"""Moves of real guests between two nodes, and what happens when they fail.
+
+Each test ends with the guest's check of its own memory, with its hypervisor on exactly one node, and,
+where the guest moved or was to move, with a TCP connection that an outside client kept.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from vms import (FILL_MIB, Guest, Watch, drover, error_of, guest_client, leftovers, net, wait_for)
+
+# A gap that a person at the other end would notice; TCG on a busy machine stays far below.
+GAP_MAX_MS = 5000
+
+
+@pytest.fixture(scope="module")
+def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
+    return make_lab("two", nodes=2)
+
+
+@pytest.fixture
+def nodes(two):
+    """node1 and node2, both with a droverd; one that a test has ended is started again."""
+    for node in two.nodes:
+        if node.daemon_pid is None:
+            node.start_daemon()
+    return two.nodes
+
+
+@pytest.fixture
+def guest(two, nodes, request):
+    it = Guest(two, nodes[0], f"vm-{abs(hash(request.node.name)) % 10**8}")
+    yield it
+    for node in two.nodes:
+        if node.daemon_pid is None:
+            node.start_daemon()
+    for node in two.nodes:
+        if it.pids(node):
+            drover(node, "stop", it.name, "--timeout", "0", check=False)
+    drover(nodes[0], "rm", it.name, "--yes", check=False)
+
+
+def restart_with_fault(node, fault):
+    """droverd again, with a fault point armed."""
+    node.stop_daemon()
+    node.start_daemon(DROVER_FAULT=fault)
+
+
+def move_in_background(node, *arguments):
+    return node.popen("drover", "migrate", *arguments, "--json", stdin=subprocess.DEVNULL,
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def migration_of(node, guest, state):
+    """The newest migration of a guest that a node knows, when it is in that state."""
+    _, (answer,) = drover(node, "migration", "ls")
+    found = [m for m in answer["migrations"] if m["vm"] == guest.name]
+    return found[0] if found and found[0]["state"] == state else None
+
+
+def wait_rounds(node, guest):
+    """Waits until a migration of the guest sends its memory."""
+    return wait_for(lambda: (m := migration_of(node, guest, "running")) and m["step"] == "stream" and m,
+                    "the first round")
+
+
+def test_moves_there_and_back_while_a_client_talks_to_it(nodes, guest):
+    node1, node2 = nodes
+    with Watch(guest) as watch:
+        drover(node1, "migrate", guest.name, "node2")
+        guest.assert_runs_only_on(node2)
+        drover(node2, "migrate", guest.name, "node1")
+        guest.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+    assert watch.result["longest_gap_ms"] < GAP_MAX_MS, watch.result
+    assert leftovers(node2, []) == []
+    assert leftovers(node1, guest.pids(node1)) == []
+
+
+def test_cbsd_spelling_moves_it_from_any_node(nodes, guest):
+    node1, node2 = nodes
+    node2.run("bmigrate", f"jname={guest.name}", "node=node2", timeout=120)
+    guest.assert_runs_only_on(node2)
+
+
+@pytest.mark.parametrize("how", ["words", "page"])
+def test_moves_while_the_guest_changes_its_memory(nodes, guest, how):
+    node1, node2 = nodes
+    guest.ask("dirty", 10, how)
+    with Watch(guest) as watch:
+        _, documents = drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+    report = documents[-1]["result"]["report"]
+    assert report["wire_bytes"] > FILL_MIB << 20, report
+    assert report["downtime_ms"] > 0, report
+
+
+def test_moves_many_times_in_a_row(nodes, guest):
+    node1, node2 = nodes
+    guest.ask("dirty", 5, "words")
+    with Watch(guest) as watch:
+        for _ in range(4):
+            drover(node1, "migrate", guest.name, "node2")
+            drover(node2, "migrate", guest.name, "node1")
+    guest.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+
+
+def test_moves_with_a_disk_that_it_goes_on_writing(two, nodes):
+    node1, node2 = nodes
+    it = Guest(two, node1, "withdisk", disk="disk0.qcow2,size=64M")
+    it.ask("disk", "/dev/vda", 50)
+    try:
+        drover(node1, "migrate", it.name, "node2")
+        it.assert_runs_only_on(node2)
+        before = it.ask("status")["disk"]["records"]
+        wait_for(lambda: it.ask("status")["disk"]["records"] > before + 10, "more records")
+        assert it.ask("status")["disk"].get("error") is None
+    finally:
+        it.remove(node2)
+
+
+def test_pausing_first_moves_it_too(nodes, guest):
+    node1, node2 = nodes
+    with Watch(guest) as watch:
+        drover(node1, "migrate", guest.name, "node2", "--pause")
+    guest.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+
+
+def test_a_detached_move_can_be_followed(nodes, guest):
+    node1, node2 = nodes
+    _, documents = drover(node1, "migrate", guest.name, "node2", "--detach")
+    drover(node1, "migration", "follow", documents[-1]["id"])
+    guest.assert_runs_only_on(node2)
+    _, (shown,) = drover(node1, "migration", "show", documents[-1]["id"])
+    assert shown["state"] == "done" and shown["report"]["total_ms"] > 0, shown
+
+
+def test_the_destinations_part_is_a_task_on_its_queue(nodes, guest):
+    node1, node2 = nodes
+    drover(node1, "migrate", guest.name, "node2")
+    _, (answer,) = drover(node1, "task", "ls", "--node", "node2")
+    receive = [t for t in answer["tasks"] if t["argv"][0] == "receive"]
+    assert receive and all(t["state"] == "done" for t in receive), answer
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, None])
+def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
+    node1, node2 = nodes
+    with Watch(guest) as watch:
+        move = move_in_background(node1, guest.name, "node2", "--bandwidth", "1M")
+        found = wait_rounds(node1, guest)
+        if stop:
+            # The first of the processes is nsenter, which has become drover itself.
+            move.send_signal(stop)
+        else:
+            drover(node1, "migration", "cancel", found["id"])
+        out, _ = move.communicate(timeout=60)
+    assert move.returncode == 27, out
+    guest.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+    assert leftovers(node2, []) == []
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+
+
+def test_a_move_that_does_not_converge_says_so_at_its_time_limit(nodes, guest):
+    node1, _ = nodes
+    guest.ask("dirty", 20, "page")
+    status, documents = drover(node1, "migrate", guest.name, "node2", "--bandwidth", "2M",
+                               "--timeout", "3", check=False)
+    assert error_of(documents)["kind"] == "timeout", documents
+    assert "--pause" in error_of(documents)["message"]
+    assert status == error_of(documents)["exit"]
+    guest.assert_runs_only_on(node1)
+
+
+def test_two_moves_of_one_vm_at_once_are_one_move_and_one_refusal(nodes, guest):
+    node1, node2 = nodes
+    first = move_in_background(node1, guest.name, "node2", "--bandwidth", "4M")
+    wait_rounds(node1, guest)
+    status, documents = drover(node2, "migrate", guest.name, "node2", check=False)
+    assert error_of(documents)["kind"] == "busy" and status == error_of(documents)["exit"]
+    for verb in (["stop"], ["rm", "--yes"], ["start"]):
+        status, documents = drover(node1, verb[0], guest.name, *verb[1:], check=False)
+        assert error_of(documents)["kind"] in ("busy", "running"), (verb, documents)
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    guest.assert_runs_only_on(node2)
+
+
+def test_what_cannot_be_moved_is_refused_with_a_status_of_its_own(two, nodes, guest):
+    node1, _ = nodes
+    off = Guest(two, node1, "off", fill=False)
+    drover(node1, "stop", "off", "--timeout", "0")
+    seen = {}
+    for kind, arguments in {"no-vm": ["nothere", "node2"], "no-node": [guest.name, "node9"],
+                            "already-there": [guest.name, "node1"],
+                            "not-running": ["off", "node2"], "name": ["../off", "node2"],
+                            "usage": [guest.name]}.items():
+        status, documents = drover(node1, "migrate", *arguments, check=False)
+        assert error_of(documents)["kind"] == kind, documents
+        seen[kind] = status
+    assert len(set(seen.values())) == len(seen), seen
+    drover(node1, "rm", off.name, "--yes")
+    guest.assert_runs_only_on(node1)
+
+
+def test_a_destination_that_is_down_is_named(nodes, guest):
+    node1, node2 = nodes
+    node2.stop_daemon()
+    _, documents = drover(node1, "migrate", guest.name, "node2", check=False)
+    node2.start_daemon()
+    assert error_of(documents)["kind"] == "unreachable"
+    assert "node2" in error_of(documents)["message"]
+    guest.assert_runs_only_on(node1)
+
+
+def test_a_bridge_that_is_not_there_is_named(nodes, guest):
+    node1, node2 = nodes
+    subprocess.run(["ip", "-n", node2.namespace, "link", "set", "br0", "name", "br9"], check=True)
+    try:
+        _, documents = drover(node1, "migrate", guest.name, "node2", check=False)
+    finally:
+        subprocess.run(["ip", "-n", node2.namespace, "link", "set", "br9", "name", "br0"], check=True)
+    assert error_of(documents)["kind"] == "network"
+    assert "br0" in error_of(documents)["message"] and "node2" in error_of(documents)["message"]
+    guest.assert_runs_only_on(node1)
+
+
+def test_a_disk_that_does_not_open_there_is_named(two, nodes):
+    node1, _ = nodes
+    it = Guest(two, node1, "lockeddisk", disk="disk0.qcow2,size=16M")
+    disk = two.pool / "vms" / it.name / "disk0.qcow2"
+    owner = disk.stat()
+    os.chown(disk, 0, 0)
+    disk.chmod(0o600)
+    try:
+        _, documents = drover(node1, "migrate", it.name, "node2", check=False)
+        assert error_of(documents)["kind"] == "disk"
+        assert "disk0.qcow2" in error_of(documents)["message"]
+        assert "Permission denied" in error_of(documents)["message"]
+        it.assert_runs_only_on(node1)
+    finally:
+        os.chown(disk, owner.st_uid, owner.st_gid)
+        it.remove(node1)
+
+
+@pytest.mark.parametrize("victim", ["droverd", "hypervisor", "drover-wire", "link"])
+def test_a_destination_that_fails_in_the_middle_leaves_it_running_here(nodes, guest, victim):
+    node1, node2 = nodes
+    with Watch(guest) as watch:
+        move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
+        wait_rounds(node1, guest)
+        if victim == "droverd":
+            node2.stop_daemon(signal.SIGKILL)
+        elif victim == "hypervisor":
+            os.kill(guest.pids(node2)[0], signal.SIGKILL)
+        elif victim == "drover-wire":
+            wires = [p for p in net.pids(node2.namespace)
+                     if b"drover-wire" in open(f"/proc/{p}/cmdline", "rb").read()]
+            os.kill(wires[0], signal.SIGKILL)
+        else:
+            subprocess.run(["ip", "-n", node2.namespace, "link", "set", "mig0", "down"], check=True)
+        out, _ = move.communicate(timeout=180)
+        if victim == "droverd":
+            node2.start_daemon()
+        elif victim == "link":
+            subprocess.run(["ip", "-n", node2.namespace, "link", "set", "mig0", "up"], check=True)
+    assert move.returncode != 0, out
+    guest.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+    wait_for(lambda: leftovers(node2, []) == [], "the end of what the failed move left", 180)
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+
+
+def test_a_source_droverd_killed_in_the_middle_takes_its_vm_up_again(nodes, guest):
+    node1, node2 = nodes
+    move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
+    wait_rounds(node1, guest)
+    node1.stop_daemon(signal.SIGKILL)
+    move.communicate(timeout=60)
+    assert move.returncode != 0
+    node1.start_daemon()
+    wait_for(lambda: migration_of(node1, guest, "failed"), "the end of the migration")
+    guest.assert_runs_only_on(node1)
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+
+
+@pytest.mark.parametrize("fault, runs_on", [
+    ("migrate.dst.before_claim", 0), ("migrate.dst.after_claim", 1),
+    ("migrate.dst.after_resume", 1)])
+def test_a_destination_killed_around_its_claim_leaves_one_copy(nodes, guest, fault, runs_on):
+    node1, node2 = nodes
+    restart_with_fault(node2, f"{fault}:kill")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd", 60)
+    node2.start_daemon()
+    move.communicate(timeout=120)
+    guest.assert_runs_only_on(nodes[runs_on])
+
+
+@pytest.mark.parametrize("fault, runs_on", [
+    ("migrate.src.before_stream", 0), ("migrate.src.before_handover", 0),
+    ("migrate.src.before_end", 1)])
+def test_a_source_killed_at_a_step_leaves_one_copy(nodes, guest, fault, runs_on):
+    node1, node2 = nodes
+    restart_with_fault(node1, f"{fault}:kill")
+    move = move_in_background(node1, guest.name, "node2")
+    move.communicate(timeout=120)
+    assert node1.daemon_pid is None
+    node1.start_daemon()
+    guest.assert_runs_only_on(nodes[runs_on])
+    wait_for(lambda: leftovers(nodes[1 - runs_on], []) == [], "the end of the other side", 180)
+
+
+@pytest.mark.parametrize("fault, runs_on", [
+    ("migrate.dst.before_start", 0), ("migrate.dst.before_ready", 0),
+    ("migrate.dst.before_claim", 0), ("pool.claim.before_link", 0),
+    ("migrate.dst.after_claim", 0)])
+def test_an_error_of_the_destination_is_told_and_the_vm_goes_on_here(nodes, guest, fault, runs_on):
+    node1, node2 = nodes
+    restart_with_fault(node2, f"{fault}:error")
+    with Watch(guest) as watch:
+        _, documents = drover(node1, "migrate", guest.name, "node2", check=False)
+    node2.stop_daemon()
+    node2.start_daemon()
+    assert fault in error_of(documents)["message"], documents
+    guest.assert_runs_only_on(nodes[runs_on])
+    assert watch.result["tcp_survived"], watch.result
+
+
+def test_a_restart_of_droverd_does_not_touch_its_vms(nodes, guest):
+    node1, _ = nodes
+    pid = guest.pids(node1)
+    with Watch(guest) as watch:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            node1.stop_daemon(how)
+            node1.start_daemon()
+            guest.assert_runs_only_on(node1)
+    assert guest.pids(node1) == pid
+    assert watch.result["tcp_survived"], watch.result
+
+
+def test_a_vm_that_powers_off_can_be_started_on_another_node(nodes, guest):
+    node1, node2 = nodes
+    status, documents = drover(node2, "start", guest.name, check=False)
+    assert status != 0, documents
+    drover(node1, "stop", guest.name, "--timeout", "30")
+    assert guest.pids(node1) == []
+    drover(node2, "start", guest.name)
+    guest_client.wait_ready(guest.lab.guests, guest.address, 60)
+    assert len(guest.pids(node2)) == 1
+
+
+def test_a_pool_that_takes_no_claim_leaves_it_running_here(nodes, guest):
+    """Nothing can be written to the VM's directory when the destination claims."""
+    node1, node2 = nodes
+    directory = guest.lab.pool / "vms" / guest.name
+    gate = f"{guest.lab.directory}/go"
+    restart_with_fault(node2, f"migrate.dst.before_claim:file={gate}")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: migration_of(node1, guest, "running") and
+             migration_of(node1, guest, "running")["step"] == "handover", "the handover", 60)
+    subprocess.run(["chattr", "+i", str(directory)], check=True)
+    try:
+        open(gate, "w", encoding="ascii").close()
+        out, _ = move.communicate(timeout=120)
+        assert move.returncode != 0, out
+        guest.assert_runs_only_on(node1)
+    finally:
+        subprocess.run(["chattr", "-i", str(directory)], check=True)
+
+
+def test_a_client_of_the_api_sees_the_same_truth_on_both_nodes(nodes, guest):
+    """While it moves, ls on both nodes names one owner at any time."""
+    node1, node2 = nodes
+    stop = threading.Event()
+    wrong = []
+
+    def look():
+        while not stop.is_set():
+            owners = []
+            for node in nodes:
+                _, answer = node.api("GET", f"/v1/vms/{guest.name}")
+                owners.append((answer.get("epoch"), answer.get("node")))
+            # Two looks are not at the same time: the later one may be ahead, never back.
+            if owners[1][0] < owners[0][0]:
+                wrong.append(owners)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        drover(node1, "migrate", guest.name, "node2")
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+    guest.assert_runs_only_on(node2)
