@@ -21,6 +21,7 @@
 #define PREFIX "owner."
 #define TEMP_PREFIX ".tmp.owner."
 #define FILE_MAX 1024
+#define NOBODY "-" /* said, and no name of a node: a lost name must not read as nobody */
 #define EPOCH_MAX 999999999999999999ull /* 18 digits */
 #define WHEN_MAX 253402300799999ll      /* the year 9999 */
 #define KEEP 64                         /* epochs below the highest whose files stay */
@@ -126,9 +127,11 @@ static int take_epoch(struct owner_file *file, const char *value, struct error *
 
 static int take_node(struct owner_file *file, const char *value, struct error **err)
 {
-	if (*value && fs_check_name("node", value, err) < 0)
+	bool nobody = !strcmp(value, NOBODY);
+
+	if (!nobody && fs_check_name("node", value, err) < 0)
 		return -1;
-	snprintf(file->owner.node, sizeof(file->owner.node), "%s", value);
+	snprintf(file->owner.node, sizeof(file->owner.node), "%s", nobody ? "" : value);
 	return 0;
 }
 
@@ -194,8 +197,8 @@ static char *format_file(const struct owner_file *file)
 	clock_format(file->owner.when_ms, when);
 	return fs_format("# %s\n[owner]\nepoch = %" PRIu64
 			 "\nnode = %s\nwhy = %s\nwhen_ms = %" PRId64 "\nclaim = %s\n",
-		when, file->owner.epoch, file->owner.node, file->owner.why, file->owner.when_ms,
-		file->claim);
+		when, file->owner.epoch, file->owner.node[0] ? file->owner.node : NOBODY,
+		file->owner.why, file->owner.when_ms, file->claim);
 }
 
 static int parse_file(const char *what, const char *text, size_t len, uint64_t epoch,

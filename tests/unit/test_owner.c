@@ -1,0 +1,730 @@
+#include "test_pool_support.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define VM "web1"
+#define VM_DIR "vms/" VM
+
+/* linkat and fsync of the whole program: what a test makes of them stands in these. */
+static int (*link_hook)(int from_dir, const char *from, int to_dir, const char *to);
+static atomic_int fail_fsync_after = -1; /* so many succeed before one fails with EIO */
+
+static int real_link(int from_dir, const char *from, int to_dir, const char *to)
+{
+	return (int)syscall(SYS_linkat, from_dir, from, to_dir, to, 0);
+}
+
+int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags)
+{
+	(void)flags;
+	return link_hook ? link_hook(from_dir, from, to_dir, to)
+			 : real_link(from_dir, from, to_dir, to);
+}
+
+int fsync(int fd)
+{
+	if (fail_fsync_after >= 0 && fail_fsync_after-- == 0) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+static int setup(void **state)
+{
+	link_hook = NULL;
+	fail_fsync_after = -1;
+	return make_pool(state) == 0 ? pool_vm_create(pool, VM, "[vm]\n", NULL) : -1;
+}
+
+static int claim(uint64_t epoch, const char *node, struct error **err)
+{
+	return pool_owner_claim(pool, VM, epoch, node, "start", NULL, err);
+}
+
+static void expect_owner(uint64_t epoch, const char *node)
+{
+	cleanup_error struct error *err = NULL;
+	struct pool_owner owner;
+
+	if (pool_owner_read(pool, VM, &owner, &err) < 0)
+		fail_msg("%s", err->message);
+	assert_int_equal(owner.epoch, epoch);
+	assert_string_equal(owner.node, node);
+}
+
+static void test_a_vm_that_was_never_claimed_is_nobodys_at_epoch_0(void **state)
+{
+	(void)state;
+	expect_owner(0, "");
+}
+
+static void test_claims_follow_each_other_and_can_release(void **state)
+{
+	struct pool_owner owner;
+	int64_t before = clock_wall_ms();
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	expect_owner(1, "node1");
+	assert_int_equal(claim(2, "", NULL), 0);
+	expect_owner(2, "");
+	assert_int_equal(pool_owner_claim(pool, VM, 3, "node2", "m-20260131-1", NULL, NULL), 0);
+	assert_int_equal(pool_owner_read(pool, VM, &owner, NULL), 0);
+	assert_string_equal(owner.node, "node2");
+	assert_string_equal(owner.why, "m-20260131-1");
+	assert_in_range(owner.when_ms, before, clock_wall_ms());
+	assert_int_equal(count_entries(VM_DIR, ".tmp"), 0);
+}
+
+static void test_an_epoch_that_is_taken_says_by_whom_and_leaves_nothing(void **state)
+{
+	struct error *err = NULL;
+	struct pool_owner now;
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	assert_int_equal(pool_owner_claim(pool, VM, 1, "node2", "start", &now, &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "owned by node node1 since epoch 1 (start)");
+	assert_string_equal(now.node, "node1");
+	assert_int_equal(now.epoch, 1);
+	assert_int_equal(claim(2, "", NULL), 0);
+	assert_int_equal(pool_owner_claim(pool, VM, 1, "node2", "start", NULL, &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "owned by nobody since epoch 2");
+	assert_int_equal(count_entries(VM_DIR, ""), 3);
+}
+
+static void test_an_epoch_cannot_be_skipped(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	assert_int_equal(claim(2, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, "highest is 0");
+	assert_int_equal(claim(0, "node1", &err), -1);
+	expect_error(&err, ERROR_USAGE, "no epoch 0");
+	assert_int_equal(claim(UINT64_MAX, "node1", &err), -1);
+	expect_error(&err, ERROR_USAGE, "no epoch");
+	expect_owner(0, "");
+}
+
+static void test_names_that_are_not_allowed_reach_no_file(void **state)
+{
+	static const char *const bad[] = {"", ".", "..", "../web1", "a/b", "/etc", "web 1", "-x"};
+	struct error *err = NULL;
+	struct pool_owner owner;
+	char longest[301];
+
+	(void)state;
+	memset(longest, 'a', 300);
+	longest[300] = 0;
+	for (size_t i = 0; i <= sizeof(bad) / sizeof(bad[0]); i++) {
+		const char *name = i < sizeof(bad) / sizeof(bad[0]) ? bad[i] : longest;
+
+		assert_int_equal(pool_owner_read(pool, name, &owner, &err), -1);
+		expect_error(&err, ERROR_NAME, "a VM's name");
+		assert_int_equal(pool_owner_claim(pool, name, 1, "node1", "start", NULL, &err), -1);
+		expect_error(&err, ERROR_NAME, "a VM's name");
+		if (!*name)
+			continue;
+		assert_int_equal(claim(1, name, &err), -1);
+		expect_error(&err, ERROR_NAME, "a node's name");
+	}
+	assert_int_equal(pool_owner_claim(pool, VM, 1, "node1", "two words", NULL, &err), -1);
+	expect_error(&err, ERROR_USAGE, "one word");
+	assert_int_equal(pool_owner_claim(pool, VM, 1, "node1", longest, NULL, &err), -1);
+	expect_error(&err, ERROR_USAGE, "one word");
+	assert_int_equal(pool_owner_read(pool, "web2", &owner, &err), -1);
+	expect_error(&err, ERROR_NO_VM, "no VM named web2");
+	assert_int_equal(pool_owner_claim(pool, "web2", 1, "node1", "start", NULL, &err), -1);
+	expect_error(&err, ERROR_NO_VM, "no VM named web2");
+	assert_int_equal(count_entries(VM_DIR, ""), 1);
+}
+
+/* A race: wins[E] counts who believes to have won epoch E. */
+struct race {
+	atomic_int wins[1001], other_errors, lost;
+	pthread_barrier_t start;
+	char message[1024];
+};
+
+static struct race *race;
+
+static void note_error(const struct error *err)
+{
+	if (race->other_errors++ == 0)
+		memcpy(race->message, err->message, sizeof(race->message));
+}
+
+static void try_epoch(uint64_t epoch, int number)
+{
+	cleanup_error struct error *err = NULL;
+	struct pool_owner now = {0};
+	char node[16];
+
+	snprintf(node, sizeof(node), "node%d", number);
+	if (pool_owner_claim(pool, VM, epoch, node, "start", &now, &err) == 0)
+		race->wins[epoch]++;
+	else if (err->kind == ERROR_NOT_OWNER && now.epoch >= epoch)
+		race->lost++;
+	else
+		note_error(err);
+}
+
+static void start_race(unsigned racers)
+{
+	pthread_barrierattr_t shared;
+
+	race = mmap(NULL, sizeof(*race), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(race, MAP_FAILED);
+	assert_int_equal(pthread_barrierattr_init(&shared), 0);
+	assert_int_equal(pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED), 0);
+	assert_int_equal(pthread_barrier_init(&race->start, &shared, racers), 0);
+}
+
+static void judge_race(uint64_t last, int fewest)
+{
+	if (race->other_errors)
+		fail_msg("%s", race->message);
+	for (uint64_t i = 1; i <= last; i++)
+		if (race->wins[i] < fewest || race->wins[i] > 1)
+			fail_msg("epoch %" PRIu64 " was won %d times", i, race->wins[i]);
+	/* A race that nobody loses shows nothing. */
+	assert_true(race->lost > 0);
+	assert_int_equal(count_entries(VM_DIR, ".tmp"), 0);
+	assert_int_equal(munmap(race, sizeof(*race)), 0);
+}
+
+static void test_each_epoch_is_won_once_when_four_processes_race(void **state)
+{
+	const uint64_t last = 500;
+	pid_t pids[4];
+	int status;
+
+	(void)state;
+	start_race(4);
+	for (int i = 0; i < 4; i++) {
+		pids[i] = fork();
+		assert_true(pids[i] >= 0);
+		if (pids[i] == 0) {
+			alarm(300);
+			for (uint64_t epoch = 1; epoch <= last; epoch++) {
+				pthread_barrier_wait(&race->start);
+				try_epoch(epoch, i);
+			}
+			_exit(0);
+		}
+	}
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+	}
+	assert_int_equal(race->lost, 3 * last);
+	judge_race(last, 1);
+	assert_int_equal(count_entries(VM_DIR, "owner."), 65);
+}
+
+/* Claims whatever comes next, also from who has just won it. */
+static void *race_thread(void *arg)
+{
+	const uint64_t last = 150;
+	struct pool_owner owner = {0};
+
+	while (owner.epoch < last && !race->other_errors) {
+		cleanup_error struct error *err = NULL;
+
+		if (pool_owner_read(pool, VM, &owner, &err) < 0)
+			note_error(err);
+		else if (owner.epoch < last)
+			try_epoch(owner.epoch + 1, (int)(intptr_t)arg);
+	}
+	return NULL;
+}
+
+static void test_no_epoch_is_won_twice_when_eight_threads_take_it_from_each_other(void **state)
+{
+	pthread_t threads[8];
+
+	(void)state;
+	start_race(8);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, race_thread, (void *)(intptr_t)i), 0);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	/* Whoever was overtaken between its link and its look has not won. */
+	judge_race(150, 0);
+}
+
+/* A child that is killed at a fault point in the middle of its claim. */
+static void claim_and_die(uint64_t epoch, const char *node, const char *fault)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		setenv("DROVER_FAULT", fault, 1);
+		if (fault_init(NULL) == 0)
+			claim(epoch, node, NULL);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGKILL);
+}
+
+static void test_a_claimer_killed_before_its_link_has_claimed_nothing(void **state)
+{
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	claim_and_die(2, "node2", "pool.claim.before_link:kill");
+	expect_owner(1, "node1");
+	assert_int_equal(count_entries(VM_DIR, ".tmp.owner."), 1);
+	assert_int_equal(claim(2, "node3", NULL), 0);
+	expect_owner(2, "node3");
+}
+
+static void test_a_claimer_killed_after_its_link_is_the_owner(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	claim_and_die(2, "node2", "pool.claim.after_link:kill");
+	expect_owner(2, "node2");
+	assert_int_equal(claim(2, "node1", &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "node2");
+	assert_int_equal(claim(3, "node1", NULL), 0);
+	expect_owner(3, "node1");
+}
+
+static int link_done_but_eexist(int from_dir, const char *from, int to_dir, const char *to)
+{
+	assert_int_equal(real_link(from_dir, from, to_dir, to), 0);
+	errno = EEXIST;
+	return -1;
+}
+
+static int link_done_but_eio(int from_dir, const char *from, int to_dir, const char *to)
+{
+	assert_int_equal(real_link(from_dir, from, to_dir, to), 0);
+	errno = EIO;
+	return -1;
+}
+
+static void test_a_claim_whose_answer_was_lost_is_won(void **state)
+{
+	(void)state;
+	link_hook = link_done_but_eexist;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	expect_owner(1, "node1");
+	link_hook = link_done_but_eio;
+	assert_int_equal(claim(2, "node2", NULL), 0);
+	expect_owner(2, "node2");
+	assert_int_equal(count_entries(VM_DIR, ".tmp"), 0);
+}
+
+static int link_not_done_eio(int from_dir, const char *from, int to_dir, const char *to)
+{
+	(void)from_dir, (void)from, (void)to_dir, (void)to;
+	errno = EIO;
+	return -1;
+}
+
+static int link_not_done_eperm(int from_dir, const char *from, int to_dir, const char *to)
+{
+	(void)from_dir, (void)from, (void)to_dir, (void)to;
+	errno = EPERM;
+	return -1;
+}
+
+static void test_a_link_that_fails_is_an_error_and_not_a_loss(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	link_hook = link_not_done_eio;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, "cannot make a hard link");
+	link_hook = link_not_done_eperm;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, "Operation not permitted");
+	link_hook = NULL;
+	expect_owner(0, "");
+	assert_int_equal(count_entries(VM_DIR, ""), 1);
+}
+
+static int link_after_node9(int from_dir, const char *from, int to_dir, const char *to)
+{
+	link_hook = NULL;
+	assert_int_equal(claim(1, "node9", NULL), 0);
+	return real_link(from_dir, from, to_dir, to);
+}
+
+static void test_a_claim_overtaken_before_its_link_is_lost(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	link_hook = link_after_node9;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "node9");
+	expect_owner(1, "node9");
+	assert_int_equal(count_entries(VM_DIR, ".tmp"), 0);
+}
+
+/* A claimer that stood still so long that its epoch was won by another, and its file pruned. */
+static int link_after_70_claims(int from_dir, const char *from, int to_dir, const char *to)
+{
+	link_hook = NULL;
+	for (uint64_t epoch = 1; epoch <= 70; epoch++)
+		assert_int_equal(claim(epoch, "node9", NULL), 0);
+	assert_int_equal(real_link(from_dir, from, to_dir, to), 0);
+	return 0;
+}
+
+static void test_an_epoch_linked_again_after_it_was_pruned_is_not_won(void **state)
+{
+	cleanup_free char *path = NULL;
+	struct error *err = NULL;
+
+	(void)state;
+	link_hook = link_after_70_claims;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "node9 since epoch 70");
+	expect_owner(70, "node9");
+	path = in_pool(VM_DIR "/owner.1");
+	assert_false(fs_exists(path));
+}
+
+static int link_then_node9_claims_next(int from_dir, const char *from, int to_dir, const char *to)
+{
+	link_hook = NULL;
+	assert_int_equal(real_link(from_dir, from, to_dir, to), 0);
+	assert_int_equal(claim(2, "node9", NULL), 0);
+	return 0;
+}
+
+static void test_a_claim_overtaken_right_after_its_link_is_lost(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	link_hook = link_then_node9_claims_next;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_NOT_OWNER, "node9 since epoch 2");
+	expect_owner(2, "node9");
+}
+
+static int link_in_a_vm_that_is_removed(int from_dir, const char *from, int to_dir, const char *to)
+{
+	link_hook = NULL;
+	assert_int_equal(pool_vm_rename(pool, VM, "other", NULL), 0);
+	return real_link(from_dir, from, to_dir, to);
+}
+
+static void test_a_claim_of_a_vm_that_went_away_is_not_won(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	link_hook = link_in_a_vm_that_is_removed;
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_NO_VM, VM);
+}
+
+static void test_a_failed_fsync_is_an_error_and_never_a_win(void **state)
+{
+	struct error *err = NULL;
+
+	(void)state;
+	fail_fsync_after = 0; /* of the temporary file: nothing was linked */
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, "Input/output error");
+	expect_owner(0, "");
+	fail_fsync_after = 1; /* of the directory: linked, but not known to last */
+	assert_int_equal(claim(1, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, "cannot sync the directory");
+	expect_owner(1, "node1");
+	assert_int_equal(count_entries(VM_DIR, ".tmp"), 0);
+}
+
+static void test_a_fault_between_link_and_answer_is_found_by_reading_again(void **state)
+{
+	int status;
+	pid_t pid = fork();
+
+	(void)state;
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		cleanup_error struct error *err = NULL;
+
+		setenv("DROVER_FAULT", "pool.claim.after_link:error", 1);
+		if (fault_init(NULL) < 0 || claim(1, "node1", &err) == 0)
+			_exit(1);
+		_exit(err->kind == ERROR_FAILED ? 0 : 2);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	expect_owner(1, "node1");
+}
+
+/* In a child with its own mounts: the VM's directory on a file system of its own. */
+static const char *mount_small(void)
+{
+	cleanup_free char *dir = in_pool(VM_DIR);
+
+	return mount("tmpfs", dir, "tmpfs", 0, "size=64k,nr_inodes=64") < 0 ? "cannot mount" : NULL;
+}
+
+static const char *claims_on_a_full_file_system(void)
+{
+	cleanup_free char *ballast = in_pool(VM_DIR "/ballast");
+	cleanup_error struct error *err = NULL;
+	char block[4096] = {1};
+	struct pool_owner owner;
+	const char *wrong = mount_small();
+	int fd;
+
+	if (wrong)
+		return wrong;
+	if (claim(1, "node1", &err) < 0)
+		return err->message;
+	fd = open(ballast, O_WRONLY | O_CREAT, 0600);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	close(fd);
+	if (claim(2, "node2", &err) == 0)
+		return "a claim was won on a full file system";
+	wrong = unexpected(err, ERROR_NO_SPACE, "No space left");
+	if (wrong)
+		return wrong;
+	if (count_entries(VM_DIR, ".tmp") != 0)
+		return "a temporary file was left";
+	if (pool_owner_read(pool, VM, &owner, NULL) < 0 || strcmp(owner.node, "node1"))
+		return "the owner has changed";
+	unlink(ballast);
+	return claim(2, "node2", NULL) == 0 ? NULL : "no claim when there is room again";
+}
+
+static void test_a_full_file_system_leaves_the_owner_as_it_was(void **state)
+{
+	(void)state;
+	in_namespaces(CLONE_NEWNS, claims_on_a_full_file_system);
+}
+
+static const char *claims_on_a_read_only_file_system(void)
+{
+	cleanup_free char *dir = in_pool(VM_DIR);
+	cleanup_error struct error *err = NULL;
+	struct pool_owner owner;
+	const char *wrong = mount_small();
+
+	if (wrong)
+		return wrong;
+	if (claim(1, "node1", &err) < 0)
+		return err->message;
+	if (mount(NULL, dir, NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
+		return "cannot remount";
+	if (claim(2, "node2", &err) == 0)
+		return "a claim was won on a read-only file system";
+	if (pool_owner_read(pool, VM, &owner, NULL) < 0 || strcmp(owner.node, "node1"))
+		return "the owner cannot be read";
+	return unexpected(err, ERROR_POOL, "Read-only file system");
+}
+
+static void test_a_read_only_file_system_can_be_read_and_not_claimed_on(void **state)
+{
+	(void)state;
+	in_namespaces(CLONE_NEWNS, claims_on_a_read_only_file_system);
+}
+
+static void expect_unreadable(const char *part)
+{
+	struct error *err = NULL;
+	struct pool_owner owner;
+
+	assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
+	expect_error(&err, ERROR_POOL, part);
+	assert_int_equal(claim(6, "node1", &err), -1);
+	expect_error(&err, ERROR_POOL, part);
+}
+
+#define HEAD "[owner]\nepoch = 5\n"
+#define TAIL "why = start\nwhen_ms = 1\nclaim = 0123456789abcdef0123456789abcdef\n"
+
+static void test_a_broken_highest_owner_file_is_named_and_never_nobody(void **state)
+{
+	static const char *const broken[] = {"", "\n", "[owner]\n", "node1\n", HEAD TAIL,
+		HEAD "node =\n" TAIL, HEAD "node = ;ode1\n" TAIL, HEAD "node = ../x\n" TAIL,
+		HEAD "node = -x\n" TAIL, HEAD "node = node1\nnode = node2\n" TAIL,
+		HEAD "node = node1\nextra = 1\n" TAIL, "[other]\nnode = node1\n",
+		"[owner]\nepoch = 4\nnode = node1\n" TAIL,
+		"[owner]\nepoch = 99999999999999999999\nnode = node1\n" TAIL,
+		HEAD "node = node1\n" TAIL "[owner]\nnode = node2\n",
+		HEAD "node = node1\nwhy = two words\nwhen_ms = 1\n"
+		     "claim = 0123456789abcdef0123456789abcdef\n"};
+
+	(void)state;
+	put_text(VM_DIR "/owner.4", "not looked at");
+	for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
+		put_text(VM_DIR "/owner.5", broken[i]);
+		expect_unreadable("vms/web1/owner.5");
+	}
+	put_bytes(VM_DIR "/owner.5", HEAD "node = node1\0\n" TAIL,
+		sizeof(HEAD "node = node1\0\n" TAIL) - 1);
+	expect_unreadable("control character");
+	put_text(VM_DIR "/owner.5", HEAD "node = node1\n" TAIL);
+	expect_owner(5, "node1");
+	put_text(VM_DIR "/owner.5", HEAD "node = -\n" TAIL);
+	expect_owner(5, "");
+}
+
+static void test_an_owner_file_cut_anywhere_is_broken(void **state)
+{
+	cleanup_free char *path = in_pool(VM_DIR "/owner.1"), *text = NULL;
+	struct error *err = NULL;
+	struct pool_owner owner;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	text = fs_read(path, 4096, &len, NULL);
+	assert_non_null(text);
+	/* Only its last newline can be spared. */
+	for (size_t cut = 0; cut < len - 1; cut++) {
+		put_bytes(VM_DIR "/owner.1", text, cut);
+		assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
+		expect_error(&err, ERROR_POOL, "owner.1");
+	}
+}
+
+static void test_an_owner_file_that_is_no_small_file_is_broken(void **state)
+{
+	cleanup_free char *path = in_pool(VM_DIR "/owner.5"), *huge = calloc(1, 100000);
+
+	(void)state;
+	memset(huge, '#', 99999);
+	put_text(VM_DIR "/owner.5", huge);
+	expect_unreadable("larger than 1024 bytes");
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkdir(path, 0700), 0);
+	expect_unreadable("owner.5");
+	assert_int_equal(rmdir(path), 0);
+	assert_int_equal(symlink("owner.4", path), 0);
+	expect_unreadable("owner.5");
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	expect_unreadable("owner.5");
+}
+
+static void test_names_beside_owner_files_are_not_mistaken_for_them(void **state)
+{
+	static const char *const others[] = {"owner", "owner.", "owner.x", "owner.9.bak",
+		"owner.9~", "owner.-9", ".tmp.owner.9", ".nfs000000000000009", "Owner.9"};
+	static const char *const doubtful[] = {
+		"owner.007", "owner.0", "owner.999999999999999999999999999999"};
+	struct error *err = NULL;
+	struct pool_owner owner;
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		cleanup_free char *name = fs_format(VM_DIR "/%s", others[i]);
+
+		put_text(name, "x");
+		expect_owner(1, "node1");
+	}
+	for (size_t i = 0; i < sizeof(doubtful) / sizeof(doubtful[0]); i++) {
+		cleanup_free char *name = fs_format(VM_DIR "/%s", doubtful[i]);
+		cleanup_free char *path = in_pool(name);
+
+		put_text(name, "x");
+		assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
+		expect_error(&err, ERROR_POOL, doubtful[i]);
+		assert_int_equal(unlink(path), 0);
+	}
+}
+
+static void test_random_bytes_in_an_owner_file_do_no_harm(void **state)
+{
+	cleanup_free char *path = in_pool(VM_DIR "/owner.1"), *text = NULL;
+	struct pool_owner owner;
+	unsigned seed = 20260131;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	text = fs_read(path, 4096, &len, NULL);
+	assert_non_null(text);
+	for (int i = 0; i < 20000; i++) {
+		cleanup_free char *copy = fs_format("%s", text);
+
+		for (int n = rand_r(&seed) % 4; n >= 0; n--)
+			copy[(size_t)rand_r(&seed) % len] = (char)rand_r(&seed);
+		put_bytes(VM_DIR "/owner.1", copy, len);
+		if (pool_owner_read(pool, VM, &owner, NULL) == 0 && !owner.node[0])
+			fail_msg("read as nobody's: %s", copy);
+	}
+}
+
+static void test_leftovers_of_crashed_claims_go_after_a_day(void **state)
+{
+	cleanup_free char *old = in_pool(VM_DIR "/.tmp.owner.old");
+	cleanup_free char *fresh = in_pool(VM_DIR "/.tmp.owner.fresh");
+	struct timespec times[2];
+
+	(void)state;
+	put_text(VM_DIR "/.tmp.owner.old", "x");
+	put_text(VM_DIR "/.tmp.owner.fresh", "x");
+	clock_gettime(CLOCK_REALTIME, &times[0]);
+	times[0].tv_sec -= 90000;
+	times[1] = times[0];
+	assert_int_equal(utimensat(AT_FDCWD, old, times, 0), 0);
+	assert_int_equal(claim(1, "node1", NULL), 0);
+	assert_false(fs_exists(old));
+	assert_true(fs_exists(fresh));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, remove_pool)
+	const struct CMUnitTest tests[] = {
+		TEST(test_a_vm_that_was_never_claimed_is_nobodys_at_epoch_0),
+		TEST(test_claims_follow_each_other_and_can_release),
+		TEST(test_an_epoch_that_is_taken_says_by_whom_and_leaves_nothing),
+		TEST(test_an_epoch_cannot_be_skipped),
+		TEST(test_names_that_are_not_allowed_reach_no_file),
+		TEST(test_each_epoch_is_won_once_when_four_processes_race),
+		TEST(test_no_epoch_is_won_twice_when_eight_threads_take_it_from_each_other),
+		TEST(test_a_claimer_killed_before_its_link_has_claimed_nothing),
+		TEST(test_a_claimer_killed_after_its_link_is_the_owner),
+		TEST(test_a_claim_whose_answer_was_lost_is_won),
+		TEST(test_a_link_that_fails_is_an_error_and_not_a_loss),
+		TEST(test_a_claim_overtaken_before_its_link_is_lost),
+		TEST(test_an_epoch_linked_again_after_it_was_pruned_is_not_won),
+		TEST(test_a_claim_overtaken_right_after_its_link_is_lost),
+		TEST(test_a_claim_of_a_vm_that_went_away_is_not_won),
+		TEST(test_a_failed_fsync_is_an_error_and_never_a_win),
+		TEST(test_a_fault_between_link_and_answer_is_found_by_reading_again),
+		TEST(test_a_full_file_system_leaves_the_owner_as_it_was),
+		TEST(test_a_read_only_file_system_can_be_read_and_not_claimed_on),
+		TEST(test_a_broken_highest_owner_file_is_named_and_never_nobody),
+		TEST(test_an_owner_file_cut_anywhere_is_broken),
+		TEST(test_an_owner_file_that_is_no_small_file_is_broken),
+		TEST(test_names_beside_owner_files_are_not_mistaken_for_them),
+		TEST(test_random_bytes_in_an_owner_file_do_no_harm),
+		TEST(test_leftovers_of_crashed_claims_go_after_a_day),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
