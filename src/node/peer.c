@@ -177,6 +177,11 @@ int node_link_call(struct node_link *link, const struct http_request *request, j
 	return http_call(link->client, request, answer, err);
 }
 
+long node_link_connections(const struct node_link *link)
+{
+	return http_connections(link->client);
+}
+
 int node_call(struct node_ctx *ctx, const char *node, const char *method, const char *path,
 	const json_t *body, int timeout_ms, json_t **answer, struct error **err)
 {

@@ -39,5 +39,7 @@ struct node_link *node_link_open(struct node_ctx *ctx, const char *node, struct 
 void node_link_close(struct node_link *link);
 int node_link_call(struct node_link *link, const struct http_request *request, json_t **answer,
 	struct error **err);
+/* Connections that this link has made so far: 1 means that no call had to make another. */
+long node_link_connections(const struct node_link *link);
 
 #endif
