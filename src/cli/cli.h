@@ -55,6 +55,9 @@ const struct cli_verb *cli_find_verb(
 /* ERROR_USAGE: what there is instead of these words. */
 int cli_unknown_verb(
 	const struct cli_verb *verbs, int argc, const char *const *argv, struct error **err);
+/* The verb that a link to drover (argv[0]'s last part) stands for: "migrate" of "bmigrate", "rm" of
+ * "bremove"; the name itself where it is none of these. */
+const char *cli_verb_of_link(const char *name);
 void cli_help_verb(FILE *out, const struct cli_verb *verb);
 /* All verbs, or those that begin with "FAMILY ". */
 void cli_help_all(FILE *out, const struct cli_verb *verbs, const char *family);
@@ -105,6 +108,8 @@ bool cli_color(FILE *out);
 int cli_width(int fd);
 /* Asks on the terminal; false without one (*asked is false then). Only "y" and "yes" are yes. */
 bool cli_confirm(const char *question, bool *asked);
+/* Asks unless --yes is there; ERROR_CANCELLED after a no, ERROR_USAGE where nobody can be asked. */
+int cli_must_confirm(struct cli *cli, const char *question, struct error **err);
 
 /* A table: rows are added, then it is printed with aligned columns, on a terminal cut to its width
  * (the last column gives first). */

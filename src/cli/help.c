@@ -7,6 +7,20 @@
 
 #define NAMES_MAX 128
 
+static const struct {
+	const char *link, *verb;
+} links[] = {{"bmigrate", "migrate"}, {"bcreate", "create"}, {"bstart", "start"}, {"bstop", "stop"},
+	{"bls", "ls"}, {"bremove", "rm"}, {"bset", "set"}, {"brename", "rename"},
+	{"bconsole", "console"}};
+
+const char *cli_verb_of_link(const char *name)
+{
+	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
+		if (!strcmp(name, links[i].link))
+			return links[i].verb;
+	return name;
+}
+
 /* Whether the verb is named by these words: "task new", also written `task mode=new`. */
 static int match(const struct cli_verb *verb, int argc, const char *const *argv)
 {
@@ -64,6 +78,26 @@ static size_t names(const struct cli_verb *verbs, const char *family, char **out
 	return count;
 }
 
+static void free_names(char **known, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(known[i]);
+}
+
+static int need_second_word(const char *family, char **known, size_t count, struct error **err)
+{
+	char list[128] = "";
+
+	for (size_t i = 0; i < count; i++) {
+		size_t len = strlen(list);
+
+		snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", known[i]);
+	}
+	free_names(known, count);
+	return error_set(
+		err, ERROR_USAGE, 0, "\"%s\" needs one more word, one of: %s", family, list);
+}
+
 int cli_unknown_verb(
 	const struct cli_verb *verbs, int argc, const char *const *argv, struct error **err)
 {
@@ -75,6 +109,8 @@ int cli_unknown_verb(
 
 	if (!strncmp(word, "mode=", 5))
 		word += 5;
+	if (family && !*word)
+		return need_second_word(family, known, count, err);
 	closest = strlen(word) < 64 ? cli_closest(word, (const char *const *)known, count) : NULL;
 	if (closest)
 		error_set(err, ERROR_USAGE, 0,
@@ -84,8 +120,7 @@ int cli_unknown_verb(
 		error_set(err, ERROR_USAGE, 0,
 			"\"%s%s%.64s\" is no verb; `drover --help` lists them", before, space,
 			word);
-	for (size_t i = 0; i < count; i++)
-		free(known[i]);
+	free_names(known, count);
 	return -1;
 }
 
@@ -100,11 +135,11 @@ static void print_usage(FILE *out, const struct cli_verb *verb)
 		else if (o->kind == CLI_OPTIONAL)
 			fprintf(out, " [%s]", o->value);
 		else if (o->kind == CLI_REST || o->kind == CLI_KEYS)
-			fprintf(out, " %s…", o->value);
+			fprintf(out, " %s...", o->value);
 		else
 			options = true;
 	}
-	fprintf(out, "%s\n", options ? " [OPTION…]" : "");
+	fprintf(out, "%s\n", options ? " [OPTION...]" : "");
 }
 
 static void print_option(FILE *out, const struct cli_option *o)
@@ -113,7 +148,7 @@ static void print_option(FILE *out, const struct cli_option *o)
 	bool by_place = o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL;
 
 	if (o->kind == CLI_REST || o->kind == CLI_KEYS)
-		left = fs_format("%s…", o->value);
+		left = fs_format("%s...", o->value);
 	else if (by_place)
 		left = fs_format("%s, %s=%s", o->value, o->name, o->value);
 	else

@@ -4,7 +4,6 @@
 #include "base/json.h"
 
 #include <fcntl.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -23,7 +22,7 @@ int64_t cli_number(const json_t *object, const char *key, int64_t none)
 	const json_t *member = json_object_get(object, key);
 
 	if (json_is_real(member))
-		return llround(json_real_value(member));
+		return (int64_t)json_real_value(member);
 	return json_is_integer(member) ? json_integer_value(member) : none;
 }
 
@@ -70,7 +69,7 @@ static void format_scaled(
 		unit++;
 	}
 	/* 1.5 GiB, 12 GiB, 512 MiB: two digits are enough to choose by. */
-	if (unit == 0 || value >= 10 || value == floor(value))
+	if (unit == 0 || value >= 10 || value == (double)(int64_t)value)
 		snprintf(out, 32, "%.0f %s", value, units[unit]);
 	else
 		snprintf(out, 32, "%.1f %s", value, units[unit]);
@@ -138,4 +137,16 @@ bool cli_confirm(const char *question, bool *asked)
 		return false;
 	answer[strcspn(answer, "\r\n")] = '\0';
 	return !strcasecmp(answer, "y") || !strcasecmp(answer, "yes");
+}
+
+int cli_must_confirm(struct cli *cli, const char *question, struct error **err)
+{
+	bool asked = false;
+
+	if (cli_flag(&cli->args, "yes") || cli_confirm(question, &asked))
+		return 0;
+	if (asked)
+		return error_set(err, ERROR_CANCELLED, 0, "nothing was removed");
+	return error_set(err, ERROR_USAGE, 0,
+		"this removes something and there is no terminal to ask on: give --yes");
 }

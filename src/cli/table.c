@@ -87,11 +87,9 @@ static int bytes_of(const char *text, size_t width)
 {
 	const char *c = text;
 
-	while (*c && (width > 0 || (*c & 0xc0) == 0x80)) {
-		c++;
-		if ((*c & 0xc0) != 0x80)
-			width--;
-	}
+	for (; *c; c++)
+		if ((*c & 0xc0) != 0x80 && width-- == 0)
+			break;
 	return (int)(c - text);
 }
 

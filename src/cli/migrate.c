@@ -1,0 +1,264 @@
+/* migrate; migration ls, show, cancel, follow; receive. */
+#include "cli/verbs.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "cli/interrupt.h"
+
+#include <string.h>
+
+#define NODE_OPTION \
+	{ \
+		CLI_VALUE, "node", "NODE", "a migration that this node does not know", NULL \
+	}
+#define ID \
+	{ \
+		CLI_POSITIONAL, "id", "ID", "of the migration; its beginning is enough", NULL \
+	}
+
+/* As the API takes them. */
+#define DOWNTIME_MAX_MS 600000
+#define TIMEOUT_MAX_S (7 * 86400)
+
+const struct cli_option cli_migrate_options[] = {
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
+	{CLI_POSITIONAL, "node", "NODE", "where it is to run", "to"},
+	{CLI_VALUE, "downtime", "MS", "longest that the guest may stand still (300)", NULL},
+	{CLI_VALUE, "bandwidth", "RATE", "100M (bytes a second), 800mbit (no limit)", NULL},
+	{CLI_VALUE, "timeout", "SECONDS", "gives up when it has not moved by then (never)", NULL},
+	{CLI_FLAG, "pause", NULL, "pauses the guest first: one round, a long downtime", NULL},
+	{CLI_FLAG, "detach", NULL, "prints the migration's id and returns", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_migration_ls_options[] = {
+	{CLI_VALUE, "node", "NODE", "those of that node", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_migration_show_options[] = {
+	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_migration_cancel_options[] = {
+	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_migration_follow_options[] = {
+	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_receive_options[] = {
+	{CLI_POSITIONAL, "id", "ID", "of the migration", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+
+static json_t *make_request(const struct cli_args *args, struct error **err)
+{
+	int64_t downtime_ms, timeout_s, bandwidth = 0;
+	const char *rate = cli_get(args, "bandwidth");
+
+	if (cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
+		cli_get_number(args, "timeout", 0, TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
+		(rate && cli_parse_rate("the bandwidth", rate, &bandwidth, err) < 0))
+		return NULL;
+	return json_pack("{s:s, s:s, s:{s:I, s:I, s:I, s:b}}", "vm", cli_get(args, "vm"), "node",
+		cli_get(args, "node"), "options", "downtime_ms", (json_int_t)downtime_ms,
+		"bandwidth", (json_int_t)bandwidth, "timeout_ms", (json_int_t)timeout_s * 1000,
+		"pause", cli_flag(args, "pause"));
+}
+
+int cli_migrate(struct cli *cli, struct error **err)
+{
+	cleanup_json json_t *body = make_request(&cli->args, err), *answer = NULL;
+	cleanup_free char *node = NULL;
+	const char *id;
+
+	if (!body || cli_find_vm(cli, cli_get(&cli->args, "vm"), &node, err) < 0)
+		return -1;
+	answer = cli_call(cli, "POST", node, "/v1/migrations", body, err);
+	if (!answer)
+		return -1;
+	id = cli_text(answer, "id", "");
+	if (!cli_flag(&cli->args, "detach"))
+		return cli_follow(cli, node, id, true, err);
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("%s\n", id);
+	return 0;
+}
+
+/* A migration's node and whole id, from an option and the id's beginning. */
+static int find_migration(struct cli *cli, char **id, const char **node, struct error **err)
+{
+	const char *given = cli_get(&cli->args, "id");
+	cleanup_json json_t *list = NULL;
+	const json_t *m;
+	size_t i;
+
+	*id = NULL;
+	*node = cli_get(&cli->args, "node");
+	list = cli_call(cli, "GET", *node, "/v1/migrations", NULL, err);
+	if (!list)
+		return -1;
+	json_array_foreach(json_object_get(list, "migrations"), i, m)
+	{
+		const char *whole = cli_text(m, "id", "");
+
+		if (strncmp(whole, given, strlen(given)) != 0 || (*id && !strcmp(*id, whole)))
+			continue;
+		if (*id)
+			return error_set(err, ERROR_USAGE, 0,
+				"more than one migration's id begins with %s: %s, %s", given, *id,
+				whole);
+		*id = fs_format("%s", whole);
+	}
+	/* Not in the list: droverd says so in its own words. */
+	if (!*id)
+		*id = fs_format("%s", given);
+	return 0;
+}
+
+static void add_migration(struct cli_table *table, const json_t *m)
+{
+	const json_t *report = json_object_get(m, "report"), *e = json_object_get(m, "error");
+	int64_t started = cli_number(m, "started_ms", 0), ended = cli_number(m, "ended_ms", 0);
+	const char *state = cli_text(m, "state", "?");
+	char when[32], took[32] = "-", still[32] = "-";
+
+	clock_format(started, when);
+	when[19] = '\0'; /* whole seconds */
+	cli_format_time((ended ? ended : clock_wall_ms()) - started, took);
+	if (cli_number(report, "downtime_ms", -1) >= 0)
+		cli_format_time(cli_number(report, "downtime_ms", 0), still);
+	cli_table_add(table, !strcmp(state, "undecided"),
+		(const char *const[]){cli_text(m, "id", "?"), cli_text(m, "vm", "?"),
+			cli_text(m, "from", "?"), cli_text(m, "to", "?"), when, took, still, state,
+			cli_text(e, "message", "")});
+}
+
+int cli_migration_ls(struct cli *cli, struct error **err)
+{
+	static const char *const titles[] = {
+		"ID", "VM", "FROM", "TO", "BEGUN (UTC)", ">TOOK", ">STOOD STILL", "STATE", "ERROR"};
+	const char *node = cli_get(&cli->args, "node");
+	cleanup_json json_t *answer = cli_call(cli, "GET", node, "/v1/migrations", NULL, err);
+	struct cli_table *table;
+	const json_t *m;
+	size_t i;
+
+	if (!answer)
+		return -1;
+	if (cli->json) {
+		cli_print_json(answer);
+		return 0;
+	}
+	table = cli_table_new(9, titles);
+	json_array_foreach(json_object_get(answer, "migrations"), i, m) add_migration(table, m);
+	cli_table_print(table);
+	return 0;
+}
+
+static void print_report(const json_t *report)
+{
+	char text[32];
+
+	cli_format_time(cli_number(report, "total_ms", 0), text);
+	printf("  moved in:     %s\n", text);
+	cli_format_time(cli_number(report, "downtime_ms", 0), text);
+	printf("  stood still:  %s\n", text);
+	cli_format_traffic(cli_number(report, "wire_bytes", 0), text);
+	printf("  network:      %s", text);
+	cli_format_traffic(cli_number(report, "stream_bytes", 0), text);
+	printf(" for a stream of %s, in %lld rounds\n", text,
+		(long long)cli_number(report, "rounds", 0));
+}
+
+static void print_migration(const json_t *m)
+{
+	const json_t *report = json_object_get(m, "report"), *e = json_object_get(m, "error");
+	char when[32];
+
+	printf("%s from %s to %s: %s", cli_text(m, "vm", "?"), cli_text(m, "from", "?"),
+		cli_text(m, "to", "?"), cli_text(m, "state", "?"));
+	if (*cli_text(m, "phase", ""))
+		printf(", %s", cli_text(m, "phase", ""));
+	clock_format(cli_number(m, "started_ms", 0), when);
+	printf("\n  id:           %s\n  begun:        %s\n", cli_text(m, "id", "?"), when);
+	if (cli_number(m, "ended_ms", 0)) {
+		clock_format(cli_number(m, "ended_ms", 0), when);
+		printf("  ended:        %s\n", when);
+	}
+	if (json_is_object(report))
+		print_report(report);
+	if (json_is_object(e)) {
+		printf("  error:        ");
+		cli_print_text(cli_text(e, "message", "?"));
+		putchar('\n');
+	}
+}
+
+int cli_migration_show(struct cli *cli, struct error **err)
+{
+	cleanup_free char *id = NULL, *path = NULL;
+	cleanup_json json_t *m = NULL;
+	const char *node;
+
+	if (find_migration(cli, &id, &node, err) < 0)
+		return -1;
+	path = cli_path("/v1/migrations/%s", id);
+	m = cli_call(cli, "GET", node, path, NULL, err);
+	if (!m)
+		return -1;
+	if (cli->json)
+		cli_print_json(m);
+	else
+		print_migration(m);
+	return 0;
+}
+
+int cli_migration_cancel(struct cli *cli, struct error **err)
+{
+	cleanup_free char *id = NULL, *path = NULL;
+	cleanup_json json_t *answer = NULL;
+	const char *node;
+
+	if (find_migration(cli, &id, &node, err) < 0)
+		return -1;
+	path = cli_path("/v1/migrations/%s/cancel", id);
+	answer = cli_call(cli, "POST", node, path, NULL, err);
+	if (!answer)
+		return -1;
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("migration %s is being cancelled\n", id);
+	return 0;
+}
+
+int cli_migration_follow(struct cli *cli, struct error **err)
+{
+	cleanup_free char *id = NULL;
+	const char *node;
+
+	if (find_migration(cli, &id, &node, err) < 0)
+		return -1;
+	return cli_follow(cli, node, id, false, err);
+}
+
+/*
+ * The destination's part, as a task of this node: lasts as long as that does. A signal cancels it,
+ * and the call then ends with the error that this has made of it.
+ */
+int cli_receive(struct cli *cli, struct error **err)
+{
+	const char *id = cli_get(&cli->args, "id");
+	cleanup_free char *path = cli_path("/v1/migrations/%s/receive", id);
+	struct interrupt *interrupt = interrupt_start(cli, NULL, id, false, err);
+	json_t *answer;
+
+	if (!interrupt)
+		return -1;
+	answer = cli_call_within(cli, NULL, 0, "POST", NULL, path, NULL, err);
+	interrupt_stop(interrupt);
+	if (!answer)
+		return -1;
+	if (cli->json)
+		cli_print_json(answer);
+	json_decref(answer);
+	return 0;
+}

@@ -1,0 +1,290 @@
+/* task new, ls, show, log, cancel, flush: the deferred task queue. */
+#include "cli/verbs.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+
+#include <string.h>
+
+#define NODE_OPTION \
+	{ \
+		CLI_VALUE, "node", "NODE", "on that node's queue", NULL \
+	}
+#define ID \
+	{ \
+		CLI_POSITIONAL, "id", "ID", "number of the task", NULL \
+	}
+
+const struct cli_option cli_task_new_options[] = {
+	{CLI_VALUE, "after", "ID", "when that task is done; skipped when it fails", NULL},
+	{CLI_VALUE, "at", "TIME", "2026-01-31T02:03:04Z, 02:03 (UTC), +90 (seconds)", NULL},
+	{CLI_FLAG, "exclusive", NULL, "while no other task runs", NULL},
+	NODE_OPTION,
+	{CLI_REST, "words", "VERB", "a verb of drover and its arguments", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_task_ls_options[] = {NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_task_show_options[] = {
+	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_task_log_options[] = {
+	ID,
+	NODE_OPTION,
+	{CLI_FLAG, "follow", NULL, "until the task has ended", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_task_cancel_options[] = {
+	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+const struct cli_option cli_task_flush_options[] = {NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
+
+/* The words of a task as a verb and its arguments, tried as they will be run: what is mistyped is
+ * found now and not tonight. */
+static json_t *make_argv(struct cli *cli, struct error **err)
+{
+	const char *words[CLI_ARGS_MAX + 1];
+	const struct cli_verb *verb;
+	struct cli_args args;
+	json_t *argv = json_array();
+	int count = 0, rc, named;
+
+	while (count < CLI_ARGS_MAX &&
+		(words[count] = cli_get_nth(&cli->args, "words", (size_t)count)))
+		count++;
+	verb = cli_find_verb(cli->verbs, count, words, &named);
+	if (!verb) {
+		words[0] = cli_verb_of_link(words[0]);
+		verb = cli_find_verb(cli->verbs, count, words, &named);
+	}
+	if (!verb) {
+		cli_unknown_verb(cli->verbs, count, words, err);
+		json_decref(argv);
+		return NULL;
+	}
+	rc = cli_args_parse(verb->options, count - named, words + named, &args, err);
+	cli_args_free(&args);
+	if (rc < 0) {
+		error_prefix(err, "the task");
+		json_decref(argv);
+		return NULL;
+	}
+	for (int i = 0; i < count; i++)
+		json_array_append_new(argv, json_string(words[i]));
+	return argv;
+}
+
+static json_t *make_request(struct cli *cli, struct error **err)
+{
+	const char *at = cli_get(&cli->args, "at");
+	int64_t after, at_ms = 0;
+	json_t *argv;
+
+	if (cli_get_number(&cli->args, "after", 1, INT64_MAX, 0, &after, err) < 0)
+		return NULL;
+	if (at && clock_parse(at, &at_ms) < 0) {
+		error_set(err, ERROR_USAGE, 0,
+			"--at is a time like 2026-01-31T02:03:04Z, \"2026-01-31 02:03\", 02:03 "
+			"(all in UTC) or +90 (seconds from now), not \"%.64s\"",
+			at);
+		return NULL;
+	}
+	argv = make_argv(cli, err);
+	if (!argv)
+		return NULL;
+	return json_pack("{s:o, s:o, s:I, s:b}", "argv", argv, "after",
+		after ? json_integer(after) : json_null(), "at_ms", (json_int_t)at_ms, "exclusive",
+		cli_flag(&cli->args, "exclusive"));
+}
+
+static const char *node_of(const struct cli *cli)
+{
+	return cli_get(&cli->args, "node");
+}
+
+int cli_task_new(struct cli *cli, struct error **err)
+{
+	cleanup_json json_t *body = make_request(cli, err), *answer = NULL;
+
+	if (!body)
+		return -1;
+	answer = cli_call(cli, "POST", node_of(cli), "/v1/tasks", body, err);
+	if (!answer)
+		return -1;
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("%lld\n", (long long)cli_number(answer, "id", 0));
+	return 0;
+}
+
+/* "migrate web1 node2" */
+static char *command_of(const json_t *task)
+{
+	const json_t *argv = json_object_get(task, "argv"), *word;
+	char *text = fs_format("%s", "");
+	size_t i;
+
+	json_array_foreach(argv, i, word)
+	{
+		char *longer = fs_format("%s%s%s", text, i ? " " : "",
+			json_is_string(word) ? json_string_value(word) : "?");
+
+		free_pointer(&text);
+		text = longer;
+	}
+	return text;
+}
+
+/* What it waits for, or how it ended. */
+static char *note_of(const json_t *task)
+{
+	const char *state = cli_text(task, "state", "");
+	int64_t after = cli_number(task, "after", 0), at_ms = cli_number(task, "at_ms", 0);
+	int64_t code = cli_number(task, "exit", 0);
+	char when[32];
+
+	if (!strcmp(state, "waiting") && at_ms > clock_wall_ms()) {
+		clock_format(at_ms, when);
+		return fs_format("until %s", when);
+	}
+	if (!strcmp(state, "waiting") || !strcmp(state, "skipped"))
+		return fs_format("after task %lld", (long long)after);
+	if (code > 0)
+		return fs_format("exit status %lld", (long long)code);
+	return fs_format("%s", "");
+}
+
+int cli_task_ls(struct cli *cli, struct error **err)
+{
+	static const char *const titles[] = {
+		">ID", "STATE", "FROM", "CREATED (UTC)", "NOTE", "TASK"};
+	cleanup_json json_t *answer = cli_call(cli, "GET", node_of(cli), "/v1/tasks", NULL, err);
+	struct cli_table *table;
+	const json_t *task;
+	size_t i;
+
+	if (!answer)
+		return -1;
+	if (cli->json) {
+		cli_print_json(answer);
+		return 0;
+	}
+	table = cli_table_new(6, titles);
+	json_array_foreach(json_object_get(answer, "tasks"), i, task)
+	{
+		cleanup_free char *command = command_of(task), *note = note_of(task);
+		cleanup_free char *id = fs_format("%lld", (long long)cli_number(task, "id", 0));
+		char created[32];
+
+		clock_format(cli_number(task, "created_ms", 0), created);
+		created[19] = '\0'; /* whole seconds */
+		cli_table_add(table, false,
+			(const char *const[]){id, cli_text(task, "state", "?"),
+				cli_text(task, "from", "-"), created, note, command});
+	}
+	cli_table_print(table);
+	return 0;
+}
+
+static char *task_path(const struct cli *cli, const char *format, struct error **err)
+{
+	const char *id = cli_get(&cli->args, "id");
+	int64_t number;
+
+	if (fs_parse_number("ID", id, 1, INT64_MAX, &number, err) < 0)
+		return NULL;
+	return cli_path(format, id);
+}
+
+static void print_time(const json_t *task, const char *key, const char *title)
+{
+	char text[32];
+
+	if (!cli_number(task, key, 0))
+		return;
+	clock_format(cli_number(task, key, 0), text);
+	printf("  %s%s\n", title, text);
+}
+
+int cli_task_show(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = task_path(cli, "/v1/tasks/%s", err), *command = NULL;
+	cleanup_free char *note = NULL;
+	cleanup_json json_t *task = NULL;
+
+	task = path ? cli_call(cli, "GET", node_of(cli), path, NULL, err) : NULL;
+	if (!task)
+		return -1;
+	if (cli->json) {
+		cli_print_json(task);
+		return 0;
+	}
+	command = command_of(task);
+	note = note_of(task);
+	printf("task %lld: %s%s%s\n  drover ", (long long)cli_number(task, "id", 0),
+		cli_text(task, "state", "?"), *note ? ", " : "", note);
+	cli_print_text(command);
+	printf("\n  from:     %s\n", cli_text(task, "from", "this node"));
+	print_time(task, "created_ms", "created:  ");
+	print_time(task, "at_ms", "not before: ");
+	print_time(task, "started_ms", "started:  ");
+	print_time(task, "ended_ms", "ended:    ");
+	if (json_is_true(json_object_get(task, "exclusive")))
+		printf("  exclusive\n");
+	return 0;
+}
+
+int cli_task_log(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = task_path(cli, "/v1/tasks/%s/log", err);
+	bool follow = cli_flag(&cli->args, "follow"), ended = false;
+	int64_t offset = 0, before;
+
+	if (!path)
+		return -1;
+	do {
+		cleanup_free char *whole = fs_format("%s?offset=%lld&wait_ms=%d", path,
+			(long long)offset, follow ? CLI_WAIT_MS : 0);
+		cleanup_json json_t *answer = cli_call_within(
+			cli, NULL, 2 * CLI_WAIT_MS, "GET", node_of(cli), whole, NULL, err);
+
+		if (!answer)
+			return -1;
+		if (cli->json)
+			cli_print_json(answer);
+		else
+			cli_print_text(cli_text(answer, "text", ""));
+		fflush(stdout);
+		before = offset;
+		offset = cli_number(answer, "offset", offset);
+		ended = json_is_true(json_object_get(answer, "ended"));
+	} while (!ended && (follow || offset > before));
+	return 0;
+}
+
+int cli_task_cancel(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = task_path(cli, "/v1/tasks/%s/cancel", err);
+	cleanup_json json_t *answer =
+		path ? cli_call(cli, "POST", node_of(cli), path, NULL, err) : NULL;
+
+	if (!answer)
+		return -1;
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("task %s is cancelled\n", cli_get(&cli->args, "id"));
+	return 0;
+}
+
+int cli_task_flush(struct cli *cli, struct error **err)
+{
+	cleanup_json json_t *answer = cli_call(cli, "DELETE", node_of(cli), "/v1/tasks", NULL, err);
+
+	if (!answer)
+		return -1;
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("%lld tasks removed\n", (long long)cli_number(answer, "removed", 0));
+	return 0;
+}

@@ -1,0 +1,197 @@
+/* start, stop, show, set, rm, rename: one VM. */
+#include "cli/verbs.h"
+
+#include "base/fs.h"
+#include "base/json.h"
+
+#include <string.h>
+
+#define VM \
+	{ \
+		CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name" \
+	}
+#define STOP_S 60
+
+const struct cli_option cli_start_options[] = {
+	VM,
+	{CLI_VALUE, "node", "NODE", "on that node", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_stop_options[] = {
+	VM,
+	{CLI_VALUE, "timeout", "SECONDS", "for the guest to power off (60); 0: ends it at once",
+		NULL},
+	{CLI_FLAG, "hard", NULL, "ends it at once", "force"},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_show_options[] = {
+	VM,
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_set_options[] = {
+	VM,
+	{CLI_VALUE, "memory", "SIZE", "512M, 4G", "vm_ram ram"},
+	{CLI_VALUE, "cpus", "N", "virtual CPUs", "vm_cpus"},
+	{CLI_KEYS, "key", "KEY=VALUE", "a key of vm.conf (vm.conf(5)); KEY= removes it", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_rm_options[] = {
+	VM,
+	{CLI_FLAG, "yes", NULL, "does not ask", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_rename_options[] = {
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname old"},
+	{CLI_POSITIONAL, "to", "NEW", "its new name", "new"},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+
+static const char *vm_name(const struct cli *cli)
+{
+	return cli_get(&cli->args, "vm");
+}
+
+/* Prints the object, or the sentence. */
+static int say(const struct cli *cli, const json_t *answer, const char *sentence)
+{
+	if (cli->json)
+		cli_print_json(answer);
+	else
+		printf("%s\n", sentence);
+	return 0;
+}
+
+int cli_start(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s/start", vm_name(cli)), *sentence = NULL;
+	const char *node = cli_get(&cli->args, "node");
+	cleanup_json json_t *answer = cli_call(cli, "POST", node, path, NULL, err);
+	cleanup_free char *here = answer && !node ? cli_this_node(cli, NULL) : NULL;
+
+	if (!answer)
+		return -1;
+	sentence = fs_format("%s runs on %s", vm_name(cli),
+		node   ? node
+		: here ? here
+		       : "this node");
+	return say(cli, answer, sentence);
+}
+
+int cli_stop(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s/stop", vm_name(cli)), *node = NULL;
+	cleanup_free char *sentence = NULL;
+	cleanup_json json_t *answer = NULL, *body = NULL;
+	int64_t seconds;
+
+	if (cli_get_number(&cli->args, "timeout", 0, 600, STOP_S, &seconds, err) < 0 ||
+		cli_find_vm(cli, vm_name(cli), &node, err) < 0)
+		return -1;
+	if (cli_flag(&cli->args, "hard"))
+		seconds = 0;
+	body = json_pack("{s:I}", "timeout_ms", (json_int_t)seconds * 1000);
+	answer = cli_call_within(
+		cli, NULL, (int)seconds * 1000 + CLI_CALL_MS / 10, "POST", node, path, body, err);
+	if (!answer)
+		return -1;
+	if (seconds > 0 && json_is_true(json_object_get(answer, "forced")))
+		sentence = fs_format("%s was ended: its guest had not powered off within %lld s",
+			vm_name(cli), (long long)seconds);
+	else
+		sentence = fs_format("%s is stopped", vm_name(cli));
+	return say(cli, answer, sentence);
+}
+
+int cli_show(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli));
+	cleanup_json json_t *vm = cli_call(cli, "GET", NULL, path, NULL, err);
+	char time[32];
+
+	if (!vm)
+		return -1;
+	if (cli->json) {
+		cli_print_json(vm);
+		return 0;
+	}
+	printf("%s: %s", vm_name(cli), cli_text(vm, "state", "?"));
+	if (*cli_text(vm, "node", ""))
+		printf(", on %s", cli_text(vm, "node", ""));
+	printf(", epoch %lld", (long long)cli_number(vm, "epoch", 0));
+	if (cli_number(vm, "uptime_s", -1) >= 0) {
+		cli_format_time(cli_number(vm, "uptime_s", 0) * 1000, time);
+		printf(", for %s, process %lld", time, (long long)cli_number(vm, "pid", 0));
+	}
+	putchar('\n');
+	if (*cli_text(vm, "operation", ""))
+		printf("%s\n", cli_text(vm, "operation", ""));
+	if (*cli_text(vm, "problem", ""))
+		printf("problem: %s\n", cli_text(vm, "problem", ""));
+	putchar('\n');
+	cli_print_text(cli_text(vm, "conf", ""));
+	return 0;
+}
+
+static json_t *keys_to_set(const struct cli *cli)
+{
+	static const char *const named[] = {"memory", "cpus"};
+	json_t *set = json_object();
+	const char *key, *value;
+
+	for (size_t i = 0; i < 2; i++)
+		if (cli_get(&cli->args, named[i]))
+			json_object_set_new(
+				set, named[i], json_string(cli_get(&cli->args, named[i])));
+	for (size_t i = 0; cli_get_key(&cli->args, i, &key, &value); i++)
+		json_object_set_new(set, key, *value ? json_string(value) : json_null());
+	return set;
+}
+
+int cli_set(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli)), *sentence = NULL;
+	cleanup_json json_t *body = json_pack("{s:o}", "set", keys_to_set(cli)), *answer = NULL;
+
+	if (json_object_size(json_object_get(body, "set")) == 0)
+		return error_set(
+			err, ERROR_USAGE, 0, "nothing to set: give KEY=VALUE, like memory=2G");
+	answer = cli_call(cli, "PATCH", NULL, path, body, err);
+	if (!answer)
+		return -1;
+	sentence = fs_format("%s is changed%s", vm_name(cli),
+		json_is_true(json_object_get(answer, "running"))
+			? "; it runs, and gets this when it is started again"
+			: "");
+	return say(cli, answer, sentence);
+}
+
+int cli_rm(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli)), *sentence = NULL;
+	cleanup_free char *question = fs_format(
+		"Remove %s with its definition and all disks in its directory?", vm_name(cli));
+	cleanup_json json_t *answer = NULL, *known = NULL;
+
+	/* Before asking: a name that is wrong needs no question. */
+	known = cli_call(cli, "GET", NULL, path, NULL, err);
+	if (!known || cli_must_confirm(cli, question, err) < 0)
+		return -1;
+	answer = cli_call(cli, "DELETE", NULL, path, NULL, err);
+	if (!answer)
+		return -1;
+	sentence = fs_format("%s is removed", vm_name(cli));
+	return say(cli, answer, sentence);
+}
+
+int cli_rename(struct cli *cli, struct error **err)
+{
+	const char *to = cli_get(&cli->args, "to");
+	cleanup_free char *path = cli_path("/v1/vms/%s/rename", vm_name(cli)), *sentence = NULL;
+	cleanup_json json_t *body = json_pack("{s:s}", "to", to), *answer = NULL;
+
+	answer = cli_call(cli, "POST", NULL, path, body, err);
+	if (!answer)
+		return -1;
+	sentence = fs_format("%s is %s now", vm_name(cli), to);
+	return say(cli, answer, sentence);
+}
