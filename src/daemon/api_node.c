@@ -63,7 +63,7 @@ static int status(struct request *request, struct response *response, struct err
 		"problems", problems, "hypervisor", hypervisor_json(daemon), "time_ms",
 		(json_int_t)clock_wall_ms());
 
-	json_object_set_new(answer, "vms_running", json_integer(m ? vms_running(m->vms) : 0));
+	json_object_set_new(answer, "vms_running", json_integer(count_running(vms, "vms")));
 	json_object_set_new(answer, "migrations_running",
 		json_integer(count_running(migrations, "migrations")));
 	(void)err;

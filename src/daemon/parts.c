@@ -5,8 +5,10 @@
 #include "daemon/api.h"
 #include "host/host.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void *make(size_t size)
 {
@@ -23,6 +25,12 @@ int parts_open_hv(struct daemon *daemon, struct error **err)
 
 	if (hv)
 		return 0;
+	/* Found out without starting anything, for it is tried again and again. */
+	if (access(daemon->config->qemu_binary, X_OK) < 0)
+		return error_set(err, ERROR_HYPERVISOR, errno,
+			"no VM can run here: %s cannot be started; install QEMU or set binary in "
+			"[qemu] of drover.conf",
+			daemon->config->qemu_binary);
 	hv = hv_open(&daemon->hv_settings, err);
 	if (!hv)
 		return -1;
