@@ -53,7 +53,8 @@ static bool is_image_place(const char *path)
 {
 	const char *name = strrchr(path, '/') + 1;
 
-	if (strncmp(path, "/images/", 8) != 0 && strncmp(path, "/vms/", 5) != 0)
+	if (strncmp(path, "/images/", 8) != 0 &&
+		(strncmp(path, "/vms/", 5) != 0 || !strchr(path + 5, '/')))
 		return false;
 	return strcmp(name, "vm.conf") != 0 && strncmp(name, "owner.", 6) != 0 &&
 	       strncmp(name, ".tmp.", 5) != 0;
