@@ -1,0 +1,51 @@
+/*
+ * Chunks: the buffers that the stream travels in inside one process, and the queue between the
+ * thread that fills them and the thread that empties them.
+ *
+ * A chunk has room in front of its data for a frame's header, so that a frame is one piece of
+ * memory without copying. A pool holds a fixed number of chunks and a queue a bounded number of
+ * bytes: what this process keeps between the hypervisors can never be more (a guest's downtime
+ * grows with every byte of it).
+ */
+#ifndef DROVER_WIRE_CHUNK_H
+#define DROVER_WIRE_CHUNK_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct chunk {
+	struct chunk *next; /* of the list that it is in */
+	uint8_t type;       /* frame_type */
+	uint64_t sequence;  /* of the frame that it came in; 0 on the sending side */
+	size_t len;         /* bytes of data used */
+	size_t cap;         /* bytes of data there are */
+	uint8_t *header;    /* FRAME_HEADER bytes, directly in front of data */
+	uint8_t *data;
+};
+
+/* A fixed number of chunks of one size. Used by several threads. */
+struct chunk_pool;
+
+/* `count` chunks of `cap` bytes each. */
+struct chunk_pool *chunk_pool_open(size_t count, size_t cap, struct error **err);
+/* All chunks must have been given back, or never be used again. */
+void chunk_pool_close(struct chunk_pool *pool);
+/* An empty chunk; waits for one. */
+struct chunk *chunk_take(struct chunk_pool *pool);
+void chunk_give_back(struct chunk_pool *pool, struct chunk *chunk);
+
+/* First in, first out, between one thread that puts and one that gets. */
+struct chunk_queue;
+
+/* Holds chunks of at most `max_bytes` of data together, or a single larger one. */
+struct chunk_queue *chunk_queue_open(size_t max_bytes, struct error **err);
+void chunk_queue_close(struct chunk_queue *queue);
+/* Waits for room. */
+void chunk_put(struct chunk_queue *queue, struct chunk *chunk);
+/* Waits for a chunk. */
+struct chunk *chunk_get(struct chunk_queue *queue);
+
+#endif

@@ -1,0 +1,248 @@
+#include "wire/endpoint.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Between two looks at whether the hypervisor has made its socket. */
+#define RETRY_MS 10
+#define GENERATE_MAX (1ull << 50)
+
+static const struct {
+	const char *prefix;
+	enum endpoint_kind kind;
+	bool input, output;
+} kinds[] = {
+	{"unix:", ENDPOINT_UNIX, true, true},
+	{"file:", ENDPOINT_FILE, true, true},
+	{"fd:", ENDPOINT_FD, true, true},
+	{"generate:", ENDPOINT_GENERATE, true, false},
+	{"null", ENDPOINT_NULL, false, true},
+};
+
+static int parse(struct endpoint *e, const char *text, bool input, struct error **err)
+{
+	*e = (struct endpoint){.listen_fd = -1, .fd = -1};
+	e->text = strdup(text);
+	if (!e->text)
+		abort();
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		size_t len = strlen(kinds[i].prefix);
+		bool value = kinds[i].prefix[len - 1] == ':';
+
+		if (strncmp(text, kinds[i].prefix, len) != 0 || (text[len] != 0) != value ||
+			!(input ? kinds[i].input : kinds[i].output))
+			continue;
+		e->kind = kinds[i].kind;
+		e->path = e->text + len;
+		return 0;
+	}
+	return error_set(err, ERROR_USAGE, 0,
+		input ? "the input is unix:PATH, file:PATH, fd:N or generate:SIZE, not \"%s\""
+		      : "the output is unix:PATH, file:PATH, fd:N or null, not \"%s\"",
+		text);
+}
+
+static int socket_address(const struct endpoint *e, struct sockaddr_un *address, struct error **err)
+{
+	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	if (strlen(e->path) >= sizeof(address->sun_path))
+		return error_set(err, ERROR_USAGE, 0,
+			"the path of a socket has at most %zu bytes: %s",
+			sizeof(address->sun_path) - 1, e->path);
+	strcpy(address->sun_path, e->path);
+	return 0;
+}
+
+static int new_socket(const struct endpoint *e, struct error **err)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		error_set(err, ERROR_FAILED, errno, "cannot make a socket for %s", e->path);
+	return fd;
+}
+
+static int listen_unix(struct endpoint *e, struct error **err)
+{
+	struct sockaddr_un address;
+	struct stat st;
+
+	if (socket_address(e, &address, err) < 0)
+		return -1;
+	e->listen_fd = new_socket(e, err);
+	if (e->listen_fd < 0)
+		return -1;
+	if (lstat(e->path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(e->path);
+	/* Nobody can connect before listen(). */
+	if (bind(e->listen_fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+		chmod(e->path, 0660) < 0 || listen(e->listen_fd, 1) < 0)
+		return error_set(err, ERROR_FAILED, errno, "cannot listen at %s", e->path);
+	return 0;
+}
+
+static int open_file(struct endpoint *e, int flags, struct error **err)
+{
+	e->fd = open(e->path, flags | O_CLOEXEC, 0600);
+	if (e->fd < 0)
+		return error_set(err, errno == ENOENT ? ERROR_NOT_FOUND : ERROR_FAILED, errno,
+			"cannot open %s", e->path);
+	return 0;
+}
+
+static int open_fd(struct endpoint *e, struct error **err)
+{
+	struct stat st;
+	int64_t fd;
+
+	if (fs_parse_number("a descriptor", e->path, 0, 1 << 20, &fd, err) < 0)
+		return -1;
+	if (fstat((int)fd, &st) < 0)
+		return error_set(err, ERROR_USAGE, errno, "descriptor %d", (int)fd);
+	e->fd = (int)fd;
+	fcntl(e->fd, F_SETFL, fcntl(e->fd, F_GETFL) & ~O_NONBLOCK);
+	e->both_ways = S_ISSOCK(st.st_mode);
+	return 0;
+}
+
+int endpoint_open_input(struct endpoint *e, const char *text, struct error **err)
+{
+	if (parse(e, text, true, err) < 0)
+		return -1;
+	switch (e->kind) {
+	case ENDPOINT_UNIX:
+		return listen_unix(e, err);
+	case ENDPOINT_FILE:
+		return open_file(e, O_RDONLY, err);
+	case ENDPOINT_FD:
+		return open_fd(e, err);
+	default:
+		return fs_parse_size("a generated stream", e->path, GENERATE_MAX, &e->size, err);
+	}
+}
+
+int endpoint_open_output(struct endpoint *e, const char *text, struct error **err)
+{
+	struct sockaddr_un address;
+
+	if (parse(e, text, false, err) < 0)
+		return -1;
+	switch (e->kind) {
+	case ENDPOINT_UNIX:
+		return socket_address(e, &address, err);
+	case ENDPOINT_FILE:
+		return open_file(e, O_WRONLY | O_CREAT | O_TRUNC, err);
+	case ENDPOINT_FD:
+		return open_fd(e, err);
+	default:
+		return 0;
+	}
+}
+
+void endpoint_close(struct endpoint *e)
+{
+	if (e->listen_fd >= 0)
+		unlink(e->path);
+	close_fd(&e->listen_fd);
+	close_fd(&e->fd);
+	free(e->text);
+	e->text = NULL;
+}
+
+int endpoint_accept(struct endpoint *e, int64_t deadline_ms, struct error **err)
+{
+	struct pollfd pollfd = {.fd = e->listen_fd, .events = POLLIN};
+	int n;
+
+	if (e->kind != ENDPOINT_UNIX)
+		return 0;
+	do
+		n = poll(&pollfd, 1, clock_left_ms(deadline_ms));
+	while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return error_set(
+			err, ERROR_TIMEOUT, 0, "the hypervisor has not connected to %s", e->path);
+	e->fd = accept4(e->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	if (e->fd < 0)
+		return error_set(err, ERROR_FAILED, errno, "cannot accept at %s", e->path);
+	e->both_ways = true;
+	unlink(e->path);
+	close_fd(&e->listen_fd);
+	return 0;
+}
+
+int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err)
+{
+	struct sockaddr_un address;
+
+	if (e->kind != ENDPOINT_UNIX)
+		return 0;
+	if (socket_address(e, &address, err) < 0)
+		return -1;
+	e->fd = new_socket(e, err);
+	if (e->fd < 0)
+		return -1;
+	/* A socket that is not there yet gives nothing to wait for. */
+	while (connect(e->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		if (errno != ENOENT && errno != ECONNREFUSED && errno != EAGAIN && errno != EINTR)
+			return error_set(err, ERROR_HYPERVISOR, errno,
+				"cannot connect to the hypervisor at %s", e->path);
+		if (!clock_left_ms(deadline_ms))
+			return error_set(err, ERROR_TIMEOUT, errno,
+				"the hypervisor does not listen at %s", e->path);
+		poll(NULL, 0, RETRY_MS);
+	}
+	e->both_ways = true;
+	return 0;
+}
+
+static ssize_t generate(struct endpoint *e, uint8_t *data, size_t len)
+{
+	uint64_t word = e->at / 8 * ENDPOINT_STEP;
+
+	if (len > e->size - e->at)
+		len = (size_t)(e->size - e->at);
+	for (size_t i = 0; i < len; i += 8, word += ENDPOINT_STEP) {
+		uint64_t le = htole64(word);
+
+		memcpy(data + i, &le, 8);
+	}
+	e->at += len;
+	return (ssize_t)len;
+}
+
+ssize_t endpoint_read(struct endpoint *e, void *data, size_t len, struct error **err)
+{
+	ssize_t n;
+
+	if (e->kind == ENDPOINT_GENERATE)
+		return generate(e, data, len);
+	do
+		n = read(e->fd, data, len);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		error_set(err, e->both_ways ? ERROR_HYPERVISOR : ERROR_FAILED, errno,
+			"cannot read from %s", e->text);
+	return n;
+}
+
+int endpoint_write(struct endpoint *e, const void *data, size_t len, struct error **err)
+{
+	if (e->kind == ENDPOINT_NULL || fs_write_all(e->fd, data, len) == 0)
+		return 0;
+	if (errno == ENOSPC || errno == EDQUOT)
+		return error_set(err, ERROR_NO_SPACE, errno, "cannot write to %s", e->text);
+	return error_set(err, e->both_ways ? ERROR_HYPERVISOR : ERROR_FAILED, errno,
+		"cannot write to %s", e->text);
+}

@@ -1,0 +1,219 @@
+#include "wire/options.h"
+
+#include <getopt.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+	"usage: drover-wire send --id MIGRATION --input INPUT --connect ADDRESS:PORT\n"
+	"                        --cert FILE --key FILE --ca FILE --peer NAME [OPTION]...\n"
+	"       drover-wire recv --id MIGRATION --output OUTPUT --listen ADDRESS:PORT\n"
+	"                        --cert FILE --key FILE --ca FILE --peer NAME [OPTION]...\n"
+	"\n"
+	"Carries a hypervisor's migration stream from one node to another, unchanged, over\n"
+	"one mutually authenticated TLS 1.3 connection.\n"
+	"\n"
+	"  --id MIGRATION          the same on both sides\n"
+	"  --input INPUT           unix:PATH, file:PATH, fd:N or generate:SIZE\n"
+	"  --output OUTPUT         unix:PATH, file:PATH, fd:N or null\n"
+	"  --connect ADDRESS:PORT  where the receiver listens\n"
+	"  --listen ADDRESS:PORT   port 0: any; the status line \"listening\" tells which\n"
+	"  --listen-fd N           a listening socket, instead of --listen\n"
+	"  --cert, --key, --ca FILE  PEM; /dev/fd/N may be given\n"
+	"  --peer NAME             the node that the other side must be\n"
+	"  --peer-fingerprint HEX  SHA-256 of the certificate that it must have\n"
+	"  --bandwidth BYTES       at most so many bytes per second (\"100M\"); send only\n"
+	"  --timeout SECONDS       until both ends are connected; 60 at first\n"
+	"  --status-fd N           JSON lines go there and not to standard output\n"
+	"  --list-faults           print the fault points that DROVER_FAULT takes\n"
+	"  --help, --version\n"
+	"\n"
+	"example, on one machine:\n"
+	"  drover-wire recv --id t1 --output null --listen 127.0.0.1:7800 \\\n"
+	"      --cert node2.crt --key node2.key --ca ca.crt --peer node1 &\n"
+	"  drover-wire send --id t1 --input generate:8G --connect 127.0.0.1:7800 \\\n"
+	"      --cert node1.crt --key node1.key --ca ca.crt --peer node2\n";
+
+enum {
+	OPT_ID = 256,
+	OPT_INPUT,
+	OPT_OUTPUT,
+	OPT_CONNECT,
+	OPT_LISTEN,
+	OPT_LISTEN_FD,
+	OPT_CERT,
+	OPT_KEY,
+	OPT_CA,
+	OPT_PEER,
+	OPT_FINGERPRINT,
+	OPT_BANDWIDTH,
+	OPT_TIMEOUT,
+	OPT_STATUS_FD
+};
+
+static const struct option long_options[] = {
+	{"id", required_argument, NULL, OPT_ID},
+	{"input", required_argument, NULL, OPT_INPUT},
+	{"output", required_argument, NULL, OPT_OUTPUT},
+	{"connect", required_argument, NULL, OPT_CONNECT},
+	{"listen", required_argument, NULL, OPT_LISTEN},
+	{"listen-fd", required_argument, NULL, OPT_LISTEN_FD},
+	{"cert", required_argument, NULL, OPT_CERT},
+	{"key", required_argument, NULL, OPT_KEY},
+	{"ca", required_argument, NULL, OPT_CA},
+	{"peer", required_argument, NULL, OPT_PEER},
+	{"peer-fingerprint", required_argument, NULL, OPT_FINGERPRINT},
+	{"bandwidth", required_argument, NULL, OPT_BANDWIDTH},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"status-fd", required_argument, NULL, OPT_STATUS_FD},
+	{0},
+};
+
+/* What is kept as text until all options have been seen. */
+struct texts {
+	const char *input, *output, *connect, *listen, *peer, *fingerprint;
+};
+
+static int parse_fd(const char *name, int *fd, struct error **err)
+{
+	int64_t value;
+
+	if (fs_parse_number(name, optarg, 0, 1 << 20, &value, err) < 0)
+		return -1;
+	*fd = (int)value;
+	return 0;
+}
+
+static int take_number(struct options *o, int option, struct error **err)
+{
+	int64_t seconds;
+
+	switch (option) {
+	case OPT_LISTEN_FD:
+		return parse_fd("--listen-fd", &o->listen_fd, err);
+	case OPT_STATUS_FD:
+		return parse_fd("--status-fd", &o->status_fd, err);
+	case OPT_BANDWIDTH:
+		return fs_parse_size("--bandwidth", optarg, 1ull << 40, &o->bandwidth_bps, err);
+	case OPT_TIMEOUT:
+		if (fs_parse_number("--timeout", optarg, 1, 86400, &seconds, err) < 0)
+			return -1;
+		o->timeout_ms = seconds * 1000;
+		return 0;
+	default:
+		return error_set(err, ERROR_USAGE, 0,
+			"an argument is unknown or has no value; see drover-wire --help");
+	}
+}
+
+static int take(struct options *o, struct texts *texts, int option, struct error **err)
+{
+	const char **place;
+
+	switch (option) {
+	case OPT_ID:
+		place = &o->migration;
+		break;
+	case OPT_INPUT:
+		place = &texts->input;
+		break;
+	case OPT_OUTPUT:
+		place = &texts->output;
+		break;
+	case OPT_CONNECT:
+		place = &texts->connect;
+		break;
+	case OPT_LISTEN:
+		place = &texts->listen;
+		break;
+	case OPT_CERT:
+		place = &o->cert;
+		break;
+	case OPT_KEY:
+		place = &o->key;
+		break;
+	case OPT_CA:
+		place = &o->ca;
+		break;
+	case OPT_PEER:
+		place = &texts->peer;
+		break;
+	case OPT_FINGERPRINT:
+		place = &texts->fingerprint;
+		break;
+	default:
+		return take_number(o, option, err);
+	}
+	*place = optarg;
+	return 0;
+}
+
+static int check_side(struct options *o, const struct texts *texts, struct error **err)
+{
+	if (o->role == FRAME_ROLE_SEND) {
+		if (!texts->input || !texts->connect || texts->output || texts->listen ||
+			o->listen_fd >= 0)
+			return error_set(err, ERROR_USAGE, 0,
+				"send takes --input and --connect; see drover-wire --help");
+		o->endpoint = texts->input;
+		o->address = texts->connect;
+		return 0;
+	}
+	if (!texts->output || texts->input || texts->connect || o->bandwidth_bps ||
+		(texts->listen != NULL) == (o->listen_fd >= 0))
+		return error_set(err, ERROR_USAGE, 0,
+			"recv takes --output and either --listen or --listen-fd; see drover-wire "
+			"--help");
+	o->endpoint = texts->output;
+	o->address = texts->listen;
+	return 0;
+}
+
+static int check(struct options *o, const struct texts *texts, struct error **err)
+{
+	if (!o->migration || !o->cert || !o->key || !o->ca || !texts->peer)
+		return error_set(err, ERROR_USAGE, 0,
+			"--id, --cert, --key, --ca and --peer are needed; see drover-wire --help");
+	if (fs_check_name("migration", o->migration, err) < 0 ||
+		tls_peer_set(&o->peer, texts->peer, texts->fingerprint, err) < 0)
+		return -1;
+	return check_side(o, texts, err);
+}
+
+static int parse_role(struct options *o, const char *word, struct error **err)
+{
+	if (word && !strcmp(word, "send"))
+		o->role = FRAME_ROLE_SEND;
+	else if (word && !strcmp(word, "recv"))
+		o->role = FRAME_ROLE_RECV;
+	else
+		return error_set(err, ERROR_USAGE, 0,
+			"the first argument is \"send\" or \"recv\"; see drover-wire --help");
+	return 0;
+}
+
+int options_parse(struct options *options, int argc, char **argv, struct error **err)
+{
+	struct texts texts = {0};
+	int option;
+
+	*options = (struct options){.listen_fd = -1,
+		.status_fd = STDOUT_FILENO,
+		.timeout_ms = OPTIONS_TIMEOUT_S * 1000};
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--help"))
+			return fputs(help, stdout) < 0 ? -1 : 1;
+		if (!strcmp(argv[i], "--version"))
+			return puts("drover-wire " DROVER_VERSION) < 0 ? -1 : 1;
+	}
+	if (parse_role(options, argv[1], err) < 0)
+		return -1;
+	opterr = 0;
+	while ((option = getopt_long(argc - 1, argv + 1, "", long_options, NULL)) != -1)
+		if (take(options, &texts, option, err) < 0)
+			return -1;
+	if (optind < argc - 1)
+		return error_set(
+			err, ERROR_USAGE, 0, "\"%s\" is one argument too many", argv[1 + optind]);
+	return check(options, &texts, err);
+}

@@ -1,0 +1,31 @@
+/*
+ * The command line of drover-wire; drover-wire(1) describes it.
+ */
+#ifndef DROVER_WIRE_OPTIONS_H
+#define DROVER_WIRE_OPTIONS_H
+
+#include "wire/frame.h"
+#include "wire/tls.h"
+
+#include <stdio.h>
+
+#define OPTIONS_TIMEOUT_S 60
+
+struct options {
+	enum frame_role role;
+	const char *migration;
+	const char *endpoint; /* --input or --output */
+	const char *address;  /* --connect or --listen; NULL with --listen-fd */
+	int listen_fd;        /* -1: none */
+	const char *cert, *key, *ca;
+	struct tls_peer peer;
+	uint64_t bandwidth_bps; /* bytes per second; 0: no limit */
+	int64_t timeout_ms;     /* until the lane is there and the hypervisor is connected */
+	int status_fd;
+};
+
+/* Reads the arguments. 1: --help or --version was asked for and has been answered on stdout; -1 and
+ * ERROR_USAGE when they make no sense. Strings stay argv's. */
+int options_parse(struct options *options, int argc, char **argv, struct error **err);
+
+#endif

@@ -1,0 +1,293 @@
+/*
+ * The receiving side. Threads: read_lane (lane → queue), write_output (queue → hypervisor, and what
+ * the sender is told about it), read_back (hypervisor → lane: return path), and the main thread,
+ * which watches.
+ */
+#include "base/clock.h"
+#include "base/fault.h"
+#include "wire/accept.h"
+#include "wire/codec.h"
+#include "wire/endpoint.h"
+#include "wire/sides.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* The sender is told what has been written after so many bytes, or so long. */
+#define ACK_BYTES (1u << 20)
+#define ACK_MS 20
+
+struct receiver {
+	const struct options *options;
+	struct run *run;
+	struct lane *lane;
+	struct endpoint output;
+	struct chunk_pool *pool, *back_pool;
+	struct chunk_queue *queue;
+	const struct wire_codec *codec;
+	void *codec_state;
+	struct wire_sink sink;
+	struct run_counts counts;
+	struct frame_end end; /* of what has been written */
+	XXH3_state_t *hash;
+
+	/* The last ACK, and what it could say now. */
+	pthread_mutex_t ack_mutex;
+	struct frame_ack written, acked;
+	int64_t acked_ms;
+};
+
+static void put_in_queue(void *arg, struct chunk *chunk)
+{
+	chunk_put(arg, chunk);
+}
+
+/* Takes the chunk over. 1 after the last one. */
+static int take_frame(struct receiver *r, struct chunk *chunk, struct error **err)
+{
+	struct frame_ack ack;
+	uint8_t type = chunk->type;
+	int result = 0;
+
+	if (type == FRAME_DATA || type >= FRAME_CODEC)
+		return r->codec->decode(r->codec_state, chunk, &r->sink, err);
+	if (type == FRAME_END) {
+		chunk_put(r->queue, chunk);
+		return 1;
+	}
+	/* Nothing is kept yet that an ACK of the return path would let go: it is a sign of life. */
+	if (type == FRAME_ACK)
+		result = frame_ack_decode(chunk->data, chunk->len, &ack, err);
+	else
+		result = error_set(
+			err, ERROR_REQUEST, 0, "a frame of type %s came", frame_type_name(type));
+	chunk_give_back(r->pool, chunk);
+	return result;
+}
+
+static void *read_lane(void *arg)
+{
+	struct receiver *r = arg;
+	struct error *err = NULL;
+	int result = 0;
+
+	while (result == 0) {
+		struct chunk *chunk = chunk_take(r->pool);
+
+		if (lane_receive(r->lane, chunk, &err) < 0)
+			break;
+		result = take_frame(r, chunk, &err);
+		if (result < 0)
+			error_prefix(&err, "%s", lane_name(r->lane));
+	}
+	if (result != 1)
+		run_fail(r->run, err);
+	return NULL;
+}
+
+/* Tells the sender what has been written, when there is something to tell and it is time. */
+static int send_ack(struct receiver *r, bool now, struct error **err)
+{
+	uint8_t payload[FRAME_ACK_SIZE];
+	int64_t now_ms = clock_ms();
+	bool due;
+
+	pthread_mutex_lock(&r->ack_mutex);
+	due = now || r->written.bytes - r->acked.bytes >= ACK_BYTES ||
+	      (r->written.sequence != r->acked.sequence && now_ms - r->acked_ms >= ACK_MS);
+	if (due) {
+		r->acked = r->written;
+		r->acked_ms = now_ms;
+		frame_ack_encode(&r->acked, payload);
+	}
+	pthread_mutex_unlock(&r->ack_mutex);
+	return due ? lane_send(r->lane, FRAME_ACK, payload, sizeof(payload), err) : 0;
+}
+
+static int write_chunk(struct receiver *r, const struct chunk *chunk, struct error **err)
+{
+	if (endpoint_write(&r->output, chunk->data, chunk->len, err) < 0)
+		return error_prefix(
+			err, "after %llu bytes of the stream", (unsigned long long)r->end.bytes);
+	XXH3_64bits_update(r->hash, chunk->data, chunk->len);
+	r->end.bytes += chunk->len;
+	pthread_mutex_lock(&r->ack_mutex);
+	r->written = (struct frame_ack){chunk->sequence, r->end.bytes};
+	pthread_mutex_unlock(&r->ack_mutex);
+	r->counts.stream_bytes = r->end.bytes;
+	r->counts.acked_bytes = r->acked.bytes;
+	return 0;
+}
+
+static int check_end(struct receiver *r, const struct chunk *chunk, struct error **err)
+{
+	uint8_t payload[FRAME_END_SIZE];
+	struct frame_end theirs;
+
+	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
+		return error_prefix(err, "%s", lane_name(r->lane));
+	r->end.hash = XXH3_64bits_digest(r->hash);
+	if (theirs.bytes != r->end.bytes || theirs.hash != r->end.hash)
+		return error_set(err, ERROR_FAILED, 0,
+			"%s: the stream arrived changed: %llu bytes here, %llu there",
+			lane_name(r->lane), (unsigned long long)r->end.bytes,
+			(unsigned long long)theirs.bytes);
+	if (fault_point("wire.recv.before_ack", err) < 0)
+		return -1;
+	frame_end_encode(&r->end, payload);
+	return lane_send(r->lane, FRAME_END_ACK, payload, sizeof(payload), err);
+}
+
+static int write_stream(struct receiver *r, struct error **err)
+{
+	for (;;) {
+		struct chunk *chunk = chunk_get(r->queue);
+
+		if (chunk->type == FRAME_END)
+			return check_end(r, chunk, err);
+		if (write_chunk(r, chunk, err) < 0)
+			return -1;
+		chunk_give_back(r->pool, chunk);
+		if (send_ack(r, false, err) < 0)
+			return -1;
+	}
+}
+
+static void *write_output(void *arg)
+{
+	struct receiver *r = arg;
+	struct error *err = NULL;
+
+	if (write_stream(r, &err) == 0)
+		run_end(r->run);
+	else if (err->kind == ERROR_UNREACHABLE)
+		run_fail_late(r->run, err);
+	else
+		run_fail(r->run, err);
+	return NULL;
+}
+
+static void *read_back(void *arg)
+{
+	struct receiver *r = arg;
+	struct chunk *chunk = chunk_take(r->back_pool);
+	struct error *err = NULL;
+	ssize_t n;
+
+	chunk->type = FRAME_RETURN;
+	while ((n = endpoint_read(&r->output, chunk->data, chunk->cap, &err)) > 0) {
+		chunk->len = (size_t)n;
+		if (lane_send_chunk(r->lane, chunk, &err) < 0)
+			break;
+	}
+	/* A hypervisor that has closed its end, or a lane that broke, is seen by those who move the
+	 * stream; a return path may end before it. */
+	error_free(&err);
+	return NULL;
+}
+
+static int choose_codec(
+	struct receiver *r, uint64_t mine, const struct frame_hello *theirs, struct error **err)
+{
+	size_t back =
+		theirs->payload_max < SIDES_PAYLOAD ? theirs->payload_max & ~7u : SIDES_PAYLOAD;
+
+	r->codec = wire_codec_choose(mine & theirs->features);
+	r->pool = chunk_pool_open(SIDES_CHUNKS, SIDES_PAYLOAD, err);
+	r->back_pool = r->pool ? chunk_pool_open(1, back, err) : NULL;
+	r->queue = r->back_pool ? chunk_queue_open(SIDES_QUEUE_MAX, err) : NULL;
+	if (!r->queue)
+		return -1;
+	r->sink = (struct wire_sink){put_in_queue, r->queue};
+	r->codec_state = r->codec->open(r->pool, err);
+	return r->codec_state ? 0 : -1;
+}
+
+static int accept_one(struct receiver *r, const struct tls_credentials *credentials,
+	int64_t deadline_ms, struct error **err)
+{
+	struct frame_hello *mine = calloc(1, sizeof(*mine));
+	struct frame_hello theirs;
+
+	if (!mine)
+		abort();
+	mine->role = FRAME_ROLE_RECV;
+	mine->oldest = FRAME_VERSION_OLDEST;
+	mine->newest = FRAME_VERSION_NEWEST;
+	mine->features = wire_codec_features();
+	mine->payload_max = SIDES_PAYLOAD;
+	mine->next = 1;
+	strcpy(mine->migration, r->options->migration);
+	r->lane = accept_lane(r->options, r->run, credentials, mine, &theirs, deadline_ms, err);
+	if (!r->lane)
+		return -1;
+	return choose_codec(r, mine->features, &theirs, err);
+}
+
+static int watch(struct receiver *r, struct error **err)
+{
+	int result;
+
+	while ((result = run_wait(r->run, -1, RUN_TICK_MS, err)) == 1) {
+		run_status_progress(r->run, &r->counts);
+		/* A lane that has broken is reported by the thread that reads it. */
+		send_ack(r, lane_idle_ms(r->lane) >= LANE_ALIVE_MS, NULL);
+	}
+	return result;
+}
+
+static int carry(struct receiver *r, int64_t deadline_ms, struct error **err)
+{
+	if (endpoint_connect(&r->output, deadline_ms, err) < 0 ||
+		fault_point("wire.recv.connected", err) < 0 || run_thread(read_lane, r, err) < 0 ||
+		run_thread(write_output, r, err) < 0)
+		return -1;
+	if (r->output.both_ways && run_thread(read_back, r, err) < 0)
+		return -1;
+	return watch(r, err);
+}
+
+static void report_connected(struct receiver *r)
+{
+	run_status(r->run, "connected",
+		json_pack("{s:s,s:s,s:s,s:s}", "peer", lane_peer(r->lane), "address",
+			lane_address(r->lane), "cipher", lane_cipher(r->lane), "codec",
+			r->codec->name));
+}
+
+static void prepare(struct receiver *r)
+{
+	r->hash = XXH3_createState();
+	if (!r->hash)
+		abort();
+	XXH3_64bits_reset(r->hash);
+	pthread_mutex_init(&r->ack_mutex, NULL);
+}
+
+int recv_run(const struct options *options, struct run *run, struct error **err)
+{
+	int64_t deadline_ms = clock_ms() + options->timeout_ms;
+	struct receiver *r = calloc(1, sizeof(*r));
+	struct tls_credentials *credentials;
+
+	if (!r)
+		abort();
+	r->options = options;
+	r->run = run;
+	prepare(r);
+	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
+	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0 ||
+		run_harden(err) < 0 || accept_one(r, credentials, deadline_ms, err) < 0)
+		return -1;
+	report_connected(r);
+	run_counts_start(&r->counts, r->lane);
+	if (carry(r, deadline_ms, err) < 0) {
+		lane_give_up(r->lane, *err);
+		return -1;
+	}
+	lane_finish(r->lane);
+	run_status_end(run, &r->counts, r->end.hash);
+	return 0;
+}

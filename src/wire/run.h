@@ -1,0 +1,64 @@
+/*
+ * A run of drover-wire: what its threads share. Worker threads have straight-line code and report
+ * how they ended; the main thread waits for that, for signals and for the next progress line.
+ *
+ * There is one run in a process. A run that has failed is not taken apart: the process reports the
+ * error and ends, and its threads with it.
+ */
+#ifndef DROVER_WIRE_RUN_H
+#define DROVER_WIRE_RUN_H
+
+#include "base/error.h"
+#include "wire/lane.h"
+
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+/* Between two progress lines. */
+#define RUN_TICK_MS 200
+
+struct run;
+
+/* Status lines go to status_fd. SIGINT and SIGTERM end the run with ERROR_CANCELLED; SIGPIPE is
+ * ignored. */
+struct run *run_open(int status_fd, struct error **err);
+
+/* No core file, no debugger, no new privileges from now on: this process holds a guest's memory and
+ * a node's key. Files under /dev/fd must have been opened before. */
+int run_harden(struct error **err);
+
+/* Starts a thread that is waited for by nobody. */
+int run_thread(void *(*body)(void *), void *arg, struct error **err);
+
+/* From any thread. run_fail takes the error over; the first one counts. run_end: all is done.
+ * run_fail_late gives another thread a second to fail with what it knows: a lane that cannot be
+ * sent to often holds the reason for it, to be received. */
+void run_fail(struct run *run, struct error *e);
+void run_fail_late(struct run *run, struct error *e);
+void run_end(struct run *run);
+/* Wakes run_wait, which then returns 1. */
+void run_wake(struct run *run);
+
+/* The main thread waits: until the end (0), a failure (-1), or a wake, something to read at `fd`
+ * (-1: none) or `ms` have passed (these 1). */
+int run_wait(struct run *run, int fd, int64_t ms, struct error **err);
+
+/* Writes one status line, {"event":name,…}; takes `fields` over (NULL: none). A reader that has
+ * gone, or reads nothing for a second, misses it: a migration does not depend on it. */
+void run_status(struct run *run, const char *name, json_t *fields);
+
+/* What a side counts; stream_bytes and acked_bytes are set by worker threads. */
+struct run_counts {
+	struct lane *lane;
+	atomic_uint_fast64_t stream_bytes, acked_bytes;
+	int64_t start_ms, last_ms;
+	uint64_t last_wire_bytes;
+};
+/* Starts counting; the lane may have carried its handshake. */
+void run_counts_start(struct run_counts *counts, struct lane *lane);
+/* The status lines "progress" and "end". */
+void run_status_progress(struct run *run, struct run_counts *counts);
+void run_status_end(struct run *run, struct run_counts *counts, uint64_t hash);
+
+#endif
