@@ -72,32 +72,48 @@ static const char *between(const char *said, const char *before, char after, cha
 	return out;
 }
 
+/* "disk0" and the words of `-blockdev {…"node-name":"disk0-file"…}: words`; what else it is, as it
+ * is, about "a disk". */
+static const char *disk_words(const char *said, char disk[256])
+{
+	const char *words = strstr(said, "}: ");
+	char *suffix;
+
+	if (!between(said, "\"node-name\":\"", '"', disk)[0] || !words) {
+		snprintf(disk, 256, "a disk");
+		return said;
+	}
+	suffix = strstr(disk, "-file");
+	if (suffix)
+		*suffix = 0;
+	return words + strlen("}: ");
+}
+
 static int explain_disk(const char *name, const char *doing, const char *said,
 	const struct hv_settings *set, struct error **err)
 {
-	char path[256];
+	char path[256], disk[256];
+	const char *words = disk_words(said, disk);
 
 	if (strstr(said, "\" lock")) {
 		between(said, "using the image [", ']', path);
 		return error_set(err, ERROR_DISK, 0,
-			"%s: cannot %s: disk %s is in use by another process, here or on another "
+			"%s: cannot %s: %s%s%s is in use by another process, here or on another "
 			"node, which holds its lock; end that one first",
-			name, doing, path[0] ? path : "of this VM");
+			name, doing, disk, path[0] ? " " : "", path);
 	}
-	if (strstr(said, "Could not open '") && strstr(said, "Permission denied")) {
-		between(said, "Could not open '", '\'', path);
+	if (strstr(words, "Permission denied"))
 		return error_set(err, ERROR_DISK, 0,
-			"%s: cannot %s: %s does not open: Permission denied; give user %u (group "
-			"%u) read and write access to it and search access to its directories",
-			name, doing, path, (unsigned)set->uid, (unsigned)set->gid);
-	}
-	if (strstr(said, "O_DIRECT"))
+			"%s: cannot %s: %s does not open: %s; give user %u (group %u) read and "
+			"write access to it, and search access to its directories",
+			name, doing, disk, words, (unsigned)set->uid, (unsigned)set->gid);
+	if (strstr(words, "O_DIRECT"))
 		return error_set(err, ERROR_DISK, 0,
-			"%s: cannot %s: the file system of a disk cannot do direct I/O; set "
-			"cache = writeback for it (%s)",
-			name, doing, said);
-	return error_set(
-		err, ERROR_DISK, 0, "%s: cannot %s: a disk does not open: %s", name, doing, said);
+			"%s: cannot %s: %s is on a file system that cannot do direct I/O; set "
+			"its cache to writeback (%s)",
+			name, doing, disk, words);
+	return error_set(err, ERROR_DISK, 0, "%s: cannot %s: %s does not open: %s", name, doing,
+		disk, words);
 }
 
 static bool about_disk(const char *said)
@@ -111,13 +127,17 @@ int qemu_explain(const char *name, const char *doing, const char *said,
 {
 	if (about_disk(said))
 		return explain_disk(name, doing, said, set, err);
-	if (strstr(said, "-netdev") || strstr(said, "TUNSETIFF") || strstr(said, "tap"))
+	if (strstr(said, "-netdev") || strstr(said, "TUNSETIFF"))
 		return error_set(err, ERROR_NETWORK, 0,
 			"%s: cannot %s: its network does not open: %s", name, doing, said);
 	if (strstr(said, "set up guest memory") || strstr(said, "Cannot allocate memory"))
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s: cannot %s: this node has not enough free memory for it: %s", name,
 			doing, said);
+	if (strstr(said, "Permission denied"))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s: cannot %s: QEMU says: %s; give user %u (group %u) read access to it",
+			name, doing, said, (unsigned)set->uid, (unsigned)set->gid);
 	return error_set(err, ERROR_HYPERVISOR, 0, "%s: cannot %s: QEMU says: %s", name, doing,
 		said[0] ? said : "nothing");
 }

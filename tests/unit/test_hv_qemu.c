@@ -1,0 +1,550 @@
+/*
+ * The QEMU driver with real guests: started, paused, found again, killed, and moved.
+ */
+#include "test_hv_qemu.h"
+
+#include "base/json.h"
+
+#include <pthread.h>
+
+static const struct hv_migrate_params fast = {.downtime_limit_ms = 100};
+/* Slow enough that a guest with 32 MiB of random pages is caught in the middle. */
+static const struct hv_migrate_params slow = {.downtime_limit_ms = 1, .bandwidth_bps = 4 << 20};
+
+/*
+ * What a node can do.
+ */
+
+static void test_the_probe_tells_what_this_qemu_is(void **state)
+{
+	cleanup_json json_t *json = hv_facts_json(hv10);
+
+	(void)state;
+	assert_int_equal(hv_get_facts(hv10)->major, 10);
+	assert_string_equal(hv_get_facts(hv10)->accel, "tcg");
+	assert_null(hv_get_facts(hv10)->no_live);
+	assert_non_null(strstr(hv_get_facts(hv72)->no_live, "pause the guest"));
+	assert_string_equal(json_string_value(json_array_get(json_object_get(json, "machines"), 0)),
+		"pc-q35-10.0");
+	assert_true(json_array_size(json_object_get(json, "cpus")) > 0);
+}
+
+static void test_a_missing_or_failing_binary_is_said(void **state)
+{
+	struct hv_settings set = {.binary = "/nonexistent/qemu", .accel = "tcg", .uid = VM_USER};
+
+	(void)state;
+	assert_null(hv_open(&set, &test_error));
+	expect_error(ERROR_HYPERVISOR, "/nonexistent/qemu");
+	set.binary = "/bin/false";
+	assert_null(hv_open(&set, &test_error));
+	expect_error(ERROR_HYPERVISOR, "/bin/false");
+	set.accel = "warp";
+	assert_null(hv_open(&set, &test_error));
+	expect_error(ERROR_DEFINITION, "warp");
+}
+
+static void test_a_definition_is_completed_and_checked(void **state)
+{
+	struct vm_def def = {.name = (char *)"web1"};
+
+	(void)state;
+	must(hv_complete_def(hv72, &def, &test_error));
+	assert_string_equal(def.machine, "pc-q35-7.2");
+	assert_string_equal(def.cpu, "qemu64");
+	must(hv_check_def(hv10, &def, &test_error));
+	free(def.machine);
+	free(def.cpu);
+
+	def.machine = (char *)"pc-q35-10.0";
+	def.cpu = (char *)"qemu64";
+	assert_int_equal(hv_check_def(hv72, &def, &test_error), -1);
+	expect_error(ERROR_HYPERVISOR, "has machine type pc-q35-10.0, which QEMU 7.2");
+	def.cpu = (char *)"SapphireRapids";
+	assert_int_equal(hv_check_def(hv10, &def, &test_error), -1);
+	expect_error(ERROR_HYPERVISOR, "lacks:");
+	def.cpu = (char *)"max";
+	assert_int_equal(hv_check_def(hv10, &def, &test_error), -1);
+	expect_error(ERROR_HYPERVISOR, "could not be moved");
+	def.cpu = (char *)"z80";
+	assert_int_equal(hv_check_def(hv10, &def, &test_error), -1);
+	expect_error(ERROR_HYPERVISOR, "does not know");
+}
+
+static void test_images_are_made_and_read_and_never_overwritten(void **state)
+{
+	cleanup_free char *path = fs_format("%s/overlay.qcow2", dir);
+	cleanup_json json_t *info = NULL;
+	struct stat st;
+
+	(void)state;
+	must(hv_image_create(hv10, path, "qcow2", 0, disk, "qcow2", &test_error));
+	info = hv_image_info(hv10, path, &test_error);
+	must(info ? 0 : -1);
+	assert_string_equal(json_string_value(json_object_get(info, "format")), "qcow2");
+	assert_int_equal(json_integer_value(json_object_get(info, "virtual_size")), 64 << 20);
+	assert_string_equal(json_string_value(json_object_get(info, "backing")), disk);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_uid, geteuid() == 0 ? VM_USER : geteuid());
+	assert_int_equal(
+		hv_image_create(hv10, path, "qcow2", 1 << 20, NULL, NULL, &test_error), -1);
+	expect_error(ERROR_EXISTS, "exists already");
+	unlink(path);
+	assert_int_equal(
+		hv_image_create(hv10, path, "qcow2", 0, "/no/base.qcow2", NULL, &test_error), -1);
+	expect_error(ERROR_DISK, "/no/base.qcow2");
+	assert_false(fs_exists(path));
+	assert_null(hv_image_info(hv10, "/nonexistent.qcow2", &test_error));
+	expect_error(ERROR_DISK, "No such file");
+}
+
+/*
+ * One VM.
+ */
+
+/* Value of a line of /proc/PID/status. */
+static long status_number(const struct guest *g, const char *key)
+{
+	cleanup_free char *path = fs_format("/proc/%d/status", (int)hv_vm_process(g->hv)->pid);
+	cleanup_free char *text = fs_read(path, 65536, NULL, NULL);
+	const char *at = text ? strstr(text, key) : NULL;
+
+	return at ? strtol(at + strlen(key), NULL, 10) : -1;
+}
+
+static void test_a_started_guest_waits_to_be_let_run(void **state)
+{
+	struct guest *g = describe(0);
+	pid_t pid;
+
+	(void)state;
+	start_with(g, hv10, false);
+	pid = hv_vm_process(g->hv)->pid;
+	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+	assert_int_equal(getsid(pid), pid);
+	assert_int_equal(status_number(g, "\nUid:"), geteuid() == 0 ? VM_USER : geteuid());
+	assert_int_equal(status_number(g, "\nNoNewPrivs:"), 1);
+	assert_int_equal(status_number(g, "\nSeccomp:"), 2);
+	must(hv_vm_resume(g->hv, &test_error));
+	assert_int_equal(hv_vm_state(g->hv), HV_RUNNING);
+	expect(g, 0, "READY", BOOT_MS);
+	expect_alive(g);
+}
+
+static void test_a_paused_guest_goes_on_where_it_was(void **state)
+{
+	struct guest *g = boot(0, hv10);
+
+	(void)state;
+	must(hv_vm_pause(g->hv, &test_error));
+	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+	must(hv_vm_pause(g->hv, &test_error));
+	must(hv_vm_announce(g->hv, &test_error));
+	must(hv_vm_resume(g->hv, &test_error));
+	must(hv_vm_resume(g->hv, &test_error));
+	expect_alive(g);
+}
+
+static void test_the_power_button_turns_the_guest_off(void **state)
+{
+	struct guest *g = boot(0, hv10);
+
+	(void)state;
+	assert_false(hv_vm_wait_off(g->hv, clock_ms() + 50));
+	must(hv_vm_powerdown(g->hv, &test_error));
+	assert_true(hv_vm_wait_off(g->hv, clock_ms() + STEP_MS));
+	assert_int_equal(hv_vm_state(g->hv), HV_OFF);
+	assert_int_equal(hv_vm_resume(g->hv, &test_error), -1);
+	expect_error(ERROR_NOT_RUNNING, "powered off");
+	must(hv_vm_end(g->hv, clock_ms() + STEP_MS, &test_error));
+	assert_int_equal(hv_vm_state(g->hv), HV_GONE);
+	assert_false(fs_exists(g->dir));
+}
+
+static void test_a_guest_is_found_again_by_another_handle(void **state)
+{
+	struct guest *g = boot(0, hv10);
+	struct process_id id = *hv_vm_process(g->hv);
+
+	(void)state;
+	hv_vm_close(g->hv);
+	g->hv = hv_vm_attach(hv10, g->dir, &test_error);
+	must(g->hv ? 0 : -1);
+	assert_int_equal(hv_vm_process(g->hv)->pid, id.pid);
+	assert_int_equal(hv_vm_state(g->hv), HV_RUNNING);
+	expect_alive(g);
+	assert_int_equal(try_start(&(struct guest){.def = g->def, .disks = {disk}, .dir = g->dir},
+				 hv10, false),
+		-1);
+	expect_error(ERROR_RUNNING, "already");
+	expect_alive(g);
+}
+
+static void test_a_killed_hypervisor_is_noticed_at_once(void **state)
+{
+	struct guest *g = describe(0);
+
+	(void)state;
+	start_with(g, hv10, false);
+	process_signal(hv_vm_process(g->hv), SIGKILL);
+	assert_true(hv_vm_wait_off(g->hv, clock_ms() + STEP_MS));
+	assert_int_equal(hv_vm_state(g->hv), HV_GONE);
+	assert_int_equal(hv_vm_pause(g->hv, &test_error), -1);
+	expect_error(ERROR_NOT_RUNNING, "has ended");
+	assert_true(fs_exists(g->dir));
+	assert_null(hv_vm_attach(hv10, g->dir, &test_error));
+	expect_error(ERROR_NOT_RUNNING, "VM web1");
+	assert_false(fs_exists(g->dir));
+	assert_null(hv_vm_attach(hv10, g->dir, &test_error));
+	expect_error(ERROR_NOT_RUNNING, g->dir);
+}
+
+/* droverd was killed between starting QEMU and writing down who it is. */
+static void test_a_hypervisor_of_an_unfinished_start_is_ended(void **state)
+{
+	struct guest *g = describe(0);
+	cleanup_free char *identity = fs_format("%s/hv.json", g->dir);
+	struct process_id id;
+
+	(void)state;
+	start_with(g, hv10, false);
+	id = *hv_vm_process(g->hv);
+	hv_vm_close(g->hv);
+	close_fd(&g->console);
+	assert_int_equal(unlink(identity), 0);
+	start_with(g, hv10, false);
+	assert_true(process_wait(&id, clock_ms() + STEP_MS, NULL));
+	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+}
+
+static void expect_no_start(struct guest *g, enum error_kind kind, const char *part)
+{
+	assert_int_equal(try_start(g, hv10, false), -1);
+	expect_error(kind, part);
+	assert_false(fs_exists(g->dir));
+}
+
+static void test_a_start_that_fails_says_why_and_leaves_nothing(void **state)
+{
+	struct guest *g = describe(0);
+	cleanup_free char *none = fs_format("%s/none.qcow2", dir);
+
+	(void)state;
+	g->disks[0] = none;
+	expect_no_start(g, ERROR_DISK, "cannot start: disk0 does not open: Could not open");
+	must(hv_image_create(hv10, none, "raw", 1 << 20, NULL, NULL, &test_error));
+	expect_no_start(g, ERROR_DISK, "disk0 does not open: Image is not in qcow2 format");
+	unlink(none);
+	g->disks[0] = disk;
+	if (geteuid() == 0) {
+		assert_int_equal(chown(disk, 0, 0) | chmod(disk, 0600), 0);
+		expect_no_start(g, ERROR_DISK, "give user 64055");
+		assert_int_equal(chown(disk, VM_USER, VM_USER), 0);
+	}
+	g->def.kernel = none;
+	expect_no_start(g, ERROR_HYPERVISOR, "none.qcow2");
+	if (geteuid() == 0) {
+		must(fs_write(none, "x", 1, 0600, &test_error));
+		expect_no_start(g, ERROR_HYPERVISOR, "give user 64055 (group 64055) read access");
+		unlink(none);
+	}
+	g->def.kernel = kernel;
+	g->def.memory_bytes = 1ull << 46;
+	expect_no_start(g, ERROR_HYPERVISOR, "memory");
+	g->def.memory_bytes = 128 << 20;
+	g->def.nics_count = 1;
+	g->def.nics[0] = (struct vm_nic){
+		(char *)"br0", (char *)"52:54:00:12:34:56", (char *)"virtio-net-pci"};
+	g->taps[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	expect_no_start(g, ERROR_NETWORK, "network");
+}
+
+static void test_a_disk_in_use_is_not_opened_twice(void **state)
+{
+	struct guest *g = describe(0), *other = describe(1);
+
+	(void)state;
+	start_with(g, hv10, false);
+	expect_no_start(other, ERROR_DISK, "is in use by another process");
+	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+}
+
+/*
+ * Two of them.
+ */
+
+static void test_a_running_guest_moves_with_every_page_right(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+	struct hv_migrate_status s;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	assert_int_equal(hv_vm_state(b->hv), HV_INCOMING);
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	s = wait_phase(a, HV_MIGRATE_COMPLETED);
+	assert_true(s.round >= 2 && s.sent_bytes > 32 << 20 && s.total_bytes >= 128 << 20);
+	wait_phase(b, HV_MIGRATE_COMPLETED);
+	assert_int_equal(hv_vm_state(a->hv), HV_MIGRATED);
+	assert_int_equal(hv_vm_state(b->hv), HV_PAUSED);
+	assert_int_equal(locks_held(b), 0);
+	must(hv_vm_resume(b->hv, &test_error));
+	must(hv_vm_announce(b->hv, &test_error));
+	assert_true(locks_held(b) > 0);
+	expect_memory_right(b);
+
+	/* Should the source be told to run by mistake, its disk's lock stops it. */
+	assert_int_equal(hv_vm_resume(a->hv, &test_error), -1);
+	expect_error(ERROR_DISK, "in use");
+	end_guest(a);
+	expect_alive(b);
+}
+
+static void test_a_source_that_completed_can_go_on_when_the_destination_died(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	wait_phase(a, HV_MIGRATE_COMPLETED);
+	wait_phase(b, HV_MIGRATE_COMPLETED);
+	end_guest(b);
+	assert_false(hv_vm_wait_off(a->hv, clock_ms() + 300));
+	assert_int_equal(hv_vm_state(a->hv), HV_MIGRATED);
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	assert_int_equal(hv_vm_state(a->hv), HV_MIGRATED);
+	must(hv_vm_resume(a->hv, &test_error));
+	expect_memory_right(a);
+
+	/* And it can be moved after that. */
+	free(path);
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	wait_phase(a, HV_MIGRATE_COMPLETED);
+	wait_phase(b, HV_MIGRATE_COMPLETED);
+	must(hv_vm_resume(b->hv, &test_error));
+	expect_memory_right(b);
+}
+
+static void test_a_guest_that_is_being_loaded_is_not_let_run(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	assert_int_equal(hv_vm_resume(b->hv, &test_error), -1);
+	expect_error(ERROR_BUSY, "not been loaded");
+	must(hv_vm_migrate(a->hv, path, &slow, &test_error));
+	wait_phase(a, HV_MIGRATE_ACTIVE);
+	assert_int_equal(hv_vm_resume(b->hv, &test_error), -1);
+	expect_error(ERROR_BUSY, "not been loaded");
+	must(hv_vm_migrate_set(a->hv, &fast, &test_error));
+	wait_phase(a, HV_MIGRATE_COMPLETED);
+	wait_phase(b, HV_MIGRATE_COMPLETED);
+	assert_int_equal(hv_vm_state(b->hv), HV_PAUSED);
+}
+
+static void test_a_cancelled_move_leaves_the_guest_running(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+	struct hv_migrate_status s;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &slow, &test_error));
+	wait_phase(a, HV_MIGRATE_ACTIVE);
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	must(hv_vm_migrate_status(a->hv, &s, &test_error));
+	assert_int_equal(s.phase, HV_MIGRATE_CANCELLED);
+	assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
+	assert_true(hv_vm_wait_off(b->hv, clock_ms() + STEP_MS));
+	expect_memory_right(a);
+}
+
+/* Takes a stream at `path`, ends it after `bytes`, and says when it has. */
+struct relay {
+	int fd;
+	size_t bytes;
+	pthread_t thread;
+};
+
+static void *relay_thread(void *arg)
+{
+	struct relay *r = arg;
+	cleanup_fd int fd = accept4(r->fd, NULL, NULL, SOCK_CLOEXEC);
+	char block[65536];
+	ssize_t n = 1;
+
+	for (size_t got = 0; got < r->bytes && n > 0; got += (size_t)n)
+		n = read(
+			fd, block, r->bytes - got < sizeof(block) ? r->bytes - got : sizeof(block));
+	return NULL;
+}
+
+static void start_relay(struct relay *r, const char *path, size_t bytes)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+	r->bytes = bytes;
+	r->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(r->fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(chmod(path, 0777) | listen(r->fd, 1), 0);
+	pthread_create(&r->thread, NULL, relay_thread, r);
+}
+
+static void end_relay(struct relay *r, const char *path)
+{
+	pthread_join(r->thread, NULL);
+	close_fd(&r->fd);
+	unlink(path);
+}
+
+static void test_a_guest_runs_on_when_its_stream_breaks(void **state)
+{
+	struct guest *a = boot(0, hv10);
+	cleanup_free char *path = fs_format("%s/relay.sock", dir);
+	const size_t cuts[] = {1, 1 << 20, 20 << 20};
+	struct hv_migrate_status s;
+	struct relay r;
+
+	(void)state;
+	busy(a);
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(*cuts); i++) {
+		start_relay(&r, path, cuts[i]);
+		must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+		s = wait_phase(a, HV_MIGRATE_FAILED);
+		assert_non_null(strstr(s.failure, "Broken pipe"));
+		assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
+		end_relay(&r, path);
+	}
+	expect_memory_right(a);
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	s = wait_phase(a, HV_MIGRATE_FAILED);
+	assert_non_null(strstr(s.failure, "No such file"));
+	assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
+}
+
+static void test_a_destination_of_a_broken_stream_says_why_it_ended(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+	struct hv_migrate_status s;
+	int rc = 0;
+
+	(void)state;
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &slow, &test_error));
+	wait_phase(b, HV_MIGRATE_ACTIVE);
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	while (rc == 0)
+		rc = hv_vm_migrate_wait(
+			b->hv, HV_MIGRATE_ACTIVE, clock_ms() + STEP_MS, &s, &test_error);
+	expect_error(ERROR_NOT_RUNNING, "load of migration failed");
+	expect_alive(a);
+}
+
+static void test_a_guest_that_powers_off_during_the_move_is_off(void **state)
+{
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &slow, &test_error));
+	wait_phase(b, HV_MIGRATE_ACTIVE);
+	run_in(a, "poweroff -f\n", "Power down");
+	assert_true(hv_vm_wait_off(a->hv, clock_ms() + STEP_MS));
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	assert_int_equal(hv_vm_state(a->hv), HV_OFF);
+}
+
+/* Every kind of device that a definition can have. */
+static void add_devices(struct guest *g)
+{
+	static const char *const macs[] = {"52:54:00:12:34:56", "52:54:00:12:34:57"};
+	static const char *const models[] = {"virtio-net-pci", "e1000"};
+
+	g->def.vnc = (char *)"unix";
+	g->def.cores = 2;
+	g->def.nics_count = geteuid() == 0 ? 2 : 0;
+	for (int i = 0; i < g->def.nics_count; i++) {
+		g->def.nics[i] = (struct vm_nic){(char *)"br0", (char *)macs[i], (char *)models[i]};
+		g->taps[i] = open_tap();
+	}
+}
+
+static void move_paused(struct hv *from, struct hv *to)
+{
+	struct guest *a = describe(0), *b = describe(1);
+	cleanup_free char *path = fs_format("%s/stream.sock", b->dir);
+
+	add_devices(a);
+	start_with(a, from, false);
+	must(hv_vm_resume(a->hv, &test_error));
+	expect(a, 0, "READY", BOOT_MS);
+	busy(a);
+	must(hv_vm_pause(a->hv, &test_error));
+	add_devices(b);
+	start_with(b, to, true);
+	must(hv_vm_migrate_incoming(b->hv, path, &test_error));
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	wait_phase(a, HV_MIGRATE_COMPLETED);
+	wait_phase(b, HV_MIGRATE_COMPLETED);
+	assert_int_equal(hv_vm_state(b->hv), HV_PAUSED);
+	must(hv_vm_resume(b->hv, &test_error));
+	end_guest(a);
+	expect_memory_right(b);
+}
+
+static void test_a_paused_guest_moves_from_7_2_to_10_0(void **state)
+{
+	(void)state;
+	move_paused(hv72, hv10);
+}
+
+static void test_a_paused_guest_moves_back_from_10_0_to_7_2(void **state)
+{
+	(void)state;
+	move_paused(hv10, hv72);
+}
+
+int main(void)
+{
+#define GUEST_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		GUEST_TEST(test_the_probe_tells_what_this_qemu_is),
+		GUEST_TEST(test_a_missing_or_failing_binary_is_said),
+		GUEST_TEST(test_a_definition_is_completed_and_checked),
+		GUEST_TEST(test_images_are_made_and_read_and_never_overwritten),
+		GUEST_TEST(test_a_started_guest_waits_to_be_let_run),
+		GUEST_TEST(test_a_paused_guest_goes_on_where_it_was),
+		GUEST_TEST(test_the_power_button_turns_the_guest_off),
+		GUEST_TEST(test_a_guest_is_found_again_by_another_handle),
+		GUEST_TEST(test_a_killed_hypervisor_is_noticed_at_once),
+		GUEST_TEST(test_a_hypervisor_of_an_unfinished_start_is_ended),
+		GUEST_TEST(test_a_start_that_fails_says_why_and_leaves_nothing),
+		GUEST_TEST(test_a_disk_in_use_is_not_opened_twice),
+		GUEST_TEST(test_a_running_guest_moves_with_every_page_right),
+		GUEST_TEST(test_a_source_that_completed_can_go_on_when_the_destination_died),
+		GUEST_TEST(test_a_guest_that_is_being_loaded_is_not_let_run),
+		GUEST_TEST(test_a_cancelled_move_leaves_the_guest_running),
+		GUEST_TEST(test_a_guest_runs_on_when_its_stream_breaks),
+		GUEST_TEST(test_a_destination_of_a_broken_stream_says_why_it_ended),
+		GUEST_TEST(test_a_guest_that_powers_off_during_the_move_is_off),
+		GUEST_TEST(test_a_paused_guest_moves_from_7_2_to_10_0),
+		GUEST_TEST(test_a_paused_guest_moves_back_from_10_0_to_7_2),
+	};
+
+	return cmocka_run_group_tests(tests, setup_all, teardown_all);
+}
