@@ -138,14 +138,47 @@ static bool is_self(struct daemon *daemon, const char *node)
 	return cluster && !strcmp(cluster->identity->name, node);
 }
 
+struct query_check {
+	const char *const *known;
+	struct error **err;
+};
+
+static int check_query_name(const char *name, const char *value, void *arg)
+{
+	const struct query_check *check = arg;
+	const char *const *known = check->known;
+
+	(void)value;
+	while (*known && strcmp(*known, name))
+		known++;
+	if (*known || !strcmp(name, "node"))
+		return 0;
+	return error_set(check->err, ERROR_REQUEST, 0, "?%.40s= is not known here", name);
+}
+
+/* What it brings that the route does not take. */
+static int check_known(
+	const struct api_route *route, const struct request *request, struct error **err)
+{
+	struct words members, query;
+	struct query_check check = {query.words, err};
+
+	split(&members, route->members);
+	split(&query, route->query);
+	/* Decoded, it would end the name that it stands in. */
+	if (strstr(request_target(request), "%00"))
+		return error_set(err, ERROR_REQUEST, 0, "%%00 cannot stand in a request");
+	if (request_queries(request, check_query_name, &check) < 0)
+		return -1;
+	return json_only_known(request_body(request), members.words, err);
+}
+
 static int serve(const struct api_route *route, struct request *request, struct response *response,
 	struct error **err)
 {
 	const char *node = request_query(request, "node");
-	struct words members;
 
-	split(&members, route->members);
-	if (json_only_known(request_body(request), members.words, err) < 0)
+	if (check_known(route, request, err) < 0)
 		return -1;
 	if (node && fs_check_name("node", node, err) < 0)
 		return -1;
@@ -157,19 +190,19 @@ static int serve(const struct api_route *route, struct request *request, struct 
 static void log_request(
 	const struct api_route *route, const struct request *request, const struct error *e)
 {
-	cleanup_free char *path = NULL, *who = NULL;
+	cleanup_free char *who = NULL;
+	bool read_only = !strcmp(route->method, "GET");
 
-	if (!strcmp(route->method, "GET") && !e)
+	if (read_only && !e)
 		return;
-	path = forward_path(route, request);
 	if (request_peer(request))
 		who = fs_format("node %s", request_peer(request));
 	else if (request_uid(request) != (uid_t)-1)
 		who = fs_format("user %u", (unsigned)request_uid(request));
 	else
 		who = fs_format("somebody");
-	log_write(strcmp(route->method, "GET") ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
-		"%s %s by %s: %s", route->method, path, who, e ? e->message : "done");
+	log_write(read_only ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s %.200s by %s: %s",
+		route->method, request_target(request), who, e ? e->message : "done");
 }
 
 int api_serve(const struct api_route *route, struct request *request, struct response *response,

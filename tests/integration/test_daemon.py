@@ -409,6 +409,9 @@ def test_unknown_members_are_refused_by_name(shared, method, path, body):
     ("POST", "/v1/migrations", {"vm": "web1"}),
     ("GET", "/v1/migrations/x/events?wait_ms=30001", None),
     ("GET", "/v1/vms?all=2", None),
+    ("GET", "/v1/vms?al=1", None),
+    ("DELETE", "/v1/nodes/node9?froce=1", None),
+    ("GET", "/v1/vms?all=%00", None),
     ("POST", "/v1/tasks", {"argv": "stop web1"}),
     ("POST", "/v1/join", {"address": "127.0.0.1"}),
 ])
