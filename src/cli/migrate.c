@@ -64,14 +64,15 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 int cli_migrate(struct cli *cli, struct error **err)
 {
 	cleanup_json json_t *body = make_request(&cli->args, err), *answer = NULL;
-	cleanup_free char *node = NULL;
-	const char *id;
+	const char *id, *node;
 
-	if (!body || cli_find_vm(cli, cli_get(&cli->args, "vm"), &node, err) < 0)
+	if (!body)
 		return -1;
-	answer = cli_call(cli, "POST", node, "/v1/migrations", body, err);
+	/* droverd passes it on to the node that has the VM, and says which that is. */
+	answer = cli_call(cli, "POST", NULL, "/v1/migrations", body, err);
 	if (!answer)
 		return -1;
+	node = cli_text(answer, "node", NULL);
 	id = cli_text(answer, "id", "");
 	if (!cli_flag(&cli->args, "detach"))
 		return cli_follow(cli, node, id, true, err);

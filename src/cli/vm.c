@@ -79,19 +79,17 @@ int cli_start(struct cli *cli, struct error **err)
 
 int cli_stop(struct cli *cli, struct error **err)
 {
-	cleanup_free char *path = cli_path("/v1/vms/%s/stop", vm_name(cli)), *node = NULL;
-	cleanup_free char *sentence = NULL;
+	cleanup_free char *path = cli_path("/v1/vms/%s/stop", vm_name(cli)), *sentence = NULL;
 	cleanup_json json_t *answer = NULL, *body = NULL;
 	int64_t seconds;
 
-	if (cli_get_number(&cli->args, "timeout", 0, 600, STOP_S, &seconds, err) < 0 ||
-		cli_find_vm(cli, vm_name(cli), &node, err) < 0)
+	if (cli_get_number(&cli->args, "timeout", 0, 600, STOP_S, &seconds, err) < 0)
 		return -1;
 	if (cli_flag(&cli->args, "hard"))
 		seconds = 0;
 	body = json_pack("{s:I}", "timeout_ms", (json_int_t)seconds * 1000);
 	answer = cli_call_within(
-		cli, NULL, (int)seconds * 1000 + CLI_CALL_MS / 10, "POST", node, path, body, err);
+		cli, NULL, (int)seconds * 1000 + CLI_CALL_MS / 10, "POST", NULL, path, body, err);
 	if (!answer)
 		return -1;
 	if (seconds > 0 && json_is_true(json_object_get(answer, "forced")))

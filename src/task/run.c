@@ -171,10 +171,13 @@ static void write_down_end(struct task_running *r, int status)
 {
 	cleanup_error struct error *e = NULL;
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-	const char *state = code == 0        ? "done"
-			    : r->interrupted ? "interrupted"
-			    : r->kill_at_ms  ? "cancelled"
-					     : "failed";
+	/* Its droverd is this one: when that stops, a task may see it go before it is killed. */
+	bool lost =
+		code == error_kind_exit(ERROR_DAEMON) || code == error_kind_exit(ERROR_INTERRUPTED);
+	const char *state = code == 0                ? "done"
+			    : r->interrupted || lost ? "interrupted"
+			    : r->kill_at_ms          ? "cancelled"
+						     : "failed";
 
 	if (db_run(r->queue->db, NULL, &e,
 		    "UPDATE task SET state = ?, ended_ms = ?, exit = ?, pid = NULL, "
