@@ -3,7 +3,7 @@
 # make demo       shows a running VM moving between two nodes and back; KEEP=1 leaves it up
 # make check      builds and runs every test
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=default RUNS=5
-# make format     clang-format
+# make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
 # make clean      removes what was built; downloads stay in build/cache
 
@@ -29,13 +29,14 @@ deps:
 qemu:
 	@lab/qemu
 
-tiny: qemu
+tiny:
+	@lab/qemu 10.0
 	@lab/lab guest tiny >/dev/null
 
 demo: deps all tiny
 	@lab/demo $(if $(KEEP),--keep)
 
-check: deps all tiny
+check: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider tests
 
 bench: deps all tiny

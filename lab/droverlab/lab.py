@@ -138,7 +138,7 @@ class Node:
         data = f"{SHARED}/qemu/{qemu}"
         self.path(f"{SHARED}/drover.conf").write_text(
             f"[node]\nstate={SHARED}/state\nrun=/run/drover\nlisten={self.address}:7780\n"
-            f"address={self.address}\nvm_user={VM_USER}\n\n"
+            f"address={self.address}\nvm_user={VM_USER}:{VM_USER}\n\n"
             f"[qemu]\nbinary={data}/bin/qemu-system-x86_64\nimg={data}/bin/qemu-img\n"
             f"data={data}/data\n\n"
             f"[wire]\nbinary={SHARED}/bin/drover-wire\n")
