@@ -22,6 +22,7 @@ struct http_client {
 	char *what; /* "node2 (10.78.0.2:7780)", for messages */
 	bool local;
 	char *name, *fingerprint, *ca_pem; /* of the peer and its CA; each may be NULL */
+	struct pki_verified peer;
 	long connections;
 
 	/* Of the call that is under way. */
@@ -63,7 +64,7 @@ static int check_peer(struct http_client *client, struct error **err)
 {
 	struct curl_tlssessioninfo *tls = NULL;
 	const gnutls_datum_t *certs = NULL;
-	char name[FS_NAME_MAX + 1], fingerprint[PKI_FINGERPRINT_SIZE];
+	struct pki_verified *peer = &client->peer;
 	unsigned count = 0;
 
 	if (curl_easy_getinfo(client->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK && tls &&
@@ -72,12 +73,12 @@ static int check_peer(struct http_client *client, struct error **err)
 	if (!certs || count == 0)
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"its certificate cannot be seen; drover needs a libcurl built with GnuTLS");
-	if (pki_check_der(certs[0].data, certs[0].size, client->ca_pem, name, err) < 0)
+	if (pki_verify(peer, certs[0].data, certs[0].size, client->ca_pem, err) < 0)
 		return -1;
-	if (strcmp(name, client->name) != 0)
-		return error_set(err, ERROR_CERTIFICATE, 0, "it is %s, not %s", name, client->name);
-	pki_fingerprint_der(certs[0].data, certs[0].size, fingerprint);
-	if (client->fingerprint && !pki_fingerprint_equal(fingerprint, client->fingerprint))
+	if (strcmp(peer->name, client->name) != 0)
+		return error_set(
+			err, ERROR_CERTIFICATE, 0, "it is %s, not %s", peer->name, client->name);
+	if (client->fingerprint && !pki_fingerprint_equal(peer->fingerprint, client->fingerprint))
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"it shows another certificate than the one that %s joined with",
 			client->name);

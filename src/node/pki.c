@@ -326,11 +326,6 @@ void pki_sha256_hex(const void *data, size_t len, char out[65])
 	out[64] = '\0';
 }
 
-void pki_fingerprint_der(const void *der, size_t len, char out[PKI_FINGERPRINT_SIZE])
-{
-	pki_sha256_hex(der, len, out);
-}
-
 int pki_fingerprint(const char *cert_pem, char out[PKI_FINGERPRINT_SIZE], struct error **err)
 {
 	cleanup_cert gnutls_x509_crt_t cert = NULL;
@@ -342,7 +337,7 @@ int pki_fingerprint(const char *cert_pem, char out[PKI_FINGERPRINT_SIZE], struct
 	code = gnutls_x509_crt_export2(cert, GNUTLS_X509_FMT_DER, &der);
 	if (code < 0)
 		return tls_error(err, ERROR_CERTIFICATE, "read a certificate", code);
-	pki_fingerprint_der(der.data, der.size, out);
+	pki_sha256_hex(der.data, der.size, out);
 	gnutls_free(der.data);
 	return 0;
 }
@@ -390,24 +385,40 @@ static int common_name(gnutls_x509_crt_t cert, char name[FS_NAME_MAX + 1], struc
 	return 0;
 }
 
-int pki_check_der(const void *der, size_t len, const char *ca_pem, char name[FS_NAME_MAX + 1],
-	struct error **err)
+static int verify_der(struct pki_verified *verified, const void *der, size_t len,
+	const char *ca_pem, struct error **err)
 {
 	cleanup_cert gnutls_x509_crt_t cert = NULL, ca = NULL;
 	gnutls_datum_t datum = {(unsigned char *)der, (unsigned)len};
-	int code;
+	int code = gnutls_x509_crt_init(&cert);
 
-	if (len > PKI_PEM_MAX)
-		return error_set(err, ERROR_CERTIFICATE, 0,
-			"a certificate of more than %u bytes is refused", PKI_PEM_MAX);
-	code = gnutls_x509_crt_init(&cert);
 	if (code == 0)
 		code = gnutls_x509_crt_import(cert, &datum, GNUTLS_X509_FMT_DER);
 	if (code < 0)
 		return tls_error(err, ERROR_CERTIFICATE, "read a certificate", code);
-	if (import_cert(&ca, ca_pem, err) < 0 || common_name(cert, name, err) < 0)
+	if (import_cert(&ca, ca_pem, err) < 0 || common_name(cert, verified->name, err) < 0)
 		return -1;
-	return verify(cert, ca, name, err);
+	return verify(cert, ca, verified->name, err);
+}
+
+int pki_verify(struct pki_verified *verified, const void *der, size_t len, const char *ca_pem,
+	struct error **err)
+{
+	char fingerprint[PKI_FINGERPRINT_SIZE];
+	int64_t now = clock_ms();
+
+	if (len > PKI_PEM_MAX)
+		return error_set(err, ERROR_CERTIFICATE, 0,
+			"a certificate of more than %u bytes is refused", PKI_PEM_MAX);
+	pki_sha256_hex(der, len, fingerprint);
+	if (now < verified->until_ms && pki_fingerprint_equal(fingerprint, verified->fingerprint))
+		return 0;
+	verified->until_ms = 0;
+	if (verify_der(verified, der, len, ca_pem, err) < 0)
+		return -1;
+	memcpy(verified->fingerprint, fingerprint, sizeof(fingerprint));
+	verified->until_ms = now + PKI_VERIFIED_MS;
+	return 0;
 }
 
 static int check_key(

@@ -19,6 +19,7 @@
 
 struct connection {
 	struct server *server;
+	struct pki_verified peer;
 	struct connection *prev, *next; /* in server->connections */
 	int fd;
 	uid_t uid;           /* of a local process */

@@ -197,42 +197,51 @@ static void find_route(struct request *request, const char *method, bool *other_
 	}
 }
 
-/* Who calls over TLS: sets request->peer. */
-static int find_peer(struct request *request, struct error **err)
+/* Who calls over TLS, by its certificate; the pool has not been asked. */
+static int verify_caller(struct request *request, struct error **err)
 {
-	const struct server_options *options = &request->connection->server->options;
+	const struct identity *id = request->connection->server->options.identity;
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION);
 	const gnutls_datum_t *certs = NULL;
-	char name[FS_NAME_MAX + 1], fingerprint[PKI_FINGERPRINT_SIZE];
-	struct pool_node *node;
 	unsigned count = 0;
-	bool same;
 
 	if (info && info->tls_session)
 		certs = gnutls_certificate_get_peers(info->tls_session, &count);
 	if (!certs || count == 0)
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"%s answers only nodes of its cluster; no certificate of it was shown",
-			options->identity->name);
-	if (pki_check_der(certs[0].data, certs[0].size, options->identity->ca_pem, name, err) < 0)
+			id->name);
+	return pki_verify(
+		&request->connection->peer, certs[0].data, certs[0].size, id->ca_pem, err);
+}
+
+/* Whether the caller is a member now: sets request->peer. */
+static int find_peer(struct request *request, struct error **err)
+{
+	const struct server_options *options = &request->connection->server->options;
+	const struct pki_verified *peer = &request->connection->peer;
+	struct pool_node *node;
+	bool same;
+
+	if (verify_caller(request, err) < 0)
 		return -1;
-	pki_fingerprint_der(certs[0].data, certs[0].size, fingerprint);
-	node = pool_node_read(options->pool, name, err);
+	node = pool_node_read(options->pool, peer->name, err);
 	if (!node) {
 		if (err && *err && (*err)->kind == ERROR_NO_NODE)
 			(*err)->kind = ERROR_CERTIFICATE;
-		return error_prefix(err, "%s does not answer %s", options->identity->name, name);
+		return error_prefix(
+			err, "%s does not answer %s", options->identity->name, peer->name);
 	}
-	same = pki_fingerprint_equal(node->fingerprint, fingerprint);
+	same = pki_fingerprint_equal(node->fingerprint, peer->fingerprint);
 	pool_node_free(node);
 	if (!same)
 		return error_set(err, ERROR_CERTIFICATE, 0,
 			"%s does not answer %s: the certificate shown is not the one that %s "
 			"joined "
 			"with",
-			options->identity->name, name, name);
-	memcpy(request->peer, name, sizeof(name));
+			options->identity->name, peer->name, peer->name);
+	memcpy(request->peer, peer->name, sizeof(peer->name));
 	return 0;
 }
 

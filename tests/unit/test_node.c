@@ -81,6 +81,38 @@ static void test_node_certificate_signs_no_other(void **state)
 	free_pair(&a);
 }
 
+static gnutls_datum_t der_of(const char *pem)
+{
+	gnutls_datum_t text = {(unsigned char *)pem, (unsigned)strlen(pem)}, der;
+
+	assert_int_equal(gnutls_pem_base64_decode2("CERTIFICATE", &text, &der), 0);
+	return der;
+}
+
+static void test_certificate_that_was_verified_stands_for_no_other(void **state)
+{
+	struct pair a = make_pair("node1"), b = make_pair("node1");
+	gnutls_datum_t good = der_of(a.cert), bad = der_of(b.cert);
+	struct pki_verified verified = {0};
+	struct error *err = NULL;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(pki_verify(&verified, good.data, good.size, a.ca, &err), 0);
+		assert_string_equal(verified.name, "node1");
+		assert_int_equal(pki_verify(&verified, bad.data, bad.size, a.ca, &err), -1);
+		expect_error(&err, ERROR_CERTIFICATE, "not of this cluster");
+		assert_int_equal(pki_verify(&verified, bad.data, bad.size, a.ca, &err), -1);
+		expect_error(&err, ERROR_CERTIFICATE, "not of this cluster");
+	}
+	assert_int_equal(pki_verify(&verified, good.data, good.size - 1, a.ca, &err), -1);
+	expect_error(&err, ERROR_CERTIFICATE, "read a certificate");
+	gnutls_free(good.data);
+	gnutls_free(bad.data);
+	free_pair(&a);
+	free_pair(&b);
+}
+
 /* A request that asks to be a CA named "node1" too. */
 static char *greedy_request(gnutls_pk_algorithm_t algorithm, unsigned bits)
 {
@@ -471,6 +503,7 @@ int main(void)
 		TEST(test_certificate_is_accepted_only_for_its_ca_name_and_key),
 		TEST(test_expired_certificate_is_refused),
 		TEST(test_node_certificate_signs_no_other),
+		TEST(test_certificate_that_was_verified_stands_for_no_other),
 		TEST(test_what_a_request_asks_for_is_ignored),
 		TEST(test_requests_that_are_none_are_refused),
 		TEST(test_names_that_could_be_addresses_are_refused),
