@@ -20,9 +20,9 @@
 extern char **environ;
 
 /* The 22nd field of /proc/PID/stat (proc(5)); the 2nd, in parentheses, may hold anything. */
-int process_identify(pid_t pid, struct process_id *id)
+static int read_stat(pid_t pid, struct process_id *id, char *state)
 {
-	char path[64], state;
+	char path[64];
 	cleanup_free char *stat = NULL;
 	unsigned long long start;
 	const char *after;
@@ -34,10 +34,20 @@ int process_identify(pid_t pid, struct process_id *id)
 		sscanf(after + 1,
 			" %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
 			"%*d %llu",
-			&state, &start) != 2 ||
-		state == 'Z' || state == 'X')
+			state, &start) != 2)
 		return -1;
 	*id = (struct process_id){.pid = pid, .start = start};
+	return 0;
+}
+
+int process_identify(pid_t pid, struct process_id *id)
+{
+	struct process_id found;
+	char state;
+
+	if (read_stat(pid, &found, &state) < 0 || state == 'Z' || state == 'X')
+		return -1;
+	*id = found;
 	return 0;
 }
 
@@ -48,13 +58,16 @@ bool process_alive(const struct process_id *id)
 	return id->pid > 0 && process_identify(id->pid, &now) == 0 && now.start == id->start;
 }
 
-/* A descriptor that becomes readable when that very process has ended; -1 when it has already. */
+/* A descriptor that becomes readable when that very process has ended with all its threads; -1 when
+ * there is none. The first thread may be a zombie while others still end. */
 static int open_pidfd(const struct process_id *id)
 {
 	int fd = (int)syscall(SYS_pidfd_open, id->pid, 0);
+	struct process_id now;
+	char state;
 
 	/* Looked at after opening: the pid cannot be used again while the descriptor is open. */
-	if (fd >= 0 && !process_alive(id))
+	if (fd >= 0 && (read_stat(id->pid, &now, &state) < 0 || now.start != id->start))
 		close_fd(&fd);
 	return fd;
 }
@@ -189,6 +202,7 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 	sigset_t all, before;
 	ssize_t n;
 	pid_t pid;
+	char state;
 
 	/* A stdio descriptor below 3 that is meant for another number would be written over. */
 	for (int i = 0; i < 3; i++) {
@@ -217,9 +231,10 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 		waitpid(pid, NULL, 0);
 		return error_set(err, ERROR_FAILED, errnum, "cannot start %s", o->argv[0]);
 	}
-	/* A program that has ended already is known by its pid alone. */
-	if (process_identify(pid, id) < 0)
-		*id = (struct process_id){.pid = pid};
+	/* It is ours to wait for: even when it has ended already it is still there to be looked at.
+	 */
+	if (read_stat(pid, id, &state) < 0)
+		return error_set(err, ERROR_FAILED, 0, "cannot read /proc/%d/stat", (int)pid);
 	return 0;
 }
 

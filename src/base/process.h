@@ -14,7 +14,7 @@
 
 struct process_id {
 	pid_t pid;
-	uint64_t start; /* ticks after boot; 0 when not known */
+	uint64_t start; /* ticks after boot */
 };
 
 struct process_options {

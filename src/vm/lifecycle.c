@@ -305,7 +305,7 @@ static struct vm *reserve_stopped(
 		return NULL;
 	}
 	/* Claimed while it is changed, so that no other node starts it meanwhile. */
-	if (!*owner.node && pool_owner_claim(vms->pool, name, owner.epoch + 1, vms->node, operation,
+	if (!*owner.node && pool_owner_claim(vms->pool, name, owner.epoch + 1, vms->node, "change",
 				    NULL, err) < 0) {
 		vm_give_back(vm);
 		return NULL;
