@@ -93,19 +93,27 @@ static int bytes_of(const char *text, size_t width)
 	return (int)(c - text);
 }
 
+/* Whether all columns from here on are empty: nothing is padded before a line's end. */
+static bool rest_is_empty(const struct cli_table *t, const struct row *row, size_t column)
+{
+	while (column < t->columns && !*row->texts[column])
+		column++;
+	return column == t->columns;
+}
+
 static void print_row(
 	const struct cli_table *t, const struct row *row, const size_t *widths, bool color)
 {
 	if (row->loud && color)
 		fputs("\033[1;31m", stdout);
-	for (size_t i = 0; i < t->columns; i++) {
+	for (size_t i = 0; !rest_is_empty(t, row, i); i++) {
 		const char *text = row->texts[i];
 		size_t width = text_width(text), shown = width < widths[i] ? width : widths[i];
 		int pad = (int)(widths[i] - shown);
-		bool last = i + 1 == t->columns;
+		int after = rest_is_empty(t, row, i + 1) ? 0 : (t->right[i] ? 0 : pad) + GAP;
 
-		printf("%*s%.*s%*s", t->right[i] ? pad : 0, "", bytes_of(text, shown), text,
-			last ? 0 : (t->right[i] ? 0 : pad) + GAP, "");
+		printf("%*s%.*s%*s", t->right[i] ? pad : 0, "", bytes_of(text, shown), text, after,
+			"");
 	}
 	if (row->loud && color)
 		fputs("\033[0m", stdout);

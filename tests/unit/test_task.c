@@ -453,6 +453,15 @@ static void test_close_ends_what_runs_and_it_is_seen_as_interrupted(void **state
 	expect_end(f, behind, "skipped");
 }
 
+static void test_a_task_that_lost_its_droverd_is_interrupted_not_failed(void **state)
+{
+	struct fixture *f = *state;
+
+	/* 3 is the exit status for a droverd that does not answer. */
+	assert_int_equal(error_kind_exit(ERROR_DAEMON), 3);
+	expect_end(f, must_add(f, NULL, "exit", "3"), "interrupted");
+}
+
 static void test_a_running_task_of_a_killed_droverd_is_interrupted_and_its_child_ended(void **state)
 {
 	struct fixture *f = *state;
@@ -564,6 +573,7 @@ int main(void)
 		TEST(test_cancel_takes_a_queued_task_out_and_skips_those_behind),
 		TEST(test_cancel_ends_a_running_task),
 		TEST(test_close_ends_what_runs_and_it_is_seen_as_interrupted),
+		TEST(test_a_task_that_lost_its_droverd_is_interrupted_not_failed),
 		TEST(test_a_running_task_of_a_killed_droverd_is_interrupted_and_its_child_ended),
 		TEST(test_flush_removes_ended_tasks_and_their_logs_but_not_what_is_waited_for),
 		TEST(test_numbers_are_not_used_again),
