@@ -107,7 +107,7 @@ static int make_directories(const struct config *config, struct error **err)
 
 static struct db *open_db(const struct config *config, struct error **err)
 {
-	cleanup_free char *path = fs_format("%s/drover.db", config->state);
+	cleanup_free char *path = fs_format("%s/state.db", config->state);
 	cleanup_free char *schema =
 		fs_format("%s\n%s\n%s", TOKEN_SCHEMA, task_schema, migrate_schema);
 

@@ -617,3 +617,14 @@ def test_metrics_are_in_the_text_format(node):
         assert line.startswith("# ") or len(line.rsplit(" ", 1)) == 2
         if not line.startswith("#"):
             float(line.rsplit(" ", 1)[1])
+
+
+def test_restart_of_a_node_fails_no_request_of_another(pair):
+    first, second = pair
+    task = {"argv": ["stop", "web9"], "at_ms": int(time.time() + 3600) * 1000}
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        assert first.ask("POST", "/v1/tasks?node=node2", task)[0] == 200
+        second.end(how)
+        second.start()
+        status, answer = first.ask("POST", "/v1/tasks?node=node2", task)
+        assert status == 200, answer
