@@ -102,7 +102,9 @@ int cli_unknown_verb(
 	const struct cli_verb *verbs, int argc, const char *const *argv, struct error **err)
 {
 	const char *family = argc > 0 && cli_is_family(verbs, argv[0]) ? argv[0] : NULL;
-	const char *word = family ? (argc > 1 ? argv[1] : "") : argc > 0 ? argv[0] : "";
+	const char *word = family     ? (argc > 1 && argv[1][0] != '-' ? argv[1] : "")
+			   : argc > 0 ? argv[0]
+				      : "";
 	const char *space = family ? " " : "", *before = family ? family : "", *closest;
 	char *known[NAMES_MAX];
 	size_t count = names(verbs, family, known);
