@@ -53,7 +53,7 @@ static int status(struct request *request, struct response *response, struct err
 	struct daemon *daemon = api_daemon(request);
 	struct cluster *c = atomic_load(&daemon->cluster);
 	struct machine *m = atomic_load(&daemon->machine);
-	cleanup_json json_t *vms = m ? vms_list(m->vms, NULL) : NULL;
+	cleanup_json json_t *vms = m && daemon_pool_answers(daemon) ? vms_list(m->vms, NULL) : NULL;
 	cleanup_json json_t *migrations = m ? migrations_list(m->migrations, NULL) : NULL;
 	json_t *problems = daemon_problems(daemon);
 	json_t *answer = json_pack("{s:s, s:s?, s:s?, s:s?, s:s?, s:b, s:o, s:o, s:I}", "version",
@@ -63,7 +63,8 @@ static int status(struct request *request, struct response *response, struct err
 		"problems", problems, "hypervisor", hypervisor_json(daemon), "time_ms",
 		(json_int_t)clock_wall_ms());
 
-	json_object_set_new(answer, "vms_running", json_integer(count_running(vms, "vms")));
+	json_object_set_new(
+		answer, "vms_running", vms ? json_integer(count_running(vms, "vms")) : json_null());
 	json_object_set_new(answer, "migrations_running",
 		json_integer(count_running(migrations, "migrations")));
 	(void)err;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Keeps why something is missing; logged when it is new and not just a node without a cluster. */
 static void keep_reason(struct daemon *daemon, struct error **at, struct error *now)
@@ -50,12 +51,14 @@ static void bring_up(struct daemon *daemon)
 	keep_reason(daemon, &daemon->no_machine, machine);
 }
 
-/* Nothing is missing, or nothing but what `drover init` and `drover join` bring. */
-static bool settled(const struct daemon *daemon)
+static void look_at_pool(struct daemon *daemon)
 {
-	const struct error *missing = daemon->no_machine;
+	struct cluster *c = atomic_load(&daemon->cluster);
+	struct error *e = NULL;
 
-	return !missing || (missing->kind == ERROR_NO_CLUSTER && !daemon->no_hv);
+	if (c)
+		daemon_check_member(c, &e);
+	keep_reason(daemon, &daemon->no_member, e);
 }
 
 /* Waits on `changed`, with the lock held, at most until `until`; false when that has passed. */
@@ -71,9 +74,7 @@ static void wait_for_next_try(struct daemon *daemon)
 	int64_t until_ms = clock_ms() + DAEMON_RETRY_MS;
 
 	while (!daemon->stopping && daemon->asked == daemon->answered)
-		if (settled(daemon))
-			pthread_cond_wait(&daemon->changed, &daemon->lock);
-		else if (!wait_changed(daemon, until_ms))
+		if (!wait_changed(daemon, until_ms))
 			return;
 }
 
@@ -85,9 +86,12 @@ static void *run(void *arg)
 	while (!daemon->stopping) {
 		uint64_t asked = daemon->asked;
 
+		daemon->trying_since_ms = clock_ms();
 		pthread_mutex_unlock(&daemon->lock);
 		bring_up(daemon);
+		look_at_pool(daemon);
 		pthread_mutex_lock(&daemon->lock);
+		daemon->trying_since_ms = 0;
 		daemon->answered = asked;
 		pthread_cond_broadcast(&daemon->changed);
 		wait_for_next_try(daemon);
@@ -220,6 +224,7 @@ bool daemon_stop(struct daemon *daemon, int limit_ms)
 	error_free(&daemon->no_hv);
 	error_free(&daemon->no_cluster);
 	error_free(&daemon->no_machine);
+	error_free(&daemon->no_member);
 	pthread_cond_destroy(&daemon->changed);
 	pthread_mutex_destroy(&daemon->joining);
 	pthread_mutex_destroy(&daemon->lock);
@@ -253,8 +258,13 @@ struct machine *daemon_machine_even_removed(struct daemon *daemon, struct error 
 struct cluster *daemon_cluster(struct daemon *daemon, struct error **err)
 {
 	struct cluster *c = daemon_cluster_even_removed(daemon, err);
+	struct error *e = NULL;
 
-	return c && daemon_check_member(c, err) == 0 ? c : NULL;
+	if (!c || daemon_check_member(c, &e) == 0)
+		return c;
+	error_set(err, e->kind, 0, "%s", e->message);
+	keep_reason(daemon, &daemon->no_member, e);
+	return NULL;
 }
 
 struct machine *daemon_machine(struct daemon *daemon, struct error **err)
@@ -269,16 +279,28 @@ struct task_queue *daemon_tasks(struct daemon *daemon, struct error **err)
 	return tasks ? tasks : missing(daemon, &daemon->no_machine, err);
 }
 
+/* A directory that nothing is mounted on holds no records either. */
+static int check_pool_there(const struct pool *pool, struct error **err)
+{
+	cleanup_free char *path = fs_format("%s/pool.conf", pool->dir);
+
+	if (access(path, F_OK) == 0)
+		return 0;
+	return error_set(
+		err, ERROR_POOL, errno, "the pool cannot be read at %s; is it mounted?", pool->dir);
+}
+
 int daemon_check_member(const struct cluster *c, struct error **err)
 {
 	cleanup_error struct error *e = NULL;
 	struct pool_node *record = pool_node_read(c->pool, c->identity->name, &e);
 	bool same = record && pki_fingerprint_equal(record->fingerprint, c->identity->fingerprint);
 
-	if (record)
-		pool_node_free(record);
+	pool_node_free(record);
 	if (same)
 		return 0;
+	if (check_pool_there(c->pool, err) < 0)
+		return -1;
 	if (e && e->kind != ERROR_NO_NODE) {
 		error_move(err, e);
 		e = NULL;
@@ -287,7 +309,26 @@ int daemon_check_member(const struct cluster *c, struct error **err)
 	return error_set(err, ERROR_CERTIFICATE, 0,
 		"this node (%s) has been removed from the cluster%s; stop droverd, run `droverd "
 		"--forget`, start it and join again",
-		c->identity->name, record ? ", and another has its name" : "");
+		c->identity->name, e ? "" : ", and another has its name");
+}
+
+/* How long the thread has been held by something, in seconds; 0: it has not. With the lock held. */
+static int hangs_for_s(const struct daemon *daemon)
+{
+	int64_t took_ms = daemon->trying_since_ms ? clock_ms() - daemon->trying_since_ms : 0;
+
+	return took_ms < DAEMON_HANGS_MS ? 0 : (int)(took_ms / 1000);
+}
+
+bool daemon_pool_answers(struct daemon *daemon)
+{
+	bool answers;
+
+	pthread_mutex_lock(&daemon->lock);
+	answers = atomic_load(&daemon->cluster) && hangs_for_s(daemon) == 0 &&
+		  (!daemon->no_member || daemon->no_member->kind == ERROR_CERTIFICATE);
+	pthread_mutex_unlock(&daemon->lock);
+	return answers;
 }
 
 static void add_problem(json_t *list, const struct error *e)
@@ -302,16 +343,25 @@ static void add_problem(json_t *list, const struct error *e)
 	json_array_append_new(list, json_string(e->message));
 }
 
+static void add_hang(json_t *list, const struct daemon *daemon)
+{
+	int hangs_s = hangs_for_s(daemon);
+
+	if (hangs_s)
+		json_array_append_new(list,
+			json_sprintf(
+				"the pool or the hypervisor has not answered for %d s; look at "
+				"the file system of the pool",
+				hangs_s));
+}
+
 json_t *daemon_problems(struct daemon *daemon)
 {
-	cleanup_error struct error *removed = NULL;
-	struct cluster *c = atomic_load(&daemon->cluster);
 	json_t *list = json_array();
 
-	if (c)
-		daemon_check_member(c, &removed);
-	add_problem(list, removed);
 	pthread_mutex_lock(&daemon->lock);
+	add_hang(list, daemon);
+	add_problem(list, daemon->no_member);
 	add_problem(list, daemon->no_hv);
 	add_problem(list, daemon->no_cluster);
 	add_problem(list, daemon->no_machine);

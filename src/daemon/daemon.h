@@ -6,6 +6,9 @@
  * again until all are there (every DAEMON_RETRY_MS, and at once after init and join). What has come
  * up stays for the life of the process; it is asked for by the functions below, whose errors say
  * what is missing and why.
+ *
+ * The same thread looks at the pool every DAEMON_RETRY_MS. A file system that hangs holds it, and
+ * whoever else looks at the pool, but not `drover status`, which tells.
  */
 #ifndef DROVER_DAEMON_DAEMON_H
 #define DROVER_DAEMON_DAEMON_H
@@ -29,6 +32,8 @@
 #include <stdint.h>
 
 #define DAEMON_RETRY_MS 5000
+/* A look at the pool that takes longer says that it hangs. */
+#define DAEMON_HANGS_MS 10000
 /* Longest that init and join wait for the cluster's part to come up. */
 #define DAEMON_TRY_MS 30000
 
@@ -67,6 +72,8 @@ struct daemon {
 	uint64_t asked, answered; /* tries */
 	/* Why it is missing; NULL: it is there. */
 	struct error *no_hv, *no_cluster, *no_machine;
+	struct error *no_member; /* the pool cannot be read, or this node was removed */
+	int64_t trying_since_ms; /* 0: not trying now */
 };
 
 /* Sets up the struct: nothing has come up yet. config and db stay the caller's. */
@@ -94,9 +101,13 @@ struct cluster *daemon_cluster_even_removed(struct daemon *daemon, struct error 
 struct machine *daemon_machine(struct daemon *daemon, struct error **err);
 struct machine *daemon_machine_even_removed(struct daemon *daemon, struct error **err);
 struct task_queue *daemon_tasks(struct daemon *daemon, struct error **err);
-/* Whether the pool's record of this node is still the one of its certificate. */
+/* Whether the pool's record of this node is still the one of its certificate. ERROR_CERTIFICATE
+ * when it is not; ERROR_POOL and others when that cannot be told. */
 int daemon_check_member(const struct cluster *cluster, struct error **err);
-/* What is missing, a sentence each: a new array, empty when all is there. */
+/* Whether the pool could be read at the last look at it, and does not hang since. False while there
+ * is none. Never waits. */
+bool daemon_pool_answers(struct daemon *daemon);
+/* What is missing, a sentence each: a new array, empty when all is there. Never waits. */
 json_t *daemon_problems(struct daemon *daemon);
 
 #endif

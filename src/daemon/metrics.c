@@ -75,16 +75,12 @@ static void print_requests(struct buf *out)
 
 static void print_cluster(struct buf *out, struct daemon *daemon)
 {
-	struct cluster *c = atomic_load(&daemon->cluster);
 	cleanup_json json_t *problems = daemon_problems(daemon);
-	cleanup_error struct error *e = NULL;
-	bool member = c && daemon_check_member(c, &e) == 0;
 
 	print_gauge(out, "drover_ready", "1 when nothing that this node needs is missing.",
 		json_array_size(problems) == 0);
 	print_gauge(out, "drover_pool_reachable", "1 when the pool can be read.",
-		member || (e && e->kind == ERROR_CERTIFICATE));
-	print_gauge(out, "drover_member", "1 while this node is a member of its cluster.", member);
+		daemon_pool_answers(daemon));
 }
 
 static void print_machine(struct buf *out, struct daemon *daemon)
@@ -95,7 +91,8 @@ static void print_machine(struct buf *out, struct daemon *daemon)
 		"queued", "waiting", "running", "failed", "interrupted", NULL};
 	struct machine *m = atomic_load(&daemon->machine);
 	struct task_queue *tasks = atomic_load(&daemon->tasks);
-	cleanup_json json_t *vm_list = m ? vms_list(m->vms, NULL) : NULL;
+	cleanup_json json_t *vm_list =
+		m && daemon_pool_answers(daemon) ? vms_list(m->vms, NULL) : NULL;
 	cleanup_json json_t *queue = tasks ? task_list(tasks, NULL) : NULL;
 	cleanup_free char *migrations = m ? migrations_metrics(m->migrations) : NULL;
 

@@ -163,6 +163,13 @@ def fixture_shared():
     shutil.rmtree(path)
 
 
+def wait_ready(daemon):
+    deadline = time.monotonic() + 20
+    while not daemon.get("/v1/status")["ready"]:
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.05)
+
+
 # Start and stop.
 
 
@@ -236,11 +243,20 @@ def test_node_without_its_pool_serves_and_finds_it_later(node, directory):
     assert not status["ready"] and str(directory / "pool") in status["problems"][0]
     assert node.error("GET", "/v1/vms")[0] == "pool"
     (directory / "away").rename(directory / "pool")
-    deadline = time.monotonic() + 20
-    while not node.get("/v1/status")["ready"]:
-        assert time.monotonic() < deadline, node.log()
-        time.sleep(0.1)
+    wait_ready(node)
     assert node.get("/v1/vms") == {"vms": []}
+
+
+def test_pool_that_goes_away_is_not_taken_for_a_removal(node, directory):
+    (directory / "pool").rename(directory / "away")
+    (directory / "pool").mkdir()
+    kind, message = node.error("GET", "/v1/nodes")
+    assert kind == "pool" and "mounted" in message
+    assert "mounted" in node.get("/v1/status")["problems"][0]
+    assert "\ndrover_pool_reachable 0\n" in node.get("/metrics")
+    (directory / "pool").rmdir()
+    (directory / "away").rename(directory / "pool")
+    wait_ready(node)
 
 
 def test_node_without_a_hypervisor_serves_and_says_so(new_daemon):
@@ -328,10 +344,7 @@ def test_port_that_is_taken_is_named(new_daemon, directory):
             "pool": str(directory / "pool"), "name": "node1", "address": "127.0.0.1"})
         assert kind == "busy" and str(other.getsockname()[1]) in message
     # It is free now, and the node gets it without being asked again.
-    deadline = time.monotonic() + 20
-    while not daemon.get("/v1/status")["ready"]:
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.1)
+    wait_ready(daemon)
 
 
 # Bad requests.
