@@ -8,6 +8,8 @@
 
 #define LINE_MAX_BYTES 512
 #define BAR_CELLS 20
+#define BAR_CELLS_NARROW 10 /* below WIDE columns */
+#define WIDE 100
 /* Between two lines in a pipe. */
 #define LINES_MS 1000
 
@@ -41,14 +43,42 @@ static int percent_of(const json_t *event)
 	return left >= total ? 0 : (int)((double)(total - left) * 100 / (double)total);
 }
 
-static void bar_text(int percent, char out[BAR_CELLS + 3])
+static void bar_text(int percent, int cells, char out[BAR_CELLS + 3])
 {
-	int filled = percent * BAR_CELLS / 100;
+	int filled = percent * cells / 100;
 
 	out[0] = '[';
 	memset(out + 1, '#', (size_t)filled);
-	memset(out + 1 + filled, '.', (size_t)(BAR_CELLS - filled));
-	memcpy(out + 1 + BAR_CELLS, "]", 2);
+	memset(out + 1 + filled, '.', (size_t)(cells - filled));
+	memcpy(out + 1 + cells, "]", 2);
+}
+
+/* "round 2" for the phase of rounds, else the phase. */
+static void phase_text(const json_t *event, char *out, size_t size)
+{
+	const char *phase = cli_text(event, "phase", "waiting");
+	int64_t round = cli_number(event, "round", 0);
+
+	if (!strcmp(phase, "rounds") && round > 0)
+		snprintf(out, size, "round %lld", (long long)round);
+	else
+		snprintf(out, size, "%s", phase);
+}
+
+/* In whole seconds: more would only flicker. */
+static void eta_text(const json_t *event, char *out, size_t size)
+{
+	int64_t eta = cli_number(event, "eta_ms", -1);
+	char time[32];
+
+	out[0] = '\0';
+	if (eta <= 0)
+		return;
+	if (eta >= 60000)
+		cli_format_time(eta, time);
+	else
+		snprintf(time, sizeof(time), "%lld s", (long long)(eta + 999) / 1000);
+	snprintf(out, size, "ETA %s", time);
 }
 
 static void rate_text(
@@ -66,35 +96,32 @@ static void rate_text(
 
 void progress_line(const json_t *event, size_t width, char *out, size_t size)
 {
-	char bar[BAR_CELLS + 3], part[96], sent[32], left[32];
+	char bar[BAR_CELLS + 3], part[96], bytes[32];
 	int percent = percent_of(event);
-	int64_t eta = cli_number(event, "eta_ms", -1), round = cli_number(event, "round", 0);
 
 	out[0] = '\0';
-	add(out, width, size, cli_text(event, "phase", "waiting"));
+	phase_text(event, part, sizeof(part));
+	add(out, width, size, part);
 	if (percent < 0) {
 		add(out, width, size, cli_text(event, "message", ""));
 		return;
 	}
 	snprintf(part, sizeof(part), "%d %%", percent);
 	add(out, width, size, part);
-	bar_text(percent, bar);
+	bar_text(percent, width < WIDE ? BAR_CELLS_NARROW : BAR_CELLS, bar);
 	add(out, width, size, bar);
-	cli_format_size(cli_number(event, "sent", 0), sent);
-	cli_format_size(cli_number(event, "remaining", 0), left);
-	snprintf(part, sizeof(part), "%s sent, %s left", sent, left);
+	cli_format_size(cli_number(event, "remaining", 0), bytes);
+	snprintf(part, sizeof(part), "%s left", bytes);
 	add(out, width, size, part);
-	if (eta > 0) {
-		cli_format_time(eta, left);
-		snprintf(part, sizeof(part), "ETA %s", left);
-		add(out, width, size, part);
-	}
 	rate_text(event, "rate_bps", "", part, sizeof(part));
+	add(out, width, size, part);
+	eta_text(event, part, sizeof(part));
 	add(out, width, size, part);
 	rate_text(event, "dirty_rate_bps", "dirty ", part, sizeof(part));
 	add(out, width, size, part);
-	snprintf(part, sizeof(part), "round %lld", (long long)round);
-	add(out, width, size, round > 0 ? part : "");
+	cli_format_size(cli_number(event, "sent", 0), bytes);
+	snprintf(part, sizeof(part), "%s sent", bytes);
+	add(out, width, size, part);
 	add(out, width, size, cli_text(event, "message", ""));
 }
 

@@ -436,7 +436,7 @@ def test_a_vm_on_another_node_is_followed_there(droverd):
 def test_droverd_that_dies_in_the_middle_leaves_a_way_to_look(droverd):
     droverd.migration.step("rounds")
     process = start(droverd.path, "migrate", "web1", "node2")
-    assert process.stdout.readline().startswith("rounds")
+    assert process.stdout.readline().startswith("round 1")
     droverd.die()
     out, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == DAEMON
@@ -447,7 +447,7 @@ def test_droverd_that_dies_in_the_middle_leaves_a_way_to_look(droverd):
 def test_the_first_signal_in_a_pipe_cancels(droverd, number):
     droverd.migration.step("rounds")
     process = start(droverd.path, "migrate", "web1", "node2")
-    assert process.stdout.readline().startswith("rounds")
+    assert process.stdout.readline().startswith("round 1")
     process.send_signal(number)
     out, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == CANCELLED
@@ -459,7 +459,7 @@ def test_follow_leaves_the_migration_alone_when_interrupted(droverd):
     droverd.answers["GET /v1/migrations"] = {"migrations": [droverd.migration.info]}
     droverd.migration.step("rounds")
     process = start(droverd.path, "migration", "follow", ID[:6])
-    assert process.stdout.readline().startswith("rounds")
+    assert process.stdout.readline().startswith("round 1")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == -signal.SIGINT

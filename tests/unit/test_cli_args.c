@@ -286,8 +286,11 @@ static void test_a_progress_line_shows_all_where_there_is_room(void **state)
 
 	(void)state;
 	progress_line(e, 199, line, sizeof(line));
-	assert_string_equal(line, "rounds  75 %  [###############.....]  64 MiB sent, 64 MiB left  "
-				  "ETA 1.50 s  100 MB/s  dirty 3 MB/s  round 2");
+	assert_string_equal(line, "round 2  75 %  [###############.....]  64 MiB left  100 MB/s  "
+				  "ETA 2 s  dirty 3 MB/s  64 MiB sent");
+	progress_line(e, 79, line, sizeof(line));
+	assert_string_equal(line, "round 2  75 %  [#######...]  64 MiB left  100 MB/s  ETA 2 s  "
+				  "dirty 3 MB/s");
 	json_decref(e);
 }
 
