@@ -32,7 +32,8 @@ const struct cli_option cli_set_options[] = {
 	VM,
 	{CLI_VALUE, "memory", "SIZE", "512M, 4G", "vm_ram ram"},
 	{CLI_VALUE, "cpus", "N", "virtual CPUs", "vm_cpus"},
-	{CLI_KEYS, "key", "KEY=VALUE", "a key of vm.conf (vm.conf(5)); KEY= removes it", NULL},
+	{CLI_KEYS, "key", "KEY=VALUE",
+		"a key of its vm.conf, as drover(1) lists them; KEY= removes it", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_rm_options[] = {

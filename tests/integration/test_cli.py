@@ -19,7 +19,7 @@ import threading
 import time
 
 import pytest
-from droverlab.paths import PROGRAMS
+from droverlab.paths import PROGRAMS, ROOT
 
 DROVER = PROGRAMS / "drover"
 if not DROVER.is_file():
@@ -230,6 +230,15 @@ def test_help_lists_the_verbs_and_each_has_examples():
         assert result.returncode == 0, verb
         assert f"drover {verb}" in result.stdout
         assert re.search(rf"Examples:\n  drover {verb.split()[0]}", result.stdout), verb
+
+
+def test_the_manual_names_every_verb_and_exit_status():
+    manual = (ROOT / "man/drover.1").read_text()
+    for verb in verbs():
+        assert f".It Ic {verb}" in manual, verb
+    kinds = re.findall(r'\[ERROR_\w+\] = \{"([\w-]+)"', (ROOT / "src/base/error.c").read_text())
+    assert re.findall(r"^\.It (\d+) Ta ([\w-]+) Ta", manual, re.MULTILINE) == [
+        (str(number), kind) for number, kind in enumerate(kinds, 1)]
 
 
 def test_without_words_help_is_an_error():
