@@ -88,7 +88,7 @@ int cli_find_vm(struct cli *cli, const char *vm, char **node, struct error **err
 
 /* Member as text, `none` when it is missing, null or no string. Belongs to the object. */
 const char *cli_text(const json_t *object, const char *key, const char *none);
-/* Member as a number, `none` when it is missing or null. */
+/* Member as a number, `none` when it is missing, no number or not within 2^61. */
 int64_t cli_number(const json_t *object, const char *key, int64_t none);
 /* Prints an object on a line of its own. */
 void cli_print_json(const json_t *object);

@@ -19,11 +19,14 @@ const char *cli_text(const json_t *object, const char *key, const char *none)
 
 int64_t cli_number(const json_t *object, const char *key, int64_t none)
 {
+	/* Sums and differences of two of these do not overflow. */
+	const int64_t limit = (int64_t)1 << 61;
 	const json_t *member = json_object_get(object, key);
+	double value = json_number_value(member);
 
-	if (json_is_real(member))
-		return (int64_t)json_real_value(member);
-	return json_is_integer(member) ? json_integer_value(member) : none;
+	if (!json_is_number(member) || !(value > -(double)limit && value < (double)limit))
+		return none;
+	return json_is_integer(member) ? json_integer_value(member) : (int64_t)value;
 }
 
 void cli_print_json(const json_t *object)

@@ -37,36 +37,38 @@ const struct cli_option cli_task_cancel_options[] = {
 	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_task_flush_options[] = {NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
 
-/* The words of a task as a verb and its arguments, tried as they will be run: what is mistyped is
- * found now and not tonight. */
+/* Tries the words as they will be run: what is mistyped is found now and not tonight. */
+static int check_words(
+	const struct cli_verb *verb, int count, const char *const *words, struct error **err)
+{
+	struct cli_args args;
+	int rc = cli_args_parse(verb->options, count, words, &args, err);
+
+	for (const struct cli_option *o = verb->options; rc == 0 && o->kind != CLI_END; o++)
+		if (!strcmp(o->name, "yes") && !cli_flag(&args, "yes"))
+			rc = error_set(err, ERROR_USAGE, 0,
+				"nobody can be asked when it runs: give --yes to %s", verb->name);
+	cli_args_free(&args);
+	return rc < 0 ? error_prefix(err, "the task") : 0;
+}
+
+/* The task as a verb and its arguments. */
 static json_t *make_argv(struct cli *cli, struct error **err)
 {
 	const char *words[CLI_ARGS_MAX + 1];
 	const struct cli_verb *verb;
-	struct cli_args args;
-	json_t *argv = json_array();
-	int count = 0, rc, named;
+	json_t *argv;
+	int count = 0, named;
 
-	while (count < CLI_ARGS_MAX &&
-		(words[count] = cli_get_nth(&cli->args, "words", (size_t)count)))
+	while ((words[count] = cli_get_nth(&cli->args, "words", (size_t)count)))
 		count++;
+	words[0] = cli_verb_of_link(words[0]);
 	verb = cli_find_verb(cli->verbs, count, words, &named);
-	if (!verb) {
-		words[0] = cli_verb_of_link(words[0]);
-		verb = cli_find_verb(cli->verbs, count, words, &named);
-	}
-	if (!verb) {
+	if (!verb)
 		cli_unknown_verb(cli->verbs, count, words, err);
-		json_decref(argv);
+	if (!verb || check_words(verb, count - named, words + named, err) < 0)
 		return NULL;
-	}
-	rc = cli_args_parse(verb->options, count - named, words + named, &args, err);
-	cli_args_free(&args);
-	if (rc < 0) {
-		error_prefix(err, "the task");
-		json_decref(argv);
-		return NULL;
-	}
+	argv = json_array();
 	for (int i = 0; i < count; i++)
 		json_array_append_new(argv, json_string(words[i]));
 	return argv;

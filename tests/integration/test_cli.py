@@ -263,6 +263,7 @@ def test_without_words_help_is_an_error():
     (["set", "web1"], "nothing to set"),
     (["task", "new", "migrate", "web1"], "NODE is missing"),
     (["task", "new", "sh", "-c", "reboot"], '"sh"'),
+    (["task", "new", "rm", "web1"], "--yes"),
     (["task", "new", "--at", "tomorrow", "stop", "web1"], "02:03"),
     (["init"], "--pool"),
     (["join", "10.0.0.1"], "--token"),

@@ -312,8 +312,9 @@ static void test_a_progress_line_survives_odd_numbers(void **state)
 	static const char *const odd[] = {"{}",
 		"{\"phase\": 1, \"total\": -5, \"remaining\": -9, \"sent\": -1}",
 		"{\"total\": 1, \"remaining\": 9223372036854775807, \"sent\": 1}",
-		"{\"total\": 9223372036854775807, \"remaining\": 0, \"sent\": "
-		"9223372036854775807, \"eta_ms\": 9223372036854775807}"};
+		"{\"total\": 9223372036854775807, \"remaining\": 0, \"sent\": 9223372036854775807}",
+		"{\"total\": 1, \"sent\": 1, \"eta_ms\": 9223372036854775807}",
+		"{\"total\": 1, \"sent\": 1, \"rate_bps\": 1e300}"};
 	char line[200];
 
 	(void)state;
