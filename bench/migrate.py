@@ -51,7 +51,9 @@ class QemuDefault:
     bare = True
 
     def __init__(self, lab):
-        self.lab = lab
+        lab.nodes[0].run(QEMU / "10.0/bin/qemu-img", "create", "-q", "-f", "qcow2", "-b",
+                         f"{SHARED}/pool/images/debian.qcow2", "-F", "qcow2",
+                         f"{SHARED}/pool/bench.qcow2")
         self.vm = bare.BareVM(lab.nodes[0], "bench", NUMBER, MEMORY_MIB,
                               arguments=self._arguments())
 
@@ -77,7 +79,8 @@ class DroverDefault:
 
     def __init__(self, lab):
         self.vm = VM(lab, "bench", NUMBER)
-        self.vm.create(lab.nodes[0], "--disk", f"{SHARED}/pool/bench.qcow2,format=qcow2",
+        self.vm.create(lab.nodes[0], "--disk",
+                       "disk0.qcow2,backing=images/debian.qcow2,backing_format=qcow2",
                        memory=f"{MEMORY_MIB}M", root="/dev/vda")
         lab.nodes[0].run("drover", "start", "bench")
 
@@ -86,12 +89,6 @@ class DroverDefault:
 
 
 CONFIGS = {"qemu-default": QemuDefault, "drover-default": DroverDefault}
-
-
-def make_disk(lab):
-    base = f"{SHARED}/guests/debian.qcow2"
-    lab.nodes[0].run(QEMU / "10.0/bin/qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F",
-                     "qcow2", f"{SHARED}/pool/bench.qcow2")
 
 
 def measure(lab, config, source, destination):
@@ -110,12 +107,13 @@ def measure(lab, config, source, destination):
 
 def run_config(name, case, runs, rate_mbit):
     """The figures of all moves of one configuration in one case."""
+    image, = guests.guest("debian")
     lab = Lab(BUILD / "bench" / "lab")
     lab.down()
     make = CONFIGS[name]
     lab.up(nodes=2, rate_mbit=rate_mbit, bare=make.bare)
     try:
-        make_disk(lab)
+        lab.add_image(image)
         config = make(lab)
         guest_client.wait_ready(lab.guests, ADDRESS, BOOT_TIMEOUT_S)
         time.sleep(SETTLE_S)
@@ -164,7 +162,6 @@ def main():
     parser.add_argument("--rate", type=int, default=1000)
     args = parser.parse_args()
     cases, configs = chosen(args.case, CASES), chosen(args.config, CONFIGS)
-    guests.guest("debian")
     results = []
     for case in cases:
         for name in configs:

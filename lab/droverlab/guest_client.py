@@ -12,8 +12,10 @@ from .paths import LabError
 DATA_PORT, CONTROL_PORT = 7000, 7001
 DATAGRAM_EVERY_S = 0.001
 LINE_EVERY_S = 0.01
-# How long a last answer may take: TCP sends again after 0.2 s, 0.4 s, ... while a guest is away.
-LINGER_S = 5
+# How long the last answers may take. A datagram's comes at once or never; TCP sends again after
+# 0.2 s, 0.4 s, ... and so may need as long again as the guest was away.
+LINGER_UDP_S = 0.3
+LINGER_TCP_S = 20
 
 
 def ask(namespace, address, *command, timeout=60):
@@ -79,6 +81,7 @@ class Probe:
         self.first = self.number
         self.received = set()
         self.started = self.last = time.monotonic()
+        self.ended = None  # when the last datagram was sent
         self.gap, self.gap_at = 0.0, 0.0
 
     def _see(self, now):
@@ -165,13 +168,13 @@ class Probe:
 
     def _linger(self, poller):
         """Waits for what was not answered yet."""
-        deadline = time.monotonic() + LINGER_S
+        self.ended = time.monotonic()
         self._send_line()
-        while time.monotonic() < deadline:
-            left = self.number - self.first - len(self.received)
+        while time.monotonic() < self.ended + LINGER_TCP_S:
+            udp_left = len(self.received) < self.number - self.first
             tcp_left = not self.tcp_error and self.lines_back < self.lines_sent
-            # Datagrams that were lost do not come back: they get a short time only.
-            if not tcp_left and (not left or time.monotonic() > deadline - LINGER_S + 0.3):
+            if not tcp_left and not (
+                    udp_left and time.monotonic() < self.ended + LINGER_UDP_S):
                 break
             self.step(poller, time.monotonic() + 0.02)
         if not self.tcp_error and self.lines_back < self.lines_sent:
@@ -179,12 +182,8 @@ class Probe:
 
     def result(self):
         """The window so far."""
-        now = time.monotonic()
-        silent = now - self.last
-        gap, gap_at = self.gap, self.gap_at
-        # At the end all is silent; only silence that is longer than what a linger takes counts.
-        if silent > max(gap, LINGER_S):
-            gap, gap_at = silent, self.last - self.started
+        now = self.ended or time.monotonic()
+        gap, gap_at = max((self.gap, self.gap_at), (now - self.last, self.last - self.started))
         sent = self.number - self.first
         return {"longest_gap_ms": round(gap * 1000, 1), "gap_at_s": round(gap_at, 3),
                 "sent": sent, "lost": sent - len(self.received),

@@ -296,6 +296,15 @@ class Lab:
         if (self.directory / "nodes").is_dir() or self.pool.is_dir():
             shutil.rmtree(self.directory)
 
+    def add_image(self, file):
+        """Puts a guest's image into the pool, as images/NAME; free of cost on one file system."""
+        image = self.pool / "images" / file.name
+        image.parent.mkdir(exist_ok=True)
+        try:
+            os.link(file, image)
+        except OSError:
+            shutil.copyfile(file, image)
+
     def status(self):
         """The lab as a JSON object."""
         nodes = []
