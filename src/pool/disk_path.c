@@ -51,11 +51,12 @@ static char *normalize(const char *vm, const char *disk)
  * its disk what it likes. */
 static bool is_image_place(const char *path)
 {
-	const char *name = strrchr(path, '/') + 1;
+	const char *name;
 
 	if (strncmp(path, "/images/", 8) != 0 &&
 		(strncmp(path, "/vms/", 5) != 0 || !strchr(path + 5, '/')))
 		return false;
+	name = strrchr(path, '/') + 1;
 	return strcmp(name, "vm.conf") != 0 && strncmp(name, "owner.", 6) != 0 &&
 	       strncmp(name, ".tmp.", 5) != 0;
 }

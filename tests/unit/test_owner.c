@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #define VM "web1"
@@ -215,7 +216,7 @@ static void test_each_epoch_is_won_once_when_four_processes_race(void **state)
 		pids[i] = fork();
 		assert_true(pids[i] >= 0);
 		if (pids[i] == 0) {
-			alarm(300);
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			for (uint64_t epoch = 1; epoch <= last; epoch++) {
 				pthread_barrier_wait(&race->start);
 				try_epoch(epoch, i);
