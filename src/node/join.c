@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "node/http.h"
+#include "node/member.h"
 #include "node/token.h"
 
 #include <pthread.h>
@@ -30,7 +31,7 @@ static int write_record(const struct pool *pool, const char *name, const char *a
 static int check_free(const struct pool *pool, const char *name, struct error **err)
 {
 	struct error *why = NULL;
-	struct pool_node *node = pool_node_read(pool, name, &why);
+	struct pool_node *node = member_read(pool, name, &why);
 
 	if (!node && why->kind == ERROR_NO_NODE) {
 		error_free(&why);

@@ -1,6 +1,7 @@
 #include "node/peer.h"
 
 #include "base/clock.h"
+#include "node/member.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -105,7 +106,7 @@ static struct http_client *connect_to(
 
 struct node_link *node_link_open(struct node_ctx *ctx, const char *name, struct error **err)
 {
-	struct pool_node *node = pool_node_read(ctx->pool, name, err);
+	struct pool_node *node = member_read(ctx->pool, name, err);
 	struct node_link *link;
 	struct http_client *client;
 

@@ -25,7 +25,7 @@ struct node_ctx *node_open(const struct identity *id, const struct pool *pool, s
 /* No call may be under way. */
 void node_close(struct node_ctx *ctx);
 
-/* One request to a node. Thread-safe. Errors of http_call, and ERROR_NO_NODE. */
+/* One request to a node. Thread-safe. Errors of http_call, ERROR_NO_NODE and ERROR_POOL. */
 int node_call(struct node_ctx *ctx, const char *node, const char *method, const char *path,
 	const json_t *body, int timeout_ms, json_t **answer, struct error **err);
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,13 +173,14 @@ static bool start_daemon(struct server *server)
 		{MHD_OPTION_END, 0, NULL}};
 	struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
 
+	server->given_fd = fcntl(server->listen_fd, F_DUPFD_CLOEXEC, 0);
 	server->daemon = MHD_start_daemon(
 		MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION |
 			MHD_USE_ITC | MHD_USE_ERROR_LOG | (server->local ? 0 : MHD_USE_TLS),
 		0, NULL, NULL, server_on_request, server,
 		/* First, so that it takes what the others have to say. */
 		MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
-		server->listen_fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)SERVER_CONNECTIONS,
+		server->given_fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)SERVER_CONNECTIONS,
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
 		MHD_OPTION_THREAD_STACK_SIZE, (size_t)THREAD_STACK, MHD_OPTION_NOTIFY_CONNECTION,
 		on_connection, server, MHD_OPTION_URI_LOG_CALLBACK, server_on_uri, server,
@@ -264,6 +266,8 @@ int server_stop(struct server *server, int limit_ms)
 	if (!server)
 		return 0;
 	MHD_quiesce_daemon(server->daemon);
+	/* Who connects now is refused, and does not wait for us to end. */
+	shutdown(server->listen_fd, SHUT_RDWR);
 	pthread_mutex_lock(&server->lock);
 	server->stopping = true;
 	while (server->active > 0 &&
@@ -274,6 +278,7 @@ int server_stop(struct server *server, int limit_ms)
 	if (active > 0)
 		return active;
 	MHD_stop_daemon(server->daemon);
+	close_fd(&server->given_fd);
 	stop_watcher(server);
 	free_server(server);
 	return 0;

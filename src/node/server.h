@@ -8,7 +8,8 @@
  *                    the very one in the pool's record of that node: looked up for each request, so
  *                    that a removed node can do nothing at once
  *     SERVER_ANYONE  anybody who reaches the TLS port; for the join
- * Whoever may not gets ERROR_CERTIFICATE (TLS) or ERROR_REFUSED.
+ * Whoever may not gets ERROR_CERTIFICATE (TLS) or ERROR_REFUSED; a member gets ERROR_POOL while
+ * the pool cannot be read.
  *
  * Limits, none of which a caller can pass: 32 KiB of request line and headers, JSON_TEXT_MAX of
  * body (SERVER_ANYONE_BODY_MAX for ANYONE), SERVER_HEADER_MS from connecting to the end of the
@@ -107,7 +108,7 @@ int server_port(const struct server *server);
 /*
  * Takes no more connections, waits up to limit_ms for the requests that are being answered, closes
  * all connections and frees the server. Returns how many requests had not ended: then their threads
- * and the server stay, and the process should exit.
+ * and the server stay; it may be called again, or the process exits.
  */
 int server_stop(struct server *server, int limit_ms);
 

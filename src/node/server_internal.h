@@ -30,6 +30,7 @@ struct server {
 	struct server_options options;
 	bool local;
 	int listen_fd, lock_fd, port;
+	int given_fd; /* libmicrohttpd's copy of listen_fd, which it closes when it cannot start */
 	struct MHD_Daemon *daemon;
 
 	pthread_mutex_t lock;

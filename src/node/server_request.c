@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "node/member.h"
 
 #include <gnutls/gnutls.h>
 #include <poll.h>
@@ -226,7 +227,7 @@ static int find_peer(struct request *request, struct error **err)
 
 	if (verify_caller(request, err) < 0)
 		return -1;
-	node = pool_node_read(options->pool, peer->name, err);
+	node = member_read(options->pool, peer->name, err);
 	if (!node) {
 		if (err && *err && (*err)->kind == ERROR_NO_NODE)
 			(*err)->kind = ERROR_CERTIFICATE;

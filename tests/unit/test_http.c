@@ -455,8 +455,8 @@ static void test_what_is_not_http_does_no_harm(void **state)
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "GET / HTTP/9.9\r\n\r\n",
 		"POST /v1/echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n{}",
 		"POST /v1/echo HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
-		"POST /v1/echo HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: "
-		"chunked\r\n\r\n{}",
+		("PUT /v1/echo HTTP/1.1\r\nContent-Length: 2\r\n"
+		 "Transfer-Encoding: chunked\r\n\r\n{}"),
 		"POST /v1/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
 		"GET /%00%ff%2e%2e/%2fetc HTTP/1.0\r\n\r\n"};
 	char *noise = malloc(1 << 20);
@@ -631,6 +631,8 @@ static void test_stop_waits_for_requests_up_to_its_limit(void **state)
 	start_waiter(&waiter, WAIT_MS);
 	assert_int_equal(server_stop(server, 50), 1);
 	wait_for(&abandoned);
+	assert_int_equal(call("POST", "/v1/echo", NULL, NULL, &err), -1);
+	expect_error(&err, ERROR_DAEMON, "does not answer: Connection refused");
 	atomic_store(&released, 1);
 	assert_int_equal(server_stop(server, WAIT_MS), 0);
 	pthread_join(waiter.thread, NULL);

@@ -2,6 +2,7 @@
 #include "test_node_support.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <gnutls/gnutls.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -131,17 +132,26 @@ struct raw_client {
 	const char *cert_pem, *key_pem; /* NULL: none */
 };
 
-static int connect_port(int port)
+/* From 127.0.0.`host`. */
+static int connect_from(uint32_t host, int port)
 {
+	struct sockaddr_in from = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + host)};
 	struct sockaddr_in at = {.sin_family = AF_INET,
 		.sin_port = htons((uint16_t)port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	struct timeval limit = {WAIT_MS / 1000, 0};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
+	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
 	assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof(at)), 0);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	return fd;
+}
+
+static int connect_port(int port)
+{
+	return connect_from(1, port);
 }
 
 static char *talk(gnutls_session_t session, const char *request)
@@ -307,6 +317,26 @@ static void test_removed_node_is_refused_at_once(void **state)
 	expect_error(&err, ERROR_CERTIFICATE, "node1 does not answer node2");
 }
 
+static void test_pool_that_went_away_is_no_removal(void **state)
+{
+	cleanup_free char *dir = in_scratch("pool"), *away = in_scratch("away");
+	struct error *err = NULL;
+	struct node_link *link = node_link_open(peers, "node1", &err);
+	struct http_request request = {.method = "POST", .path = "/v1/who", .timeout_ms = WAIT_MS};
+
+	(void)state;
+	expect_no_error(&err);
+	assert_int_equal(rename(dir, away), 0);
+	assert_int_equal(node_link_call(link, &request, NULL, &err), -1);
+	expect_error(&err, ERROR_POOL, "is it mounted?");
+	assert_int_equal(call_node1("GET", "/v1/who", NULL, &err), -1);
+	expect_error(&err, ERROR_POOL, "is it mounted?");
+	assert_int_equal(rename(away, dir), 0);
+	node_link_call(link, &request, NULL, &err);
+	expect_no_error(&err);
+	node_link_close(link);
+}
+
 static void test_old_tls_and_no_tls_are_refused(void **state)
 {
 	struct raw_client client = {.priorities = "NORMAL:-VERS-ALL:+VERS-TLS1.2",
@@ -387,6 +417,25 @@ static void test_caller_that_stops_in_the_handshake_is_cut_off(void **state)
 	while (recv(fd, answer, sizeof(answer), 0) > 0)
 		;
 	close(fd);
+}
+
+static void test_one_address_cannot_take_all_connections(void **state)
+{
+	int fds[SERVER_CONNECTIONS_PER_ADDRESS + 1];
+	size_t last = SERVER_CONNECTIONS_PER_ADDRESS;
+	struct error *err = NULL;
+	char byte;
+
+	(void)state;
+	for (size_t i = 0; i <= last; i++)
+		fds[i] = connect_from(2, server_port(server));
+	/* The one too many is closed; others are answered. */
+	assert_true(recv(fds[last], &byte, 1, 0) <= 0);
+	assert_true(recv(fds[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+	call_node1("GET", "/v1/who", NULL, &err);
+	expect_no_error(&err);
+	for (size_t i = 0; i <= last; i++)
+		close(fds[i]);
 }
 
 /* ---- who is believed ---- */
@@ -497,6 +546,24 @@ static void test_port_that_is_taken_is_said_so(void **state)
 	(void)state;
 	assert_null(server_start(&options, &err));
 	expect_error(&err, ERROR_BUSY, "Address already in use");
+}
+
+static void test_server_with_a_key_of_another_does_not_start(void **state)
+{
+	struct identity bad = *node1;
+	struct server_options options = {
+		.listen = "127.0.0.1:0", .identity = &bad, .pool = pool, .routes = routes};
+	struct error *err = NULL;
+	int before = dup(0);
+
+	(void)state;
+	bad.key_pem = node2->key_pem;
+	close(before);
+	assert_null(server_start(&options, &err));
+	expect_error(&err, ERROR_FAILED, "cannot start the server");
+	/* It has closed what it opened. */
+	assert_int_equal(dup(0), before);
+	close(before);
 }
 
 /* ---- connections ---- */
@@ -746,11 +813,13 @@ int main(void)
 		TEST(test_certificate_of_no_member_is_refused),
 		TEST(test_older_certificate_of_a_member_is_refused),
 		TEST(test_removed_node_is_refused_at_once),
+		TEST(test_pool_that_went_away_is_no_removal),
 		TEST(test_old_tls_and_no_tls_are_refused),
 		TEST(test_peer_may_not_ask_what_is_local),
 		TEST(test_stranger_gets_the_ca_and_nothing_else),
 		TEST(test_stranger_may_send_little),
 		TEST(test_caller_that_stops_in_the_handshake_is_cut_off),
+		TEST(test_one_address_cannot_take_all_connections),
 		TEST(test_node_with_the_name_but_another_ca_is_not_believed),
 		TEST(test_member_does_not_pass_for_another),
 		TEST(test_node_with_its_older_certificate_is_not_believed),
@@ -758,6 +827,7 @@ int main(void)
 		TEST(test_node_that_is_down_or_unknown_is_said_so),
 		TEST(test_node_that_accepts_and_says_nothing_is_said_so),
 		TEST(test_port_that_is_taken_is_said_so),
+		TEST(test_server_with_a_key_of_another_does_not_start),
 		TEST(test_connections_are_shared_and_kept),
 		TEST(test_many_threads_call_at_once),
 		TEST(test_machine_joins_with_a_token),
