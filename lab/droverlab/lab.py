@@ -151,22 +151,26 @@ class Node:
         return pid if pid and net.is_in(pid, self.namespace) else None
 
     def start_daemon(self, **environment):
-        """Starts droverd and waits until it answers."""
+        """Starts droverd and waits until it serves: all of it, where it is in a cluster."""
         with open(self.log, "ab") as log:
             daemon = self.popen("droverd", "--config", f"{SHARED}/drover.conf",
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                 start_new_session=True, env={**os.environ, **environment})
         (self.directory / "droverd.pid").write_text(f"{daemon.pid}\n")
+        in_cluster = self.path(f"{SHARED}/state/node.conf").exists()
         deadline = time.monotonic() + DAEMON_READY_S
         while True:
             try:
-                self.api("GET", "/v1/status", timeout=max(0.1, deadline - time.monotonic()))
-                return daemon
+                _, status = self.api("GET", "/v1/status", timeout=max(0.1, deadline - time.monotonic()))
+                if status["ready"] or not in_cluster:
+                    return daemon
+                problem = f"is not ready: {status['problems']}"
             except OSError as error:
-                if daemon.poll() is not None or time.monotonic() > deadline:
-                    raise LabError(f"droverd on {self.name} does not answer ({error}); its log "
-                                   f"ends with:\n{self.log_tail()}") from error
-                time.sleep(0.02)
+                problem = f"does not answer: {error}"
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"droverd on {self.name} {problem}; its log ends with:\n"
+                               f"{self.log_tail()}")
+            time.sleep(0.02)
 
     def stop_daemon(self, number=signal.SIGTERM, timeout_s=10):
         """Sends droverd the signal and waits for its end."""

@@ -131,9 +131,10 @@ static int wait_loaded(struct migration *m, struct error **err)
 		fault_point("migrate.dst.before_loaded", err) < 0)
 		return -1;
 	while (s->phase != HV_MIGRATE_COMPLETED) {
-		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0 ||
-			look_around(m, err) < 0 || mover_check(m->mover, err) < 0)
+		if (look_around(m, err) < 0 || mover_check(m->mover, err) < 0)
 			return -1;
+		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0)
+			return error_prefix(err, "on %s", m->all->set.node);
 		if (s->phase == HV_MIGRATE_FAILED)
 			return error_set(err, ERROR_HYPERVISOR, 0,
 				"the hypervisor on %s cannot load %s: %s", m->all->set.node,

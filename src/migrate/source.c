@@ -293,6 +293,7 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 	cleanup_error struct error *e = NULL;
 	cleanup_json json_t *answer = NULL;
 	cleanup_error struct error *unused = NULL;
+	bool decided_here;
 
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
@@ -301,7 +302,9 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 			e ? e->message : "");
 		return UNKNOWN;
 	}
-	return take_word(answer, (*why)->kind == ERROR_CANCELLED ? &unused : why);
+	/* What was decided here needs no other reason. */
+	decided_here = (*why)->kind == ERROR_CANCELLED || (*why)->kind == ERROR_TIMEOUT;
+	return take_word(answer, decided_here ? &unused : why);
 }
 
 /* After the destination may have been told to take over: whose is the VM? Claims it back when

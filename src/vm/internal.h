@@ -45,6 +45,9 @@ void vm_set_running(struct vm *vm, struct hv_vm *hv, struct vm_def *def);
 /* Starts the hypervisor of `def` for a reserved entry: disks, taps, run directory. The definition
  * is kept in the run directory. Not yet watched. */
 struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, struct error **err);
+/* After the hypervisor has ended: removes what was put beside its own files (the definition, a
+ * migration's socket and log), and the directory. */
+void vm_remove_run_dir(const struct vm *vm);
 /* Claims the next epoch for nobody, when this node owns the VM. */
 int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
 /* Adds a reference to the entry of a VM that runs here, NULL when none does. vm_unref frees. */

@@ -212,6 +212,7 @@ static int start_reserved(struct vm *vm, struct error **err)
 		fault_point("vm.start.after_claim", err) < 0 || hv_vm_resume(hv, err) < 0) {
 		hv_vm_end(hv, clock_ms() + END_MS, NULL);
 		hv_vm_close(hv);
+		vm_remove_run_dir(vm);
 		vm_def_free(def);
 		vm_release(vms, vm->name, "stop", NULL);
 		return -1;

@@ -142,6 +142,18 @@ void vm_give_back(struct vm *vm)
 	pthread_mutex_unlock(&vms->lock);
 }
 
+void vm_remove_run_dir(const struct vm *vm)
+{
+	static const char *const files[] = {"vm.conf", "migrate.sock", "wire.log"};
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		cleanup_free char *path = fs_format("%s/%s", vm->run_dir, files[i]);
+
+		unlink(path);
+	}
+	rmdir(vm->run_dir);
+}
+
 void vm_end(struct vm *vm)
 {
 	struct vms *vms = vm->vms;
@@ -149,6 +161,7 @@ void vm_end(struct vm *vm)
 
 	if (vm->hv && hv_vm_end(vm->hv, clock_ms() + END_MS, &e) < 0)
 		log_error("%s: its hypervisor did not end: %s", vm->name, e->message);
+	vm_remove_run_dir(vm);
 	pthread_mutex_lock(&vms->lock);
 	*vm->operation = 0;
 	if (vm->listed)
@@ -265,6 +278,7 @@ static void find_one_again(struct vms *vms, const char *name)
 		snprintf(vm->operation, sizeof(vm->operation), "out of reach (see the log)");
 		return;
 	}
+	vm_remove_run_dir(vm);
 	vm_give_back(vm);
 }
 
