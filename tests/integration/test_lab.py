@@ -13,6 +13,8 @@ from droverlab.lab import SHARED, VM_USER, Lab
 from droverlab.paths import ROOT, LabError
 from droverlab.vm import Probe
 
+from traces import traces
+
 LAB = ROOT / "lab" / "lab"
 
 
@@ -40,24 +42,6 @@ def fixture_vm(lab):
     guest_client.wait_ready(lab.guests, vm.address)
     yield vm
     vm.end()
-
-
-def traces(lab):
-    """All that a lab may leave on the machine."""
-    found = net.namespaces(lab.prefix)
-    if lab.directory.exists():
-        found.append(str(lab.directory))
-    found += [line for line in Path("/proc/self/mounts").read_text().splitlines()
-              if lab.prefix in line or str(lab.directory) in line or "drover-lab" in line]
-    if Path(SHARED).exists():
-        found.append(SHARED)
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if lab.prefix.encode() in entry.read_bytes():
-                found.append(str(entry))
-        except OSError:
-            pass
-    return found
 
 
 def test_nodes_reach_each_other_over_the_link_only(lab):
