@@ -11,12 +11,20 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Keeps why something is missing; logged when it is new and not just a node without a cluster. */
+/* Worth a line in the log: neither a node without a cluster nor one that is just starting. */
+static bool worth_telling(const struct error *e)
+{
+	return e && e->kind != ERROR_NO_CLUSTER && e->kind != ERROR_DAEMON;
+}
+
+/* Keeps why something is missing; logged when that changes. */
 static void keep_reason(struct daemon *daemon, struct error **at, struct error *now)
 {
 	pthread_mutex_lock(&daemon->lock);
-	if (now && now->kind != ERROR_NO_CLUSTER && (!*at || strcmp((*at)->message, now->message)))
+	if (worth_telling(now) && (!*at || strcmp((*at)->message, now->message)))
 		log_warning("%s", now->message);
+	else if (!now && worth_telling(*at))
+		log_info("no longer so: %s", (*at)->message);
 	error_free(at);
 	*at = now;
 	pthread_mutex_unlock(&daemon->lock);
@@ -119,9 +127,9 @@ void daemon_init(struct daemon *daemon, const struct config *config, struct db *
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&daemon->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
-	error_set(&daemon->no_hv, ERROR_BUSY, 0, "droverd is starting its hypervisor");
-	error_set(&daemon->no_cluster, ERROR_BUSY, 0, "droverd is starting; try again");
-	error_set(&daemon->no_machine, ERROR_BUSY, 0, "droverd is starting; try again");
+	error_set(&daemon->no_hv, ERROR_DAEMON, 0, "droverd is starting its hypervisor");
+	error_set(&daemon->no_cluster, ERROR_DAEMON, 0, "droverd is starting; try again");
+	error_set(&daemon->no_machine, ERROR_DAEMON, 0, "droverd is starting; try again");
 }
 
 /* Asks for a try that begins after now and waits for its end; false when limit_ms have passed. */
@@ -236,7 +244,7 @@ static void *missing(struct daemon *daemon, struct error *const *reason, struct 
 {
 	pthread_mutex_lock(&daemon->lock);
 	if (copy_error(err, *reason) == 0)
-		error_set(err, ERROR_BUSY, 0, "droverd is starting; try again");
+		error_set(err, ERROR_DAEMON, 0, "droverd is starting; try again");
 	pthread_mutex_unlock(&daemon->lock);
 	return NULL;
 }
