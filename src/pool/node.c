@@ -12,9 +12,10 @@
 #include <unistd.h>
 
 #define CONF_MAX (16u << 10)
-#define FACTS_MAX (1u << 20) /* a hypervisor with all its machines and CPU models is some 50 KiB \
-			      */
-#define ADDRESS_MAX 262      /* a DNS name of 255 and ":65535" */
+#define FACTS_MAX \
+	(1u << 20)      /* a hypervisor with all its machines and CPU models is some 50 KiB \
+			 */
+#define ADDRESS_MAX 262 /* a DNS name of 255 and ":65535" */
 
 static char *node_path(const struct pool *pool, const char *name, const char *suffix)
 {

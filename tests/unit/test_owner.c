@@ -11,9 +11,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#define VM "web1"
-#define VM_DIR "vms/" VM
-
 /* linkat and fsync of the whole program: what a test makes of them stands in these. */
 static int (*link_hook)(int from_dir, const char *from, int to_dir, const char *to);
 static atomic_int fail_fsync_after = -1; /* so many succeed before one fails with EIO */
@@ -44,22 +41,6 @@ static int setup(void **state)
 	link_hook = NULL;
 	fail_fsync_after = -1;
 	return make_pool(state) == 0 ? pool_vm_create(pool, VM, "[vm]\n", NULL) : -1;
-}
-
-static int claim(uint64_t epoch, const char *node, struct error **err)
-{
-	return pool_owner_claim(pool, VM, epoch, node, "start", NULL, err);
-}
-
-static void expect_owner(uint64_t epoch, const char *node)
-{
-	cleanup_error struct error *err = NULL;
-	struct pool_owner owner;
-
-	if (pool_owner_read(pool, VM, &owner, &err) < 0)
-		fail_msg("%s", err->message);
-	assert_int_equal(owner.epoch, epoch);
-	assert_string_equal(owner.node, node);
 }
 
 static void test_a_vm_that_was_never_claimed_is_nobodys_at_epoch_0(void **state)
@@ -549,135 +530,6 @@ static void test_a_read_only_file_system_can_be_read_and_not_claimed_on(void **s
 	in_namespaces(CLONE_NEWNS, claims_on_a_read_only_file_system);
 }
 
-static void expect_unreadable(const char *part)
-{
-	struct error *err = NULL;
-	struct pool_owner owner;
-
-	assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
-	expect_error(&err, ERROR_POOL, part);
-	assert_int_equal(claim(6, "node1", &err), -1);
-	expect_error(&err, ERROR_POOL, part);
-}
-
-#define HEAD "[owner]\nepoch = 5\n"
-#define TAIL "why = start\nwhen_ms = 1\nclaim = 0123456789abcdef0123456789abcdef\n"
-
-static void test_a_broken_highest_owner_file_is_named_and_never_nobody(void **state)
-{
-	static const char *const broken[] = {"", "\n", "[owner]\n", "node1\n", HEAD TAIL,
-		HEAD "node =\n" TAIL, HEAD "node = ;ode1\n" TAIL, HEAD "node = ../x\n" TAIL,
-		HEAD "node = -x\n" TAIL, HEAD "node = node1\nnode = node2\n" TAIL,
-		HEAD "node = node1\nextra = 1\n" TAIL, "[other]\nnode = node1\n",
-		"[owner]\nepoch = 4\nnode = node1\n" TAIL,
-		"[owner]\nepoch = 99999999999999999999\nnode = node1\n" TAIL,
-		HEAD "node = node1\n" TAIL "[owner]\nnode = node2\n",
-		HEAD "node = node1\nwhy = two words\nwhen_ms = 1\n"
-		     "claim = 0123456789abcdef0123456789abcdef\n"};
-
-	(void)state;
-	put_text(VM_DIR "/owner.4", "not looked at");
-	for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
-		put_text(VM_DIR "/owner.5", broken[i]);
-		expect_unreadable("vms/web1/owner.5");
-	}
-	put_bytes(VM_DIR "/owner.5", HEAD "node = node1\0\n" TAIL,
-		sizeof(HEAD "node = node1\0\n" TAIL) - 1);
-	expect_unreadable("control character");
-	put_text(VM_DIR "/owner.5", HEAD "node = node1\n" TAIL);
-	expect_owner(5, "node1");
-	put_text(VM_DIR "/owner.5", HEAD "node = -\n" TAIL);
-	expect_owner(5, "");
-}
-
-static void test_an_owner_file_cut_anywhere_is_broken(void **state)
-{
-	cleanup_free char *path = in_pool(VM_DIR "/owner.1"), *text = NULL;
-	struct error *err = NULL;
-	struct pool_owner owner;
-	size_t len;
-
-	(void)state;
-	assert_int_equal(claim(1, "node1", NULL), 0);
-	text = fs_read(path, 4096, &len, NULL);
-	assert_non_null(text);
-	/* Only its last newline can be spared. */
-	for (size_t cut = 0; cut < len - 1; cut++) {
-		put_bytes(VM_DIR "/owner.1", text, cut);
-		assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
-		expect_error(&err, ERROR_POOL, "owner.1");
-	}
-}
-
-static void test_an_owner_file_that_is_no_small_file_is_broken(void **state)
-{
-	cleanup_free char *path = in_pool(VM_DIR "/owner.5"), *huge = calloc(1, 100000);
-
-	(void)state;
-	memset(huge, '#', 99999);
-	put_text(VM_DIR "/owner.5", huge);
-	expect_unreadable("larger than 1024 bytes");
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(mkdir(path, 0700), 0);
-	expect_unreadable("owner.5");
-	assert_int_equal(rmdir(path), 0);
-	assert_int_equal(symlink("owner.4", path), 0);
-	expect_unreadable("owner.5");
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(mkfifo(path, 0600), 0);
-	expect_unreadable("owner.5");
-}
-
-static void test_names_beside_owner_files_are_not_mistaken_for_them(void **state)
-{
-	static const char *const others[] = {"owner", "owner.", "owner.x", "owner.9.bak",
-		"owner.9~", "owner.-9", ".tmp.owner.9", ".nfs000000000000009", "Owner.9"};
-	static const char *const doubtful[] = {
-		"owner.007", "owner.0", "owner.999999999999999999999999999999"};
-	struct error *err = NULL;
-	struct pool_owner owner;
-
-	(void)state;
-	assert_int_equal(claim(1, "node1", NULL), 0);
-	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
-		cleanup_free char *name = fs_format(VM_DIR "/%s", others[i]);
-
-		put_text(name, "x");
-		expect_owner(1, "node1");
-	}
-	for (size_t i = 0; i < sizeof(doubtful) / sizeof(doubtful[0]); i++) {
-		cleanup_free char *name = fs_format(VM_DIR "/%s", doubtful[i]);
-		cleanup_free char *path = in_pool(name);
-
-		put_text(name, "x");
-		assert_int_equal(pool_owner_read(pool, VM, &owner, &err), -1);
-		expect_error(&err, ERROR_POOL, doubtful[i]);
-		assert_int_equal(unlink(path), 0);
-	}
-}
-
-static void test_random_bytes_in_an_owner_file_do_no_harm(void **state)
-{
-	cleanup_free char *path = in_pool(VM_DIR "/owner.1"), *text = NULL;
-	struct pool_owner owner;
-	unsigned seed = 20260131;
-	size_t len;
-
-	(void)state;
-	assert_int_equal(claim(1, "node1", NULL), 0);
-	text = fs_read(path, 4096, &len, NULL);
-	assert_non_null(text);
-	for (int i = 0; i < 20000; i++) {
-		cleanup_free char *copy = fs_format("%s", text);
-
-		for (int n = rand_r(&seed) % 4; n >= 0; n--)
-			copy[(size_t)rand_r(&seed) % len] = (char)rand_r(&seed);
-		put_bytes(VM_DIR "/owner.1", copy, len);
-		if (pool_owner_read(pool, VM, &owner, NULL) == 0 && !owner.node[0])
-			fail_msg("read as nobody's: %s", copy);
-	}
-}
-
 static void test_leftovers_of_crashed_claims_go_after_a_day(void **state)
 {
 	cleanup_free char *old = in_pool(VM_DIR "/.tmp.owner.old");
@@ -719,11 +571,6 @@ int main(void)
 		TEST(test_a_fault_between_link_and_answer_is_found_by_reading_again),
 		TEST(test_a_full_file_system_leaves_the_owner_as_it_was),
 		TEST(test_a_read_only_file_system_can_be_read_and_not_claimed_on),
-		TEST(test_a_broken_highest_owner_file_is_named_and_never_nobody),
-		TEST(test_an_owner_file_cut_anywhere_is_broken),
-		TEST(test_an_owner_file_that_is_no_small_file_is_broken),
-		TEST(test_names_beside_owner_files_are_not_mistaken_for_them),
-		TEST(test_random_bytes_in_an_owner_file_do_no_harm),
 		TEST(test_leftovers_of_crashed_claims_go_after_a_day),
 	};
 

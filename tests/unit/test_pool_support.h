@@ -112,6 +112,26 @@ static inline void expect_error(struct error **err, enum error_kind kind, const 
 	error_free(err);
 }
 
+/* The VM of the tests of ownership. */
+#define VM "web1"
+#define VM_DIR "vms/" VM
+
+static inline int claim(uint64_t epoch, const char *node, struct error **err)
+{
+	return pool_owner_claim(pool, VM, epoch, node, "start", NULL, err);
+}
+
+static inline void expect_owner(uint64_t epoch, const char *node)
+{
+	cleanup_error struct error *err = NULL;
+	struct pool_owner owner;
+
+	if (pool_owner_read(pool, VM, &owner, &err) < 0)
+		fail_msg("%s", err->message);
+	assert_int_equal(owner.epoch, epoch);
+	assert_string_equal(owner.node, node);
+}
+
 /* What a child found wrong, as its exit text. Asserts of cmocka belong to the parent only. */
 typedef const char *child_fn(void);
 
