@@ -80,8 +80,8 @@ json_t *cli_call_within(struct cli *cli, struct http_client *client, int timeout
 struct http_client *cli_connect(const struct cli *cli, struct error **err);
 /* Name of this node; the caller frees it. */
 char *cli_this_node(struct cli *cli, struct error **err);
-/* Where a VM is: *node is NULL when that is this node, or nobody's. The caller frees it. ERROR_NO_VM
- * and others. */
+/* Where a VM is: *node is NULL when that is this node, or nobody's. The caller frees it.
+ * ERROR_NO_VM and others. */
 int cli_find_vm(struct cli *cli, const char *vm, char **node, struct error **err);
 
 /* output.c */
