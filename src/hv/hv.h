@@ -146,7 +146,8 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
 /* Destination: listens on `path` for the stream. Returns when it listens. */
 int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, struct error **err);
-/* Where it stands, on either side. */
+/* Where it stands, on either side. While the last pages go out a hypervisor may answer nothing for as
+ * long as the stream is held up: the phase is then HV_MIGRATE_SWITCHOVER, and the numbers are 0. */
 int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err);
 /* Waits for the phase to become another than `phase`, at most until the deadline (that is no
  * error), by events, without asking again and again; then as hv_vm_migrate_status. */

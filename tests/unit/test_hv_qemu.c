@@ -370,23 +370,27 @@ static void test_a_cancelled_move_leaves_the_guest_running(void **state)
 	expect_memory_right(a);
 }
 
-/* Takes a stream at `path`, ends it after `bytes`, and says when it has. */
+/* Takes a stream at `path`, and after `bytes` closes it, or takes no more of it. */
 struct relay {
 	int fd;
 	size_t bytes;
+	bool stalls;
+	int stream;
 	pthread_t thread;
 };
 
 static void *relay_thread(void *arg)
 {
 	struct relay *r = arg;
-	cleanup_fd int fd = accept4(r->fd, NULL, NULL, SOCK_CLOEXEC);
 	char block[65536];
 	ssize_t n = 1;
 
+	r->stream = accept4(r->fd, NULL, NULL, SOCK_CLOEXEC);
 	for (size_t got = 0; got < r->bytes && n > 0; got += (size_t)n)
-		n = read(
-			fd, block, r->bytes - got < sizeof(block) ? r->bytes - got : sizeof(block));
+		n = read(r->stream, block,
+			r->bytes - got < sizeof(block) ? r->bytes - got : sizeof(block));
+	if (!r->stalls)
+		close_fd(&r->stream);
 	return NULL;
 }
 
@@ -405,6 +409,7 @@ static void start_relay(struct relay *r, const char *path, size_t bytes)
 static void end_relay(struct relay *r, const char *path)
 {
 	pthread_join(r->thread, NULL);
+	close_fd(&r->stream);
 	close_fd(&r->fd);
 	unlink(path);
 }
@@ -415,7 +420,7 @@ static void test_a_guest_runs_on_when_its_stream_breaks(void **state)
 	cleanup_free char *path = fs_format("%s/relay.sock", dir);
 	const size_t cuts[] = {1, 1 << 20, 20 << 20};
 	struct hv_migrate_status s;
-	struct relay r;
+	struct relay r = {.stream = -1};
 
 	(void)state;
 	busy(a);
@@ -432,6 +437,46 @@ static void test_a_guest_runs_on_when_its_stream_breaks(void **state)
 	s = wait_phase(a, HV_MIGRATE_FAILED);
 	assert_non_null(strstr(s.failure, "No such file"));
 	assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
+}
+
+static void test_a_source_asks_nobody_when_it_completes(void **state)
+{
+	struct guest *a = boot(0, hv10);
+	cleanup_free char *path = fs_format("%s/relay.sock", dir);
+	struct relay r = {.stream = -1};
+
+	(void)state;
+	busy(a);
+	start_relay(&r, path, SIZE_MAX);
+	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
+	wait_phase(a, HV_MIGRATE_COMPLETED);
+	end_relay(&r, path);
+	assert_false(hv_vm_wait_off(a->hv, clock_ms() + 300));
+	assert_int_equal(hv_vm_state(a->hv), HV_MIGRATED);
+	must(hv_vm_resume(a->hv, &test_error));
+	expect_memory_right(a);
+}
+
+/* While the last pages go out QEMU answers nothing; a network that stands still then must not hold
+ * a paused guest for ever. */
+static void test_a_stalled_switchover_can_be_cancelled(void **state)
+{
+	static const struct hv_migrate_params at_once = {
+		.downtime_limit_ms = 1000000, .bandwidth_bps = 40 << 20};
+	struct guest *a = boot(0, hv10);
+	cleanup_free char *path = fs_format("%s/relay.sock", dir);
+	struct relay r = {.stream = -1, .stalls = true};
+
+	(void)state;
+	busy(a);
+	start_relay(&r, path, 20 << 20);
+	must(hv_vm_migrate(a->hv, path, &at_once, &test_error));
+	wait_phase(a, HV_MIGRATE_SWITCHOVER);
+	assert_int_equal(hv_vm_state(a->hv), HV_PAUSED);
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
+	end_relay(&r, path);
+	expect_memory_right(a);
 }
 
 static void test_a_destination_of_a_broken_stream_says_why_it_ended(void **state)
@@ -502,7 +547,9 @@ static void move_paused(struct hv *from, struct hv *to)
 	wait_phase(a, HV_MIGRATE_COMPLETED);
 	wait_phase(b, HV_MIGRATE_COMPLETED);
 	assert_int_equal(hv_vm_state(b->hv), HV_PAUSED);
+	assert_int_equal(locks_held(b), 0);
 	must(hv_vm_resume(b->hv, &test_error));
+	assert_true(locks_held(b) > 0);
 	end_guest(a);
 	expect_memory_right(b);
 }
@@ -540,6 +587,8 @@ int main(void)
 		GUEST_TEST(test_a_guest_that_is_being_loaded_is_not_let_run),
 		GUEST_TEST(test_a_cancelled_move_leaves_the_guest_running),
 		GUEST_TEST(test_a_guest_runs_on_when_its_stream_breaks),
+		GUEST_TEST(test_a_source_asks_nobody_when_it_completes),
+		GUEST_TEST(test_a_stalled_switchover_can_be_cancelled),
 		GUEST_TEST(test_a_destination_of_a_broken_stream_says_why_it_ended),
 		GUEST_TEST(test_a_guest_that_powers_off_during_the_move_is_off),
 		GUEST_TEST(test_a_paused_guest_moves_from_7_2_to_10_0),

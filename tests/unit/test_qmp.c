@@ -53,7 +53,7 @@ static void say_many(struct fake *f, const char *text, size_t count)
 }
 
 /* Reads a command and gives its id; `name` must be its name. */
-static json_int_t hear(struct fake *f, const char *name)
+static json_int_t hear_as(struct fake *f, const char *how, const char *name)
 {
 	cleanup_free char *line = NULL;
 	cleanup_json json_t *json = NULL;
@@ -63,8 +63,13 @@ static json_int_t hear(struct fake *f, const char *name)
 	assert_true(n > 0);
 	json = json_parse("command", line, (size_t)n, NULL);
 	assert_non_null(json);
-	assert_string_equal(json_string_value(json_object_get(json, "execute")), name);
+	assert_string_equal(json_string_value(json_object_get(json, how)), name);
 	return json_integer_value(json_object_get(json, "id"));
+}
+
+static json_int_t hear(struct fake *f, const char *name)
+{
+	return hear_as(f, "execute", name);
 }
 
 static void answer(struct fake *f, json_int_t id, const char *value)
@@ -249,6 +254,9 @@ static void test_events_are_numbered_and_waited_for(void **state)
 	assert_string_equal(json_string_value(json_object_get(e.data, "status")), "setup");
 	json_free(&e.data);
 	assert_false(qmp_wait_event(q, 2, clock_ms() + 10, &e));
+	assert_true(qmp_last_event(q, "STOP", &e));
+	assert_int_equal(e.seq, 1);
+	assert_false(qmp_last_event(q, "RESUME", &e));
 	hang_up(&f);
 	qmp_close(q);
 }
@@ -379,6 +387,26 @@ static void test_an_answer_that_is_neither_is_a_refusal(void **state)
 	qmp_close(q);
 }
 
+static void test_commands_go_out_of_band_where_offered(void **state)
+{
+	struct fake f;
+	struct qmp *q = begin(&f);
+	struct error *err = NULL;
+
+	(void)state;
+	assert_int_equal(qmp_run_oob(q, "yank", json_object(), clock_ms() + LONG_MS, &err), -1);
+	assert_int_equal(err->kind, ERROR_HYPERVISOR);
+	error_free(&err);
+	say(&f, "{\"QMP\": {\"capabilities\": [1, \"oob\"]}}\n{\"event\": \"X\"}\n");
+	assert_true(qmp_wait_event(q, 0, clock_ms() + LONG_MS, NULL));
+	assert_int_equal(qmp_run_oob(q, "yank", json_object(), clock_ms() + 20, &err), -1);
+	assert_int_equal(err->kind, ERROR_TIMEOUT);
+	error_free(&err);
+	hear_as(&f, "exec-oob", "yank");
+	hang_up(&f);
+	qmp_close(q);
+}
+
 static void test_nobody_there_is_not_running(void **state)
 {
 	struct error *err = NULL;
@@ -437,6 +465,7 @@ int main(void)
 		cmocka_unit_test(test_deep_nesting_is_refused),
 		cmocka_unit_test(test_odd_but_harmless_messages_are_passed_over),
 		cmocka_unit_test(test_an_answer_that_is_neither_is_a_refusal),
+		cmocka_unit_test(test_commands_go_out_of_band_where_offered),
 		cmocka_unit_test(test_nobody_there_is_not_running),
 		cmocka_unit_test(test_a_silent_peer_is_a_timeout),
 		cmocka_unit_test(test_a_peer_that_reads_nothing_does_not_block_for_ever),

@@ -132,17 +132,17 @@ static int read_status(const json_t *answer, struct hv_migrate_status *s, struct
 	return 0;
 }
 
-/* A failed or cancelled one is over when the guest is again what it was before; QEMU says "failed"
- * a moment earlier. */
-int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
+static int query(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
 {
+	int64_t limit_ms = qemu_migrates(vm) ? QEMU_BUSY_MS : HV_ANSWER_MS;
 	cleanup_json json_t *answer = NULL;
 	char state[QMP_NAME_MAX];
 
-	memset(status, 0, sizeof(*status));
-	if (qemu_run(vm, "query-migrate", NULL, &answer, err) < 0 ||
+	if (qemu_run_for(vm, limit_ms, "query-migrate", NULL, &answer, err) < 0 ||
 		read_status(answer, status, err) < 0)
 		return -1;
+	/* A failed or cancelled one is over when the guest is again what it was before; QEMU says
+	 * "failed" a moment earlier. */
 	if (status->phase == HV_MIGRATE_FAILED || status->phase == HV_MIGRATE_CANCELLED)
 		return qemu_settled_state(vm, state, err);
 	/* QEMU 7.2 has no status of its own for it. */
@@ -152,6 +152,20 @@ int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, str
 		if (!strcmp(state, "finish-migrate"))
 			status->phase = HV_MIGRATE_SWITCHOVER;
 	}
+	return 0;
+}
+
+int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
+{
+	struct error *why = NULL;
+
+	memset(status, 0, sizeof(*status));
+	if (query(vm, status, &why) == 0)
+		return 0;
+	if (why->kind != ERROR_TIMEOUT || !qemu_migrates(vm))
+		return error_move(err, why);
+	error_free(&why);
+	status->phase = HV_MIGRATE_SWITCHOVER;
 	return 0;
 }
 
@@ -175,6 +189,27 @@ static bool unfinished(enum hv_migrate_phase phase)
 	       phase == HV_MIGRATE_SWITCHOVER;
 }
 
+/* At the end of a migration QEMU does not hear `migrate_cancel` before the stream has taken all;
+ * but it lets itself be torn off the stream at any time, which makes the migration fail. */
+static int stop(struct hv_vm *vm, struct error **err)
+{
+	struct error *why = NULL;
+	json_t *stream;
+
+	if (qemu_run_for(vm, QEMU_BUSY_MS, "migrate_cancel", NULL, NULL, &why) == 0)
+		return 0;
+	if (why->kind != ERROR_TIMEOUT)
+		return error_move(err, why);
+	error_free(&why);
+	stream = json_pack("{s:[{s:s}]}", "instances", "type", "migration");
+	/* Refused when the migration has ended meanwhile. */
+	if (qmp_run_oob(vm->qmp, "yank", stream, clock_ms() + HV_ANSWER_MS, &why) < 0 &&
+		why->kind != ERROR_HYPERVISOR)
+		return error_move(err, why);
+	error_free(&why);
+	return 0;
+}
+
 int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 {
 	int64_t deadline = clock_ms() + HV_ANSWER_MS;
@@ -184,7 +219,7 @@ int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 		return -1;
 	if (!unfinished(status.phase))
 		return 0;
-	if (qemu_run(vm, "migrate_cancel", NULL, NULL, err) < 0)
+	if (stop(vm, err) < 0)
 		return -1;
 	while (unfinished(status.phase)) {
 		if (clock_ms() >= deadline)

@@ -42,6 +42,14 @@ void qemu_clean(const char *run_dir);
  */
 int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **result,
 	struct error **err);
+/* With a limit of its own. */
+int qemu_run_for(struct hv_vm *vm, int64_t limit_ms, const char *command, json_t *arguments,
+	json_t **result, struct error **err);
+/* Whether the last that QEMU told of a migration is that it goes on. At its end, while the guest is
+ * paused and its last pages go out, QEMU answers nothing until they are written: as long as the
+ * network takes. It is then asked with the limit QEMU_BUSY_MS, and not answering means that. */
+#define QEMU_BUSY_MS 2000
+bool qemu_migrates(struct hv_vm *vm);
 /* The guest's run state ("running", "postmigrate", …) as QEMU calls it. */
 int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
 /* The same, after waiting until QEMU is done with the end of a migration ("finish-migrate"), in

@@ -35,6 +35,7 @@ struct qmp {
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
 	bool greeted;
+	bool oob; /* QEMU offers commands out of band */
 	bool ended;
 	struct error *end_error; /* why, when it was not QEMU that closed */
 	json_int_t last_id;
@@ -87,6 +88,20 @@ static void keep_answer(struct qmp *q, json_t *message)
 		c->answer = json_incref(message);
 }
 
+static void keep_greeting(struct qmp *q, const json_t *greeting)
+{
+	size_t i;
+	json_t *capability;
+
+	q->greeted = true;
+	json_array_foreach(json_object_get(greeting, "capabilities"), i, capability)
+	{
+		const char *name = json_string_value(capability);
+
+		q->oob |= name && !strcmp(name, "oob");
+	}
+}
+
 static int take_line(struct qmp *q, const char *text, size_t len, struct error **err)
 {
 	cleanup_json json_t *message = json_parse("a line", text, len, err);
@@ -99,7 +114,7 @@ static int take_line(struct qmp *q, const char *text, size_t len, struct error *
 	if (event)
 		keep_event(q, message, event, len);
 	else if (json_object_get(message, "QMP"))
-		q->greeted = true;
+		keep_greeting(q, json_object_get(message, "QMP"));
 	else
 		keep_answer(q, message);
 	pthread_cond_broadcast(&q->changed);
@@ -196,11 +211,11 @@ static int send_line(
 	return 0;
 }
 
-static int send_command(struct qmp *q, const char *command, json_t *arguments, json_int_t id,
-	int64_t deadline_ms, struct error **err)
+static int send_command(struct qmp *q, const char *how, const char *command, json_t *arguments,
+	json_int_t id, int64_t deadline_ms, struct error **err)
 {
 	cleanup_json json_t *message =
-		json_pack("{s:s, s:o*, s:I}", "execute", command, "arguments", arguments, "id", id);
+		json_pack("{s:s, s:o*, s:I}", how, command, "arguments", arguments, "id", id);
 	cleanup_free char *text = message ? json_text(message) : NULL;
 	cleanup_free char *line = text ? fs_format("%s\n", text) : NULL;
 	struct error *why = NULL;
@@ -240,8 +255,9 @@ static void forget_command(struct qmp *q, struct command *c)
 	*at = c->next;
 }
 
-int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
-	json_t **result, struct error **err)
+/* `how` is "execute" or "exec-oob". */
+static int run(struct qmp *q, const char *how, const char *command, json_t *arguments,
+	int64_t deadline_ms, json_t **result, struct error **err)
 {
 	struct command c = {.answer = NULL};
 	cleanup_json json_t *answer = NULL;
@@ -253,7 +269,7 @@ int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadl
 	q->waiting = &c;
 	pthread_mutex_unlock(&q->lock);
 
-	sent = send_command(q, command, arguments, c.id, deadline_ms, err);
+	sent = send_command(q, how, command, arguments, c.id, deadline_ms, err);
 
 	pthread_mutex_lock(&q->lock);
 	while (sent == 0 && !c.answer && !q->ended && wait_change(q, deadline_ms))
@@ -270,6 +286,23 @@ int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadl
 		return error_set(err, ERROR_TIMEOUT, 0, "%s: QEMU has not answered %s in time",
 			q->who, command);
 	return read_answer(q, command, answer, result, err);
+}
+
+int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
+	json_t **result, struct error **err)
+{
+	return run(q, "execute", command, arguments, deadline_ms, result, err);
+}
+
+int qmp_run_oob(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
+	struct error **err)
+{
+	if (!q->oob) {
+		json_decref(arguments);
+		return error_set(err, ERROR_HYPERVISOR, 0, "%s: QEMU takes no %s out of band",
+			q->who, command);
+	}
+	return run(q, "exec-oob", command, arguments, deadline_ms, NULL, err);
 }
 
 uint64_t qmp_event_seq(struct qmp *q)
@@ -296,6 +329,22 @@ bool qmp_wait_event(struct qmp *q, uint64_t after, int64_t deadline_ms, struct q
 		*event = q->events[(after + 1) % QMP_EVENTS_KEPT];
 		json_incref(event->data);
 	}
+	pthread_mutex_unlock(&q->lock);
+	return found;
+}
+
+bool qmp_last_event(struct qmp *q, const char *name, struct qmp_event *event)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&q->lock);
+	for (uint64_t n = q->event_seq; n > 0 && n + QMP_EVENTS_KEPT > q->event_seq && !found;
+		n--) {
+		*event = q->events[n % QMP_EVENTS_KEPT];
+		found = !strcmp(event->name, name);
+	}
+	if (found)
+		json_incref(event->data);
 	pthread_mutex_unlock(&q->lock);
 	return found;
 }
@@ -349,6 +398,7 @@ static struct qmp *new_qmp(int fd, const char *who)
 
 static int greet(struct qmp *q, int64_t deadline_ms, struct error **err)
 {
+	json_t *arguments = NULL;
 	int rc = 0;
 
 	pthread_mutex_lock(&q->lock);
@@ -362,7 +412,9 @@ static int greet(struct qmp *q, int64_t deadline_ms, struct error **err)
 			"connected to it?",
 			q->who);
 	pthread_mutex_unlock(&q->lock);
-	return rc < 0 ? rc : qmp_run(q, "qmp_capabilities", NULL, deadline_ms, NULL, err);
+	if (rc == 0 && q->oob)
+		arguments = json_pack("{s:[s]}", "enable", "oob");
+	return rc < 0 ? rc : qmp_run(q, "qmp_capabilities", arguments, deadline_ms, NULL, err);
 }
 
 struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err)

@@ -49,11 +49,18 @@ void qmp_close(struct qmp *q);
 int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
 	json_t **result, struct error **err);
 
+/* The same out of band: QEMU answers even while something else holds it up. Only the few commands
+ * that allow it ("yank"); ERROR_HYPERVISOR when this QEMU offers no such way. */
+int qmp_run_oob(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
+	struct error **err);
+
 /* Number of the last event so far; 0 before the first. */
 uint64_t qmp_event_seq(struct qmp *q);
 /* Waits for an event after number `after`. Gives the oldest such event that is kept. False at the
  * deadline and when the connection has ended. `event` may be NULL. */
 bool qmp_wait_event(struct qmp *q, uint64_t after, int64_t deadline_ms, struct qmp_event *event);
+/* The newest event of that name that is kept; false when there is none. */
+bool qmp_last_event(struct qmp *q, const char *name, struct qmp_event *event);
 /* Whether the connection has ended. */
 bool qmp_ended(struct qmp *q);
 

@@ -14,13 +14,13 @@
 #define LOOK_MS 2
 #define KILL_MS 10000
 
-int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **result,
-	struct error **err)
+int qemu_run_for(struct hv_vm *vm, int64_t limit_ms, const char *command, json_t *arguments,
+	json_t **result, struct error **err)
 {
 	struct error *why = NULL;
 	char said[512];
 
-	if (qmp_run(vm->qmp, command, arguments, clock_ms() + HV_ANSWER_MS, result, &why) == 0)
+	if (qmp_run(vm->qmp, command, arguments, clock_ms() + limit_ms, result, &why) == 0)
 		return 0;
 	if (why->kind == ERROR_NOT_RUNNING)
 		qemu_log_tail(vm->run_dir, said);
@@ -31,12 +31,32 @@ int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **
 	return -1;
 }
 
+int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **result,
+	struct error **err)
+{
+	return qemu_run_for(vm, HV_ANSWER_MS, command, arguments, result, err);
+}
+
+bool qemu_migrates(struct hv_vm *vm)
+{
+	struct qmp_event last = {0};
+	cleanup_json json_t *data = NULL;
+	const char *status;
+
+	if (!qmp_last_event(vm->qmp, "MIGRATION", &last))
+		return false;
+	data = last.data;
+	status = json_string_value(json_object_get(data, "status"));
+	return status && (!strcmp(status, "active") || !strcmp(status, "device"));
+}
+
 int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err)
 {
+	int64_t limit_ms = qemu_migrates(vm) ? QEMU_BUSY_MS : HV_ANSWER_MS;
 	cleanup_json json_t *status = NULL;
 	const char *said;
 
-	if (qemu_run(vm, "query-status", NULL, &status, err) < 0)
+	if (qemu_run_for(vm, limit_ms, "query-status", NULL, &status, err) < 0)
 		return -1;
 	said = json_get_string(status, "status", err);
 	if (!said)
@@ -89,10 +109,14 @@ enum hv_state hv_vm_state(struct hv_vm *vm)
 		{"postmigrate", HV_PAUSED}, {"inmigrate", HV_INCOMING}, {"shutdown", HV_OFF},
 		/* and "internal-error", "io-error", "watchdog", "guest-panicked" */
 	};
+	cleanup_error struct error *why = NULL;
 	char name[QMP_NAME_MAX];
 
-	if (qemu_run_state(vm, name, NULL) < 0)
+	if (qemu_run_state(vm, name, &why) < 0) {
+		if (why->kind == ERROR_TIMEOUT && qemu_migrates(vm))
+			return HV_PAUSED;
 		return qemu_gone(vm) ? HV_GONE : HV_FAILED;
+	}
 	for (size_t i = 0; i < sizeof(states) / sizeof(*states); i++) {
 		if (strcmp(name, states[i].name))
 			continue;
