@@ -50,6 +50,7 @@ struct migration {
 	bool claimed;       /* destination: it has claimed, and not given back */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
+	bool told;              /* source: the destination has said that its copy has ended */
 	struct node_link *link; /* source: to the destination's droverd */
 	int64_t started_ms;     /* wall clock */
 	int64_t begin_ms, stream_ms, paused_ms, resumed_ms; /* clock_ms of the report; 0: not yet */

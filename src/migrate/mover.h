@@ -15,8 +15,9 @@ struct mover;
 
 struct mover_options {
 	const char *binary;
-	const char *id;        /* the migration's */
-	const char *peer;      /* name of the node at the other end of the lane */
+	const char *id;          /* the migration's */
+	const char *peer;        /* name of the node at the other end of the lane */
+	const char *fingerprint; /* SHA-256 of that node's certificate, as the pool has it */
 	const char *unix_path; /* the hypervisor's side: listened on by a sender, connected to by a
 				  receiver */
 	const char *connect;   /* sender: HOST:PORT of the receiver; NULL makes a receiver */

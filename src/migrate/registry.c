@@ -294,6 +294,7 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 	const char *connect, struct error **err)
 {
 	const struct migrate_settings *set = &m->all->set;
+	struct pool_node *peer = pool_node_read(set->pool, m->peer, err);
 	cleanup_free char *log = fs_format("%s/wire.log", vm_run_dir(m->vm));
 	cleanup_fd int log_fd =
 		open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -311,8 +312,12 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		.gid = set->gid};
 	struct mover *mover;
 
+	if (!peer)
+		return NULL;
+	options.fingerprint = peer->fingerprint;
 	unlink(unix_path);
 	mover = mover_start(&options, err);
+	pool_node_free(peer);
 	if (mover && journal_mover(m, mover_process(mover), err) < 0) {
 		mover_close(mover);
 		return NULL;

@@ -287,14 +287,22 @@ static int go_on(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* Tells the destination that nothing comes any more, and takes its word. */
+/* An end that this side wanted needs no other reason. */
+static bool decided_here(const struct error *e)
+{
+	return e->kind == ERROR_CANCELLED || e->kind == ERROR_TIMEOUT;
+}
+
+/* Tells the destination that nothing comes any more, and takes its word. Once is enough. */
 static enum verdict abort_destination(struct migration *m, struct error **why)
 {
 	cleanup_error struct error *e = NULL;
 	cleanup_json json_t *answer = NULL;
 	cleanup_error struct error *unused = NULL;
-	bool decided_here;
+	enum verdict verdict;
 
+	if (m->told)
+		return OURS;
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
 	if (!m->link || call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
@@ -302,9 +310,9 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 			e ? e->message : "");
 		return UNKNOWN;
 	}
-	/* What was decided here needs no other reason. */
-	decided_here = (*why)->kind == ERROR_CANCELLED || (*why)->kind == ERROR_TIMEOUT;
-	return take_word(answer, decided_here ? &unused : why);
+	verdict = take_word(answer, decided_here(*why) ? &unused : why);
+	m->told = verdict == OURS;
+	return verdict;
 }
 
 /* After the destination may have been told to take over: whose is the VM? Claims it back when
@@ -396,6 +404,10 @@ static void source_settle(struct migration *m, enum verdict verdict, struct erro
 	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
 		verdict = OURS;
 		journal_step(m, STEP_UNDO, NULL);
+		/* Told before its stream breaks, the destination knows that nothing is wrong with
+		 * it. */
+		if (decided_here(e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
+			abort_destination(m, &e);
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
 	} else if (verdict == UNKNOWN) {
 		verdict = settle_ownership(m, &e);

@@ -399,7 +399,8 @@ static int run(struct http_client *client, const struct http_request *request, s
 	return 0;
 }
 
-/* The object in client->answer; an error that it holds, or a status of one, is ours. */
+/* The object in client->answer; with a status of an error, the error that it holds is ours. (A
+ * record of something that failed holds one too, with a status of 200.) */
 static json_t *parse_answer(struct http_client *client, long status, struct error **err)
 {
 	cleanup_free char *what = fs_format("the answer of %s", client->what);
@@ -409,8 +410,9 @@ static json_t *parse_answer(struct http_client *client, long status, struct erro
 		error_prefix(err, "HTTP status %ld", status);
 		return NULL;
 	}
-	if (json_to_error(json, err) == 0 && status < 400)
+	if (status < 400)
 		return json;
+	json_to_error(json, err);
 	error_set(err, ERROR_REQUEST, 0, "%s answered HTTP status %ld without a reason",
 		client->what, status);
 	json_decref(json);
