@@ -15,14 +15,13 @@
 #include <time.h>
 
 #define RECORD_MAX 16384u
+/* What TLS makes of a record: header, type, tag and, by the standard, at most 256 bytes more. */
+#define RECORD_ROOM (RECORD_MAX + 512u)
+#define OUT_MAX (16u * RECORD_ROOM)
 /* The header of the next record is read together with the body of this one: one system call a
  * record, and nothing is copied twice. */
 #define AHEAD_MAX 5u
 #define FINISH_MS 1000
-
-#ifndef MSG_MORE
-#define MSG_MORE 0
-#endif
 
 struct lane {
 	int fd;
@@ -41,7 +40,9 @@ struct lane {
 	/* The sending threads', under the mutex. */
 	pthread_mutex_t send_mutex;
 	uint64_t last_number;
-	bool more; /* another record of the same frame follows */
+	bool more;    /* another record of the same frame follows */
+	uint8_t *out; /* records that wait for it, OUT_MAX bytes */
+	size_t out_len;
 	int out_errno;
 	int64_t sent_ms;
 };
@@ -62,20 +63,44 @@ static int wait_for(struct lane *lane, short events)
 	return n > 0 ? 0 : -1;
 }
 
+/* Sends all of it; -1 with errno. */
+static int send_all(struct lane *lane, const uint8_t *at, size_t left)
+{
+	while (left) {
+		ssize_t n = -1;
+
+		if (wait_for(lane, POLLOUT) == 0)
+			n = send(lane->fd, at, left, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			lane->out_errno = errno = errno == EAGAIN ? ETIMEDOUT : errno;
+			return -1;
+		}
+		atomic_fetch_add_explicit(&lane->bytes_out, (uint64_t)n, memory_order_relaxed);
+		at += n;
+		left -= (size_t)n;
+	}
+	return 0;
+}
+
+/* Collects the records of one frame and sends them at once: copying them costs a fifth of what a
+ * system call and a TCP segment for each would. */
 static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t len)
 {
 	struct lane *lane = ptr;
-	ssize_t n = -1;
+	size_t collected = lane->out_len;
 
-	if (wait_for(lane, POLLOUT) == 0)
-		n = send(lane->fd, data, len, MSG_NOSIGNAL | (lane->more ? MSG_MORE : 0));
-	if (n > 0)
-		atomic_fetch_add_explicit(&lane->bytes_out, (uint64_t)n, memory_order_relaxed);
-	if (n < 0 && errno == EAGAIN)
-		errno = ETIMEDOUT;
-	if (n < 0 && errno != EINTR)
-		lane->out_errno = errno;
-	return n;
+	if (!lane->more && !collected)
+		return send_all(lane, data, len) < 0 ? -1 : (ssize_t)len;
+	if (collected + len > OUT_MAX)
+		abort();
+	memcpy(lane->out + collected, data, len);
+	lane->out_len += len;
+	if (lane->more && lane->out_len + RECORD_ROOM <= OUT_MAX)
+		return (ssize_t)len;
+	lane->out_len = 0;
+	return send_all(lane, lane->out, collected + len) < 0 ? -1 : (ssize_t)len;
 }
 
 static size_t take_ahead(struct lane *lane, void *data, size_t len)
@@ -240,7 +265,7 @@ struct lane *lane_open(int fd, const char *address, enum tls_side side,
 {
 	struct lane *lane = calloc(1, sizeof(*lane));
 
-	if (!lane)
+	if (!lane || !(lane->out = malloc(OUT_MAX)))
 		abort();
 	lane->fd = fd;
 	lane->due = 1;
@@ -278,6 +303,7 @@ void lane_close(struct lane *lane)
 	error_free(&lane->check.err);
 	close_fd(&lane->fd);
 	pthread_mutex_destroy(&lane->send_mutex);
+	free(lane->out);
 	free(lane);
 }
 
@@ -318,7 +344,7 @@ int64_t lane_idle_ms(struct lane *lane)
 	return idle_ms;
 }
 
-/* One record after the other; the kernel is told that more follows until the last. */
+/* One record after the other. */
 static int send_records(struct lane *lane, const uint8_t *at, size_t left, struct error **err)
 {
 	while (left) {
