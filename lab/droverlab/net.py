@@ -152,16 +152,23 @@ def is_in(pid, namespace):
         return False
 
 
+def _open(namespace):
+    try:
+        return open(NETNS / namespace, "rb")
+    except FileNotFoundError:
+        raise LabError("The lab is not up; lab/lab up makes it.") from None
+
+
 def enter(namespace):
     """Moves this process, which must have one thread only, into the network namespace."""
-    with open(NETNS / namespace, "rb") as there:
+    with _open(namespace) as there:
         if _libc.setns(there.fileno(), _CLONE_NEWNET) != 0:
             raise LabError(f"Cannot enter {namespace}: {os.strerror(ctypes.get_errno())}")
 
 
 def socket_in(namespace, kind):
     """An IPv4 socket that belongs to the namespace; the caller stays where it is."""
-    with open("/proc/thread-self/ns/net", "rb") as home, open(NETNS / namespace, "rb") as there:
+    with open("/proc/thread-self/ns/net", "rb") as home, _open(namespace) as there:
         if _libc.setns(there.fileno(), _CLONE_NEWNET) != 0:
             raise LabError(f"Cannot enter {namespace}: {os.strerror(ctypes.get_errno())}")
         try:
