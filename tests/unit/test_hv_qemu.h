@@ -74,10 +74,17 @@ static char *path_in(const char *env, const char *fallback, const char *file)
 	return real;
 }
 
-/* hv keeps pointers to its settings; a test's live as long as the program. */
-static struct hv *open_hv(const char *version)
+static struct hv_settings settings[2];
+
+static void free_settings(struct hv_settings *set)
 {
-	struct hv_settings *set = calloc(1, sizeof(*set));
+	free((char *)set->binary);
+	free((char *)set->img_binary);
+	free((char *)set->data_dirs);
+}
+
+static struct hv *open_hv(struct hv_settings *set, const char *version)
+{
 	cleanup_free char *binary = fs_format("%s/bin/qemu-system-x86_64", version);
 	cleanup_free char *img = fs_format("%s/bin/qemu-img", version);
 	cleanup_free char *data = fs_format("%s/data", version);
@@ -114,8 +121,8 @@ static int setup_all(void **state)
 	kernel = path_in("DROVER_GUESTS_DIR", "build/guests", "vmlinuz");
 	initrd = path_in("DROVER_GUESTS_DIR", "build/guests", "tiny.initrd");
 	disk = fs_format("%s/disk0.qcow2", dir);
-	hv10 = open_hv("10.0");
-	hv72 = open_hv("7.2");
+	hv10 = open_hv(&settings[0], "10.0");
+	hv72 = open_hv(&settings[1], "7.2");
 	return 0;
 }
 
@@ -124,6 +131,11 @@ static int teardown_all(void **state)
 	(void)state;
 	hv_close(hv10);
 	hv_close(hv72);
+	free_settings(&settings[0]);
+	free_settings(&settings[1]);
+	free(kernel);
+	free(initrd);
+	free(disk);
 	return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 

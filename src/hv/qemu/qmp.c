@@ -117,6 +117,9 @@ static int take_line(struct qmp *q, const char *text, size_t len, struct error *
 		keep_greeting(q, json_object_get(message, "QMP"));
 	else
 		keep_answer(q, message);
+	/* Jansson's counting of references is not for two threads at once: what one thread gets
+	 * from here is its own. */
+	json_free(&message);
 	pthread_cond_broadcast(&q->changed);
 	pthread_mutex_unlock(&q->lock);
 	return 0;
@@ -297,7 +300,12 @@ int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadl
 int qmp_run_oob(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
 	struct error **err)
 {
-	if (!q->oob) {
+	bool offered;
+
+	pthread_mutex_lock(&q->lock);
+	offered = q->oob;
+	pthread_mutex_unlock(&q->lock);
+	if (!offered) {
 		json_decref(arguments);
 		return error_set(err, ERROR_HYPERVISOR, 0, "%s: QEMU takes no %s out of band",
 			q->who, command);
@@ -327,7 +335,7 @@ bool qmp_wait_event(struct qmp *q, uint64_t after, int64_t deadline_ms, struct q
 		if (q->event_seq - after > QMP_EVENTS_KEPT)
 			after = q->event_seq - QMP_EVENTS_KEPT;
 		*event = q->events[(after + 1) % QMP_EVENTS_KEPT];
-		json_incref(event->data);
+		event->data = json_deep_copy(event->data);
 	}
 	pthread_mutex_unlock(&q->lock);
 	return found;
@@ -344,7 +352,7 @@ bool qmp_last_event(struct qmp *q, const char *name, struct qmp_event *event)
 		found = !strcmp(event->name, name);
 	}
 	if (found)
-		json_incref(event->data);
+		event->data = json_deep_copy(event->data);
 	pthread_mutex_unlock(&q->lock);
 	return found;
 }
