@@ -6,6 +6,7 @@
 
 #include <curl/curl.h>
 #include <gnutls/gnutls.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -374,6 +375,20 @@ static int call_error(struct http_client *client, CURLcode code, struct error **
 		why_text(client, code));
 }
 
+/* Whether the kept connection has been closed by the other side. libcurl notices that only when it
+ * writes, and by then a request that may be sent once has been sent. */
+static bool kept_connection_is_dead(struct http_client *client)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+	struct pollfd p = {.events = POLLRDHUP};
+
+	if (curl_easy_getinfo(client->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+		fd == CURL_SOCKET_BAD)
+		return false;
+	p.fd = fd;
+	return poll(&p, 1, 0) > 0;
+}
+
 /* Sends the request; its answer is in client->answer, to be freed in any case. */
 static int run(struct http_client *client, const struct http_request *request, size_t max_bytes,
 	long *status, struct error **err)
@@ -389,6 +404,8 @@ static int run(struct http_client *client, const struct http_request *request, s
 	client->why[0] = '\0';
 	if (set_request(client, request, &body, err) < 0)
 		return -1;
+	curl_easy_setopt(
+		client->easy, CURLOPT_FRESH_CONNECT, (long)kept_connection_is_dead(client));
 	code = curl_easy_perform(client->easy);
 	curl_easy_setopt(client->easy, CURLOPT_POSTFIELDS, NULL);
 	if (curl_easy_getinfo(client->easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK)

@@ -306,7 +306,6 @@ def test_metrics_are_in_the_text_format(node):
             float(line.rsplit(" ", 1)[1])
 
 
-@pytest.mark.xfail(reason="a kept connection that the other side has closed is used once more")
 def test_restart_of_a_node_fails_no_request_of_another(pair):
     first, second = pair
     task = {"argv": ["stop", "web9"], "at_ms": int(time.time() + 3600) * 1000}
