@@ -491,8 +491,9 @@ static int check_start(struct migrations *all, const char *vm, const char *node,
 		return error_set(err, ERROR_ALREADY_THERE, 0, "%s runs on %s already", vm, node);
 	if (facts->no_live && !options->pause)
 		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s cannot be moved while it runs: %s; move it with --pause", vm,
-			facts->no_live);
+			"%s cannot be moved while it runs: %s has %s %s, and %s; move it with "
+			"--pause",
+			vm, all->set.node, facts->driver, facts->version, facts->no_live);
 	return 0;
 }
 
