@@ -79,7 +79,8 @@ class BareVM:
         self.process = node.popen(
             f"{base}/bin/qemu-system-x86_64", "-L", f"{base}/data", "-machine", "pc-q35-7.2",
             "-accel", "tcg", "-cpu", "qemu64", "-m", f"{memory_mib}M",
-            "-display", "none", "-nodefaults", "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
+            "-display", "none", "-nodefaults", "-serial", f"file:{self.console}",
+            "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
             "-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number:02x}",
             *(("-incoming", "defer") if incoming else ()), *arguments,

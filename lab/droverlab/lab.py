@@ -161,7 +161,8 @@ class Node:
         deadline = time.monotonic() + DAEMON_READY_S
         while True:
             try:
-                _, status = self.api("GET", "/v1/status", timeout=max(0.1, deadline - time.monotonic()))
+                left_s = max(0.1, deadline - time.monotonic())
+                _, status = self.api("GET", "/v1/status", timeout=left_s)
                 if status["ready"] or not in_cluster:
                     return daemon
                 problem = f"is not ready: {status['problems']}"
