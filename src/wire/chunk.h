@@ -1,11 +1,9 @@
 /*
- * Chunks: the buffers that the stream travels in inside one process, and the queue between the
- * thread that fills them and the thread that empties them.
+ * Chunks: the buffers that the stream travels in inside one process.
  *
  * A chunk has room in front of its data for a frame's header, so that a frame is one piece of
- * memory without copying. A pool holds a fixed number of chunks and a queue a bounded number of
- * bytes: what this process keeps between the hypervisors can never be more (a guest's downtime
- * grows with every byte of it).
+ * memory without copying. A pool holds a fixed number of chunks: what this process keeps between
+ * the hypervisors can never be more (a guest's downtime grows with every byte of it).
  */
 #ifndef DROVER_WIRE_CHUNK_H
 #define DROVER_WIRE_CHUNK_H
@@ -36,16 +34,5 @@ void chunk_pool_close(struct chunk_pool *pool);
 /* An empty chunk; waits for one. */
 struct chunk *chunk_take(struct chunk_pool *pool);
 void chunk_give_back(struct chunk_pool *pool, struct chunk *chunk);
-
-/* First in, first out, between one thread that puts and one that gets. */
-struct chunk_queue;
-
-/* Holds chunks of at most `max_bytes` of data together, or a single larger one. */
-struct chunk_queue *chunk_queue_open(size_t max_bytes, struct error **err);
-void chunk_queue_close(struct chunk_queue *queue);
-/* Waits for room. */
-void chunk_put(struct chunk_queue *queue, struct chunk *chunk);
-/* Waits for a chunk. */
-struct chunk *chunk_get(struct chunk_queue *queue);
 
 #endif

@@ -41,9 +41,7 @@ static int plain_encode(
 	void *state, struct chunk *in, const struct wire_sink *out, struct error **err)
 {
 	(void)state;
-	(void)err;
-	out->put(out->arg, in);
-	return 0;
+	return out->put(out->arg, in, err);
 }
 
 static int plain_flush(void *state, const struct wire_sink *out, struct error **err)
@@ -60,10 +58,8 @@ static int plain_decode(
 	struct chunk_pool *pool = state;
 	uint8_t type = in->type;
 
-	if (type == FRAME_DATA) {
-		out->put(out->arg, in);
-		return 0;
-	}
+	if (type == FRAME_DATA)
+		return out->put(out->arg, in, err);
 	chunk_give_back(pool, in);
 	return error_set(err, ERROR_REQUEST, 0, "a frame of the unknown type %u came", type);
 }

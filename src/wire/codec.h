@@ -15,10 +15,9 @@
 
 #include "wire/chunk.h"
 
-/* Where a codec puts what it makes: it waits while there is no room. The chunk becomes the sink's.
- */
+/* Where a codec puts what it makes. The chunk becomes the sink's. -1: the codec returns at once. */
 struct wire_sink {
-	void (*put)(void *arg, struct chunk *chunk);
+	int (*put)(void *arg, struct chunk *chunk, struct error **err);
 	void *arg;
 };
 

@@ -36,6 +36,7 @@ struct lane {
 	size_t ahead_at, ahead_len;
 	uint64_t due;
 	int in_errno;
+	bool in_ended; /* the other side has closed, perhaps in the middle of a record */
 
 	/* The sending threads', under the mutex. */
 	pthread_mutex_t send_mutex;
@@ -128,6 +129,7 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t len)
 		errno = ETIMEDOUT;
 	if (n < 0 && errno != EINTR)
 		lane->in_errno = errno;
+	lane->in_ended = n == 0;
 	if (n <= 0)
 		return n;
 	atomic_fetch_add_explicit(&lane->bytes_in, (uint64_t)n, memory_order_relaxed);
@@ -226,10 +228,11 @@ static int handshake(struct lane *lane, struct error **err)
 	do
 		code = gnutls_handshake(lane->session);
 	while (code < 0 && !gnutls_error_is_fatal(code));
+	if (code < 0 && lane->in_ended)
+		return tls_failed(lane, 0, 0, err);
 	if (code < 0) {
 		tls_failed(lane, code, lane->in_errno ? lane->in_errno : lane->out_errno, err);
-		if (code != GNUTLS_E_PULL_ERROR && code != GNUTLS_E_PUSH_ERROR &&
-			code != GNUTLS_E_PREMATURE_TERMINATION) {
+		if (code != GNUTLS_E_PULL_ERROR && code != GNUTLS_E_PUSH_ERROR) {
 			gnutls_alert_send_appropriate(lane->session, code);
 			linger(lane);
 		}
@@ -406,7 +409,7 @@ static int receive_bytes(struct lane *lane, void *data, size_t len, struct error
 		if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
 			continue;
 		if (n <= 0)
-			return tls_failed(lane, (int)n, lane->in_errno, err);
+			return tls_failed(lane, lane->in_ended ? 0 : (int)n, lane->in_errno, err);
 		at += n;
 		len -= (size_t)n;
 	}

@@ -1,7 +1,6 @@
 /*
- * The receiving side. Threads: read_lane (lane → queue), write_output (queue → hypervisor, and what
- * the sender is told about it), read_back (hypervisor → lane: return path), and the main thread,
- * which watches.
+ * The receiving side. Threads: carry_stream (lane → hypervisor, and what the sender is told about
+ * it), carry_back (hypervisor → lane: return path), and the main thread, which watches.
  */
 #include "base/clock.h"
 #include "base/fault.h"
@@ -25,7 +24,6 @@ struct receiver {
 	struct lane *lane;
 	struct endpoint output;
 	struct chunk_pool *pool, *back_pool;
-	struct chunk_queue *queue;
 	const struct wire_codec *codec;
 	void *codec_state;
 	struct wire_sink sink;
@@ -39,56 +37,8 @@ struct receiver {
 	int64_t acked_ms;
 };
 
-static void put_in_queue(void *arg, struct chunk *chunk)
-{
-	chunk_put(arg, chunk);
-}
-
-/* Takes the chunk over. 1 after the last one. */
-static int take_frame(struct receiver *r, struct chunk *chunk, struct error **err)
-{
-	struct frame_ack ack;
-	uint8_t type = chunk->type;
-	int result = 0;
-
-	if (type == FRAME_DATA || type >= FRAME_CODEC)
-		return r->codec->decode(r->codec_state, chunk, &r->sink, err);
-	if (type == FRAME_END) {
-		chunk_put(r->queue, chunk);
-		return 1;
-	}
-	/* Nothing is kept yet that an ACK of the return path would let go: it is a sign of life. */
-	if (type == FRAME_ACK)
-		result = frame_ack_decode(chunk->data, chunk->len, &ack, err);
-	else
-		result = error_set(
-			err, ERROR_REQUEST, 0, "a frame of type %s came", frame_type_name(type));
-	chunk_give_back(r->pool, chunk);
-	return result;
-}
-
-static void *read_lane(void *arg)
-{
-	struct receiver *r = arg;
-	struct error *err = NULL;
-	int result = 0;
-
-	while (result == 0) {
-		struct chunk *chunk = chunk_take(r->pool);
-
-		if (lane_receive(r->lane, chunk, &err) < 0)
-			break;
-		result = take_frame(r, chunk, &err);
-		if (result < 0)
-			error_prefix(&err, "%s", lane_name(r->lane));
-	}
-	if (result != 1)
-		run_fail(r->run, err);
-	return NULL;
-}
-
 /* Tells the sender what has been written, when there is something to tell and it is time. */
-static int send_ack(struct receiver *r, bool now, struct error **err)
+static void send_ack(struct receiver *r, bool now)
 {
 	uint8_t payload[FRAME_ACK_SIZE];
 	int64_t now_ms = clock_ms();
@@ -103,21 +53,37 @@ static int send_ack(struct receiver *r, bool now, struct error **err)
 		frame_ack_encode(&r->acked, payload);
 	}
 	pthread_mutex_unlock(&r->ack_mutex);
-	return due ? lane_send(r->lane, FRAME_ACK, payload, sizeof(payload), err) : 0;
+	if (due)
+		lane_send(r->lane, FRAME_ACK, payload, sizeof(payload), NULL);
 }
 
-static int write_chunk(struct receiver *r, const struct chunk *chunk, struct error **err)
+/* The codec's sink. */
+static int write_piece(void *arg, struct chunk *chunk, struct error **err)
 {
-	if (endpoint_write(&r->output, chunk->data, chunk->len, err) < 0)
+	struct receiver *r = arg;
+	int result = endpoint_write(&r->output, chunk->data, chunk->len, err);
+
+	if (result < 0)
 		return error_prefix(
 			err, "after %llu bytes of the stream", (unsigned long long)r->end.bytes);
 	XXH3_64bits_update(r->hash, chunk->data, chunk->len);
 	r->end.bytes += chunk->len;
-	pthread_mutex_lock(&r->ack_mutex);
-	r->written = (struct frame_ack){chunk->sequence, r->end.bytes};
-	pthread_mutex_unlock(&r->ack_mutex);
 	r->counts.stream_bytes = r->end.bytes;
-	r->counts.acked_bytes = r->acked.bytes;
+	chunk_give_back(r->pool, chunk);
+	return 0;
+}
+
+static int take_stream(struct receiver *r, struct chunk *chunk, struct error **err)
+{
+	uint64_t sequence = chunk->sequence;
+
+	if (r->codec->decode(r->codec_state, chunk, &r->sink, err) < 0)
+		return -1;
+	pthread_mutex_lock(&r->ack_mutex);
+	r->written = (struct frame_ack){sequence, r->end.bytes};
+	pthread_mutex_unlock(&r->ack_mutex);
+	/* A lane that has broken is found by reading: it may still hold the reason. */
+	send_ack(r, false);
 	return 0;
 }
 
@@ -127,7 +93,7 @@ static int check_end(struct receiver *r, const struct chunk *chunk, struct error
 	struct frame_end theirs;
 
 	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
-		return error_prefix(err, "%s", lane_name(r->lane));
+		return -1;
 	r->end.hash = XXH3_64bits_digest(r->hash);
 	if (theirs.bytes != r->end.bytes || theirs.hash != r->end.hash)
 		return error_set(err, ERROR_FAILED, 0,
@@ -140,36 +106,57 @@ static int check_end(struct receiver *r, const struct chunk *chunk, struct error
 	return lane_send(r->lane, FRAME_END_ACK, payload, sizeof(payload), err);
 }
 
-static int write_stream(struct receiver *r, struct error **err)
+/* Takes the chunk over. 1 after the last one. */
+static int take_frame(struct receiver *r, struct chunk *chunk, struct error **err)
 {
-	for (;;) {
-		struct chunk *chunk = chunk_get(r->queue);
+	struct frame_ack ack;
+	uint8_t type = chunk->type;
+	int result = 0;
 
-		if (chunk->type == FRAME_END)
-			return check_end(r, chunk, err);
-		if (write_chunk(r, chunk, err) < 0)
-			return -1;
-		chunk_give_back(r->pool, chunk);
-		if (send_ack(r, false, err) < 0)
-			return -1;
-	}
+	if (type == FRAME_DATA || type >= FRAME_CODEC)
+		return take_stream(r, chunk, err);
+	/* Nothing is kept yet that an ACK of the return path would let go: it is a sign of life. */
+	if (type == FRAME_END)
+		result = check_end(r, chunk, err) < 0 ? -1 : 1;
+	else if (type == FRAME_ACK)
+		result = frame_ack_decode(chunk->data, chunk->len, &ack, err);
+	else
+		result = error_set(
+			err, ERROR_REQUEST, 0, "a frame of type %s came", frame_type_name(type));
+	chunk_give_back(r->pool, chunk);
+	return result;
 }
 
-static void *write_output(void *arg)
+static int carry(struct receiver *r, struct error **err)
+{
+	int result = 0;
+
+	while (result == 0) {
+		struct chunk *chunk = chunk_take(r->pool);
+
+		if (lane_receive(r->lane, chunk, err) < 0)
+			return -1;
+		result = take_frame(r, chunk, err);
+	}
+	/* What the sender did wrong, and not what the hypervisor did. */
+	if (result < 0 && (*err)->kind == ERROR_REQUEST)
+		error_prefix(err, "%s", lane_name(r->lane));
+	return result < 0 ? -1 : 0;
+}
+
+static void *carry_stream(void *arg)
 {
 	struct receiver *r = arg;
 	struct error *err = NULL;
 
-	if (write_stream(r, &err) == 0)
+	if (carry(r, &err) == 0)
 		run_end(r->run);
-	else if (err->kind == ERROR_UNREACHABLE)
-		run_fail_late(r->run, err);
 	else
 		run_fail(r->run, err);
 	return NULL;
 }
 
-static void *read_back(void *arg)
+static void *carry_back(void *arg)
 {
 	struct receiver *r = arg;
 	struct chunk *chunk = chunk_take(r->back_pool);
@@ -197,10 +184,9 @@ static int choose_codec(
 	r->codec = wire_codec_choose(mine & theirs->features);
 	r->pool = chunk_pool_open(SIDES_CHUNKS, SIDES_PAYLOAD, err);
 	r->back_pool = r->pool ? chunk_pool_open(1, back, err) : NULL;
-	r->queue = r->back_pool ? chunk_queue_open(SIDES_QUEUE_MAX, err) : NULL;
-	if (!r->queue)
+	if (!r->back_pool)
 		return -1;
-	r->sink = (struct wire_sink){put_in_queue, r->queue};
+	r->sink = (struct wire_sink){write_piece, r};
 	r->codec_state = r->codec->open(r->pool, err);
 	return r->codec_state ? 0 : -1;
 }
@@ -232,19 +218,17 @@ static int watch(struct receiver *r, struct error **err)
 
 	while ((result = run_wait(r->run, -1, RUN_TICK_MS, err)) == 1) {
 		run_status_progress(r->run, &r->counts);
-		/* A lane that has broken is reported by the thread that reads it. */
-		send_ack(r, lane_idle_ms(r->lane) >= LANE_ALIVE_MS, NULL);
+		send_ack(r, lane_idle_ms(r->lane) >= LANE_ALIVE_MS);
 	}
 	return result;
 }
 
-static int carry(struct receiver *r, int64_t deadline_ms, struct error **err)
+static int run_threads(struct receiver *r, int64_t deadline_ms, struct error **err)
 {
 	if (endpoint_connect(&r->output, deadline_ms, err) < 0 ||
-		fault_point("wire.recv.connected", err) < 0 || run_thread(read_lane, r, err) < 0 ||
-		run_thread(write_output, r, err) < 0)
+		fault_point("wire.recv.connected", err) < 0 || run_thread(carry_stream, r, err) < 0)
 		return -1;
-	if (r->output.both_ways && run_thread(read_back, r, err) < 0)
+	if (r->output.both_ways && run_thread(carry_back, r, err) < 0)
 		return -1;
 	return watch(r, err);
 }
@@ -283,7 +267,7 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 		return -1;
 	report_connected(r);
 	run_counts_start(&r->counts, r->lane);
-	if (carry(r, deadline_ms, err) < 0) {
+	if (run_threads(r, deadline_ms, err) < 0) {
 		lane_give_up(r->lane, *err);
 		return -1;
 	}

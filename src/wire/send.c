@@ -1,6 +1,6 @@
 /*
- * The sending side. Threads: read_input (hypervisor → queue), write_lane (queue → lane), read_lane
- * (lane → hypervisor: return path, and what the receiver says), and the main thread, which watches.
+ * The sending side. Threads: carry_stream (hypervisor → lane), read_lane (lane → hypervisor: return
+ * path, and what the receiver says), and the main thread, which watches.
  */
 #include "base/clock.h"
 #include "base/fault.h"
@@ -24,65 +24,18 @@ struct sender {
 	struct lane *lane;
 	struct endpoint input;
 	struct chunk_pool *pool, *back_pool;
-	struct chunk_queue *queue;
 	const struct wire_codec *codec;
 	void *codec_state;
 	struct wire_sink sink;
+	struct pace pace;
+	uint64_t sent; /* bytes of payload */
 	struct run_counts counts;
 	XXH3_state_t *hash;
-	int64_t deadline_ms;       /* for the hypervisor to connect */
-	struct frame_end end;      /* set by read_input before it queues END */
-	atomic_bool ended;         /* END has been sent */
+	int64_t deadline_ms; /* for the hypervisor to connect */
+	struct frame_end end;
+	atomic_bool ended;         /* END is on its way, and s->end complete */
 	atomic_uint_fast64_t back; /* number of the last RETURN frame that was dealt with */
 };
-
-static void put_in_queue(void *arg, struct chunk *chunk)
-{
-	chunk_put(arg, chunk);
-}
-
-static int read_stream(struct sender *s, struct error **err)
-{
-	for (;;) {
-		struct chunk *chunk = chunk_take(s->pool);
-		ssize_t n = endpoint_read(&s->input, chunk->data, chunk->cap, err);
-		bool drained = n < (ssize_t)chunk->cap;
-
-		if (n < 0)
-			return -1;
-		if (n == 0) {
-			chunk_give_back(s->pool, chunk);
-			s->end.hash = XXH3_64bits_digest(s->hash);
-			return s->codec->flush(s->codec_state, &s->sink, err);
-		}
-		XXH3_64bits_update(s->hash, chunk->data, (size_t)n);
-		s->end.bytes += (uint64_t)n;
-		chunk->type = FRAME_DATA;
-		chunk->len = (size_t)n;
-		atomic_fetch_add(&s->counts.stream_bytes, (uint64_t)n);
-		if (s->codec->encode(s->codec_state, chunk, &s->sink, err) < 0 ||
-			(drained && s->codec->flush(s->codec_state, &s->sink, err) < 0))
-			return -1;
-	}
-}
-
-static void *read_input(void *arg)
-{
-	struct sender *s = arg;
-	struct error *err = NULL;
-	struct chunk *chunk;
-
-	if (endpoint_accept(&s->input, s->deadline_ms, &err) < 0 || read_stream(s, &err) < 0) {
-		run_fail(s->run, err);
-		return NULL;
-	}
-	chunk = chunk_take(s->pool);
-	chunk->type = FRAME_END;
-	chunk->len = FRAME_END_SIZE;
-	frame_end_encode(&s->end, chunk->data);
-	chunk_put(s->queue, chunk);
-	return NULL;
-}
 
 static void wait_us(int64_t us)
 {
@@ -92,37 +45,75 @@ static void wait_us(int64_t us)
 		nanosleep(&ts, NULL);
 }
 
-static int write_frames(struct sender *s, struct error **err)
+/* The codec's sink. */
+static int send_frame(void *arg, struct chunk *chunk, struct error **err)
 {
-	struct pace pace = {.rate_bps = s->options->bandwidth_bps};
-	uint64_t sent = 0;
-	uint8_t type = 0;
+	struct sender *s = arg;
+	bool half = s->sent < HALF_BYTES && s->sent + chunk->len >= HALF_BYTES;
+	int result;
 
-	while (type != FRAME_END) {
-		struct chunk *chunk = chunk_get(s->queue);
-
-		type = chunk->type;
-		if (type != FRAME_END && sent >= HALF_BYTES && sent - HALF_BYTES < chunk->cap &&
-			fault_point("wire.send.half", err) < 0)
-			return -1;
-		wait_us(pace_take(&pace, FRAME_HEADER + chunk->len, clock_us()));
-		if (type == FRAME_END)
-			s->ended = true;
-		if (lane_send_chunk(s->lane, chunk, err) < 0)
-			return -1;
-		sent += chunk->len;
-		chunk_give_back(s->pool, chunk);
-	}
-	return 0;
+	wait_us(pace_take(&s->pace, FRAME_HEADER + chunk->len, clock_us()));
+	result = lane_send_chunk(s->lane, chunk, err);
+	s->sent += chunk->len;
+	chunk_give_back(s->pool, chunk);
+	return result < 0 || (half && fault_point("wire.send.half", err) < 0) ? -1 : 0;
 }
 
-static void *write_lane(void *arg)
+static int take_piece(struct sender *s, struct chunk *chunk, struct error **err)
+{
+	bool drained = chunk->len < chunk->cap;
+
+	XXH3_64bits_update(s->hash, chunk->data, chunk->len);
+	s->end.bytes += chunk->len;
+	s->counts.stream_bytes = s->end.bytes;
+	chunk->type = FRAME_DATA;
+	if (s->codec->encode(s->codec_state, chunk, &s->sink, err) < 0)
+		return -1;
+	return drained ? s->codec->flush(s->codec_state, &s->sink, err) : 0;
+}
+
+static int send_end(struct sender *s, struct error **err)
+{
+	uint8_t payload[FRAME_END_SIZE];
+
+	if (s->codec->flush(s->codec_state, &s->sink, err) < 0)
+		return -1;
+	s->end.hash = XXH3_64bits_digest(s->hash);
+	s->ended = true;
+	frame_end_encode(&s->end, payload);
+	return lane_send(s->lane, FRAME_END, payload, sizeof(payload), err);
+}
+
+static int carry(struct sender *s, struct error **err)
+{
+	if (endpoint_accept(&s->input, s->deadline_ms, err) < 0)
+		return -1;
+	for (;;) {
+		struct chunk *chunk = chunk_take(s->pool);
+		ssize_t n = endpoint_read(&s->input, chunk->data, chunk->cap, err);
+
+		if (n < 0)
+			return -1;
+		chunk->len = (size_t)n;
+		if (n > 0 && take_piece(s, chunk, err) == 0)
+			continue;
+		if (n == 0 && send_end(s, err) == 0)
+			return 0;
+		return -1;
+	}
+}
+
+static void *carry_stream(void *arg)
 {
 	struct sender *s = arg;
 	struct error *err = NULL;
 
-	if (write_frames(s, &err) < 0)
+	if (carry(s, &err) == 0)
+		return NULL;
+	if (err->kind == ERROR_UNREACHABLE)
 		run_fail_late(s->run, err);
+	else
+		run_fail(s->run, err);
 	return NULL;
 }
 
@@ -233,10 +224,9 @@ static int say_hello(struct sender *s, struct error **err)
 	s->codec = wire_codec_choose(theirs.features & mine.features);
 	s->pool = chunk_pool_open(SIDES_CHUNKS, payload, err);
 	s->back_pool = s->pool ? chunk_pool_open(1, SIDES_PAYLOAD, err) : NULL;
-	s->queue = s->back_pool ? chunk_queue_open(SIDES_QUEUE_MAX, err) : NULL;
-	if (!s->queue)
+	if (!s->back_pool)
 		return -1;
-	s->sink = (struct wire_sink){put_in_queue, s->queue};
+	s->sink = (struct wire_sink){send_frame, s};
 	s->codec_state = s->codec->open(s->pool, err);
 	return s->codec_state ? 0 : -1;
 }
@@ -266,10 +256,10 @@ static int watch(struct sender *s, struct error **err)
 	return result;
 }
 
-static int carry(struct sender *s, struct error **err)
+static int run_threads(struct sender *s, struct error **err)
 {
 	if (fault_point("wire.send.connected", err) < 0 || run_thread(read_lane, s, err) < 0 ||
-		run_thread(write_lane, s, err) < 0 || run_thread(read_input, s, err) < 0)
+		run_thread(carry_stream, s, err) < 0)
 		return -1;
 	return watch(s, err);
 }
@@ -283,6 +273,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 		abort();
 	s->options = options;
 	s->run = run;
+	s->pace.rate_bps = options->bandwidth_bps;
 	s->deadline_ms = clock_ms() + options->timeout_ms;
 	s->hash = XXH3_createState();
 	if (!s->hash)
@@ -300,7 +291,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 		goto give_up;
 	report_connected(s);
 	run_counts_start(&s->counts, s->lane);
-	if (carry(s, err) < 0)
+	if (run_threads(s, err) < 0)
 		goto give_up;
 	lane_finish(s->lane);
 	run_status_end(run, &s->counts, s->end.hash);

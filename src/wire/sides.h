@@ -14,10 +14,8 @@
 /* Payload of the frames that are sent, and the longest that is accepted: with the header 4 TLS
  * records. */
 #define SIDES_PAYLOAD ((64u << 10) - FRAME_HEADER)
-/* Between the thread that reads and the one that writes. */
-#define SIDES_QUEUE_MAX (256u << 10)
-/* One more chunk than the queue takes with full ones is being filled, and one emptied. */
-#define SIDES_CHUNKS 8u
+/* The plain codec needs one. */
+#define SIDES_CHUNKS 2u
 
 int send_run(const struct options *options, struct run *run, struct error **err);
 int recv_run(const struct options *options, struct run *run, struct error **err);
