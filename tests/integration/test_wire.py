@@ -1,0 +1,574 @@
+"""The data mover as a program: what it carries, whom it talks to, and how it fails."""
+
+# pylint: disable=redefined-outer-name
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import ssl
+import struct
+import threading
+
+import pytest
+
+import wirelab
+from wirelab import Authority, Peer, Side, frame, hello
+
+MIB = 1 << 20
+STEP = 0x9E3779B97F4A7C15
+
+
+class Bench:
+    """Two nodes' files, and the sides that a test has started."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.authority = Authority(folder / "ca")
+        self.node1, self.node2 = self.authority.node("node1"), self.authority.node("node2")
+        self.sides = []
+
+    def start(self, verb, node, peer, *arguments, ca=None, migration="m1", **options):
+        side = Side(verb, "--id", migration, "--cert", node["cert"], "--key", node["key"], "--ca",
+                    ca or self.authority.ca, "--peer", peer, *arguments, **options)
+        self.sides.append(side)
+        return side
+
+    def recv(self, output, *arguments, listen=("--listen", "127.0.0.1:0"), **options):
+        """A receiver that listens, and its port."""
+        node = options.pop("node", self.node2)
+        side = self.start("recv", node, options.pop("peer", "node1"), "--output", output, *listen,
+                          *arguments, **options)
+        return side, side.wait_for("listening")["port"]
+
+    def send(self, source, port, *arguments, **options):
+        node = options.pop("node", self.node1)
+        return self.start("send", node, options.pop("peer", "node2"), "--input", source,
+                          "--connect", f"127.0.0.1:{port}", *arguments, **options)
+
+    def peer(self, port, node=None):
+        return Peer.connect(port, self.authority.context(node or self.node1))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("wire"))
+
+
+@pytest.fixture
+def bench(files):
+    yield files
+    for side in files.sides:
+        side.kill()
+        side.process.wait()
+    files.sides.clear()
+
+
+@pytest.fixture
+def listening(tmp_path):
+    """A Unix socket that listens, as a hypervisor's does, and its path."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(wirelab.LIMIT_S)
+        server.bind(str(tmp_path / "dst.sock"))
+        server.listen(1)
+        yield server, tmp_path / "dst.sock"
+
+
+def in_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def read_all(connection, hashed):
+    while data := connection.recv(1 << 16):
+        hashed.update(data)
+
+
+def env_fault(what):
+    return {**os.environ, "DROVER_FAULT": what}
+
+
+# What is carried
+
+
+def test_generated_stream_of_a_gigabyte_arrives_identical(bench, tmp_path):
+    out = tmp_path / "out"
+    receiver, port = bench.recv(f"file:{out}")
+    sender = bench.send("generate:1G", port)
+    sent, received = sender.end(), receiver.end()
+    assert sent["stream_bytes"] == received["stream_bytes"] == out.stat().st_size == 1 << 30
+    assert sent["xxh3"] == received["xxh3"]
+    # What says goodbye is not read by everybody.
+    assert abs(sent["wire_bytes"] - received["wire_bytes"]) < 100
+    assert 1 << 30 < sent["wire_bytes"] < 1.01 * (1 << 30)
+    with open(out, "rb") as stream:
+        for word in [0, (1 << 27) - 512, *random.sample(range(1 << 27), 2000)]:
+            stream.seek(word // 512 * 4096)
+            first = word // 512 * 512
+            assert stream.read(4096) == struct.pack(
+                "<512Q", *(i * STEP % (1 << 64) for i in range(first, first + 512)))
+    out.unlink()
+
+
+def test_every_length_of_stream_arrives_identical(bench, tmp_path):
+    for length in [0, 1, 65519, 65520, 65521, 300001]:
+        source, out = tmp_path / "in", tmp_path / "out"
+        source.write_bytes(random.randbytes(length))
+        receiver, port = bench.recv(f"file:{out}")
+        sender = bench.send(f"file:{source}", port)
+        assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == length
+        assert out.read_bytes() == source.read_bytes()
+
+
+def test_stream_goes_from_hypervisor_to_hypervisor(bench, tmp_path, listening):
+    server, path = listening
+    receiver, port = bench.recv(f"unix:{path}")
+    sender = bench.send(f"unix:{tmp_path}/src.sock", port)
+    sender.wait_for("connected")
+    assert (tmp_path / "src.sock").stat().st_mode & 0o777 == 0o660
+    data, hashed = random.randbytes(40 * MIB), hashlib.sha256()
+    with socket.socket(socket.AF_UNIX) as source:
+        source.connect(str(tmp_path / "src.sock"))
+        reader = in_thread(read_all, server.accept()[0], hashed)
+        source.sendall(data)
+    assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == len(data)
+    reader.join()
+    assert hashed.digest() == hashlib.sha256(data).digest()
+    assert not (tmp_path / "src.sock").exists()
+
+
+def test_small_writes_leave_at_once_both_ways(bench, tmp_path, listening):
+    server, path = listening
+    receiver, port = bench.recv(f"unix:{path}")
+    sender = bench.send(f"unix:{tmp_path}/src.sock", port)
+    sender.wait_for("connected")
+    with socket.socket(socket.AF_UNIX) as source, server.accept()[0] as destination:
+        source.settimeout(wirelab.LIMIT_S)
+        destination.settimeout(wirelab.LIMIT_S)
+        source.connect(str(tmp_path / "src.sock"))
+        for i in range(200):
+            source.sendall(b"%3d" % i)
+            assert destination.recv(100) == b"%3d" % i
+            destination.sendall(b"<%3d" % i)
+            assert source.recv(100) == b"<%3d" % i
+        source.shutdown(socket.SHUT_WR)
+        assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == 600
+
+
+def test_return_path_and_stream_are_full_duplex(bench, tmp_path, listening):
+    server, path = listening
+    receiver, port = bench.recv(f"unix:{path}")
+    sender = bench.send(f"unix:{tmp_path}/src.sock", port)
+    sender.wait_for("connected")
+    forth, back = random.randbytes(32 * MIB), random.randbytes(16 * MIB)
+    there, here = hashlib.sha256(), hashlib.sha256()
+    with socket.socket(socket.AF_UNIX) as source, server.accept()[0] as destination:
+        source.connect(str(tmp_path / "src.sock"))
+        threads = [in_thread(source.sendall, forth), in_thread(destination.sendall, back),
+                   in_thread(read_all, destination, there)]
+        received = 0
+        while received < len(back):
+            data = source.recv(1 << 16)
+            here.update(data)
+            received += len(data)
+        threads[0].join()
+        source.shutdown(socket.SHUT_WR)
+        assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == len(forth)
+        for thread in threads:
+            thread.join()
+    assert there.digest() == hashlib.sha256(forth).digest()
+    assert here.digest() == hashlib.sha256(back).digest()
+
+
+def test_hypervisor_that_listens_late_is_waited_for(bench, tmp_path):
+    receiver, port = bench.recv(f"unix:{tmp_path}/dst.sock")
+    sender = bench.send("generate:1M", port)
+    receiver.wait_for("connected")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "dst.sock"))
+        server.listen(1)
+        hashed = hashlib.sha256()
+        read_all(server.accept()[0], hashed)
+    assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == MIB
+
+
+def test_slow_reader_holds_the_sender_and_little_is_in_flight(bench):
+    reading, writing = os.pipe()
+    source, feed = socket.socketpair()
+    receiver, port = bench.recv(f"fd:{writing}", pass_fds=(writing,))
+    sender = bench.send(f"fd:{source.fileno()}", port, pass_fds=(source.fileno(),))
+    os.close(writing)
+    source.close()
+    receiver.wait_for("connected")
+    data, sent = random.randbytes(64 * MIB), 0
+    feed.settimeout(1)
+    # Nobody reads: what the hypervisor can write is what fits between the two ends.
+    with pytest.raises(TimeoutError):
+        while sent < len(data):
+            sent += feed.send(data[sent:sent + 65536])
+    held = sent
+    assert held < 16 * MIB
+    feed.settimeout(wirelab.LIMIT_S)
+    thread = in_thread(lambda: (feed.sendall(data[sent:]), feed.close()))
+    with os.fdopen(reading, "rb") as stream:
+        assert stream.read() == data
+    thread.join()
+    assert sender.end()["stream_bytes"] == receiver.end()["stream_bytes"] == len(data)
+
+
+def test_files_and_sockets_may_be_descriptors(bench):
+    listener = socket.create_server(("127.0.0.1", 0))
+    key = os.open(bench.node2["key"], os.O_RDONLY)
+    node = {"cert": bench.node2["cert"], "key": f"/dev/fd/{key}"}
+    receiver, port = bench.recv("null", node=node, listen=("--listen-fd", listener.fileno()),
+                                pass_fds=(listener.fileno(), key))
+    assert port == listener.getsockname()[1]
+    listener.close()
+    os.close(key)
+    assert bench.send("generate:3M", port).end()["stream_bytes"] == 3 * MIB
+    receiver.end()
+
+
+def test_progress_is_reported_while_it_goes(bench):
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:30M", port, "--bandwidth", "20M")
+    seen = [sender.wait_for("progress") for _ in range(3)]
+    assert seen[0]["stream_bytes"] < seen[2]["stream_bytes"] and seen[2]["rate_bps"] > 0
+    for event in seen:
+        assert event["acked_bytes"] <= event["stream_bytes"]
+    sender.end()
+    receiver.end()
+
+
+def test_status_reader_that_goes_away_does_not_matter(bench):
+    reading, writing = os.pipe()
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:8M", port, "--status-fd", writing, pass_fds=(writing,))
+    os.close(reading)
+    os.close(writing)
+    assert sender.finish() == 0
+    assert receiver.end()["stream_bytes"] == 8 * MIB
+
+
+def test_process_can_gain_nothing_and_leaves_no_core(bench):
+    receiver, _ = bench.recv("null")
+    with open(f"/proc/{receiver.process.pid}/status", encoding="ascii") as status:
+        assert "NoNewPrivs:\t1\n" in status.read()
+    with open(f"/proc/{receiver.process.pid}/limits", encoding="ascii") as limits:
+        core = next(line for line in limits if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
+
+
+# Who is talked to
+
+
+def assert_right_one_still_gets_in(bench, receiver, port):
+    assert bench.send("generate:1M", port).end()["stream_bytes"] == MIB
+    assert receiver.end()["stream_bytes"] == MIB
+
+
+def test_certificate_of_another_cluster_is_refused_by_both(bench, tmp_path):
+    other = Authority(tmp_path / "other")
+    stranger = other.node("node1")
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:1M", port, node=stranger)
+    kind, message = sender.error()
+    assert kind == "certificate" and "refused this node's certificate" in message
+    assert f"lane to node2 (127.0.0.1:{port}): " in message
+    refused = receiver.wait_for("refused")
+    assert refused["kind"] == "certificate" and "of another cluster" in refused["message"]
+    # And the other way round: a receiver that cannot be trusted gets nothing.
+    sender = bench.send("generate:1M", port, node=stranger, ca=other.ca)
+    kind, message = sender.error()
+    assert (kind, message) == ("certificate", f"lane to node2 (127.0.0.1:{port}): "
+                               "its certificate is of another cluster")
+    receiver.wait_for("refused")
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+@pytest.mark.parametrize("made,says", [
+    ({"name": "node3"}, "that of node3, not of node1"),
+    ({"name": "node1", "dns": "node3"}, "lacks the DNS name node1"),
+    ({"name": "node1", "dns": "*.node1"}, "lacks the DNS name node1"),
+    ({"name": "node3", "dns": "node1"}, "that of node3, not of node1"),
+    ({"name": "node1", "subject": "/CN=node1/CN=node3"}, "names no single node"),
+    ({"name": "node1", "usage": "serverAuth"}, "not valid"),
+])
+def test_certificate_that_is_not_that_nodes_is_refused(bench, made, says):
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:1M", port, node=bench.authority.node(**made))
+    assert sender.error()[0] == "certificate"
+    refused = receiver.wait_for("refused")
+    assert refused["kind"] == "certificate" and says in refused["message"]
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+def test_receiver_with_another_nodes_certificate_gets_nothing(bench):
+    receiver, port = bench.recv("null", "--timeout", 1, node=bench.authority.node("node3"))
+    kind, message = bench.send("generate:1M", port).error()
+    assert kind == "certificate" and "that of node3, not of node2" in message
+    kind, message = receiver.error()
+    assert kind == "timeout" and "node1 has not connected; the last one that was" in message
+
+
+def test_earlier_certificate_of_the_same_name_is_refused_by_fingerprint(bench):
+    with open(bench.authority.node("node1")["cert"], encoding="ascii") as pem:
+        der = ssl.PEM_cert_to_DER_cert(pem.read())
+    with open(bench.node1["cert"], encoding="ascii") as pem:
+        mine = ssl.PEM_cert_to_DER_cert(pem.read())
+    receiver, port = bench.recv("null", "--peer-fingerprint", hashlib.sha256(der).hexdigest())
+    assert bench.send("generate:1M", port).error()[0] == "certificate"
+    assert "not the one that node1 has now" in receiver.wait_for("refused")["message"]
+    receiver, port = bench.recv("null", "--peer-fingerprint", hashlib.sha256(mine).hexdigest())
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+def test_client_without_a_certificate_is_refused(bench):
+    receiver, port = bench.recv("null")
+    peer = Peer.connect(port, bench.authority.context(None))
+    assert peer.is_closed()
+    assert receiver.wait_for("refused")["kind"] == "certificate"
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+def test_tls_1_2_is_refused(bench):
+    receiver, port = bench.recv("null")
+    context = bench.authority.context(bench.node1)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        Peer.connect(port, context)
+    assert "TLS 1.3" in receiver.wait_for("refused")["message"]
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+def test_garbage_and_silence_do_not_keep_the_right_one_out(bench):
+    receiver, port = bench.recv("null")
+    guests = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for i, guest in enumerate(guests[:10]):
+        guest.sendall(random.randbytes(1 + 100 * i) if i % 2 else b"GET / HTTP/1.0\r\n\r\n")
+    guests[10].close()
+    assert_right_one_still_gets_in(bench, receiver, port)
+    for guest in guests:
+        guest.close()
+
+
+def test_another_migration_is_refused_and_both_say_so(bench):
+    receiver, port = bench.recv("null")
+    kind, message = bench.send("generate:1M", port, migration="m2").error()
+    assert kind == "refused" and "node2 says: " in message and "another migration" in message
+    assert "another migration" in receiver.wait_for("refused")["message"]
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+@pytest.mark.parametrize("first,says", [
+    (frame(wirelab.DATA, b"x"), "DATA came before the hello"),
+    (frame(wirelab.HELLO, length=1 << 31), "bytes long"),
+    (frame(wirelab.HELLO, length=70000), "were agreed"),
+    (frame(33), "unknown type 33"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND)[:20]), "wrong form"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, magic=b"DRVX")), "not drover-wire's"),
+    (frame(wirelab.HELLO, hello(wirelab.RECV)), "both sides want to receive"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, oldest=2, newest=9)), "versions 2 to 9"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, next=7)), "where nothing began"),
+    (frame(wirelab.ERROR, b"\x07refusedno more"), "node1 says: no more"),
+])
+def test_wrong_hello_is_refused(bench, first, says):
+    receiver, port = bench.recv("null")
+    peer = bench.peer(port)
+    peer.send(first)
+    assert peer.is_closed()
+    assert says in receiver.wait_for("refused")["message"]
+    assert_right_one_still_gets_in(bench, receiver, port)
+
+
+def test_second_lane_gets_nothing(bench):
+    receiver, port = bench.recv("null")
+    peer = bench.peer(port)
+    peer.send(frame(wirelab.HELLO, hello(wirelab.SEND)))
+    assert peer.receive()[0] == wirelab.HELLO
+    receiver.wait_for("connected")
+    assert bench.send("generate:1M", port).error()[0] in ("unreachable", "refused")
+    peer.send(frame(wirelab.ERROR, b"\x09cancelledenough"))
+    assert receiver.error() == ("cancelled", receiver.seen[-1]["message"])
+
+
+# How it fails
+
+
+@pytest.mark.parametrize("then,says", [
+    (frame(wirelab.DATA, b"x", number=2), "frame 2 came where 1 was due"),
+    (frame(wirelab.DATA, b"x", number=0), "DATA came with number 0"),
+    (frame(wirelab.DATA, length=0xffffffff), "4294967295 bytes long"),
+    (frame(wirelab.DATA, length=1 << 17), "were agreed"),
+    (frame(wirelab.RETURN, b"x"), "RETURN came"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND)), "HELLO came"),
+    (frame(64, b"x"), "unknown type 64"),
+    (frame(wirelab.ACK, b"x"), "came with 1 bytes"),
+    (frame(wirelab.END, b"x" * 15), "came with 15 bytes"),
+    (frame(wirelab.END, struct.pack(">QQ", 1, 0)), "arrived changed"),
+    (frame(wirelab.DATA, length=100)[:-1], "closed the connection"),
+    (frame(wirelab.DATA, b"x" * 50, length=100), "closed the connection"),
+])
+def test_sender_that_breaks_the_rules_is_cut_off(bench, then, says):
+    receiver, port = bench.recv("null")
+    peer = bench.peer(port)
+    peer.send(frame(wirelab.HELLO, hello(wirelab.SEND)))
+    assert peer.receive()[0] == wirelab.HELLO
+    peer.send(then)
+    if "closed" in says:
+        peer.connection.shutdown(socket.SHUT_WR)
+    assert peer.is_closed()
+    message = receiver.error()[1]
+    assert says in message and message.startswith("lane from node1 (127.0.0.1:")
+
+
+@pytest.mark.parametrize("then,says", [
+    (frame(wirelab.END_ACK, struct.pack(">QQ", 0, 0)), "which it has not"),
+    (frame(wirelab.ACK, struct.pack(">QQ", 1, 1 << 40)), "which cannot be"),
+    (frame(wirelab.DATA, b"x"), "DATA came"),
+    (frame(wirelab.RETURN, length=1 << 17), "were agreed"),
+    (frame(wirelab.ERROR, b"\x08no-spacethe disk is full"), "node2 says: the disk is full"),
+])
+def test_receiver_that_breaks_the_rules_is_cut_off(bench, then, says):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source, feed = socket.socketpair()
+        sender = bench.send(f"fd:{source.fileno()}", server.getsockname()[1],
+                            pass_fds=(source.fileno(),))
+        peer = Peer(bench.authority.context(bench.node2, server=True).wrap_socket(
+            server.accept()[0], server_side=True))
+        assert peer.receive()[0] == wirelab.HELLO
+        peer.send(frame(wirelab.HELLO, hello(wirelab.RECV)) + then)
+        assert peer.is_closed()
+        kind, message = sender.error()
+        assert says in message and message.startswith("lane to node2 (127.0.0.1:")
+        assert kind == ("no-space" if "disk" in says else "request")
+        feed.close()
+        source.close()
+
+
+def test_receiver_that_acknowledges_another_stream_is_no_success(bench):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = bench.send("generate:1000", server.getsockname()[1])
+        peer = Peer(bench.authority.context(bench.node2, server=True).wrap_socket(
+            server.accept()[0], server_side=True))
+        peer.receive()
+        peer.send(frame(wirelab.HELLO, hello(wirelab.RECV)))
+        size, hashed = struct.unpack(">QQ", peer.receive_until(wirelab.END)[2])
+        assert size == 1000
+        peer.send(frame(wirelab.END_ACK, struct.pack(">QQ", size, hashed ^ 1)))
+        assert "arrived changed" in sender.error()[1]
+
+
+def test_silent_receiver_is_given_up(bench):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kind, message = bench.send("generate:1000", server.getsockname()[1]).error()
+        assert kind == "timeout" and "silent" in message
+
+
+def test_sender_that_dies_is_told_by_the_receiver(bench):
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:1T", port)
+    receiver.wait_for("progress")
+    sender.kill()
+    kind, message = receiver.error()
+    assert kind == "unreachable" and message.startswith("lane from node1 (127.0.0.1:")
+
+
+def test_receiver_that_dies_is_told_by_the_sender(bench):
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:1T", port)
+    sender.wait_for("progress")
+    receiver.kill()
+    kind, message = sender.error()
+    assert kind == "unreachable" and f"lane to node2 (127.0.0.1:{port}): " in message
+
+
+def test_destination_hypervisor_that_dies_is_named_on_both_sides(bench, listening):
+    server, path = listening
+    receiver, port = bench.recv(f"unix:{path}")
+    sender = bench.send("generate:1T", port)
+    with server.accept()[0] as hypervisor:
+        assert hypervisor.recv(65536)
+    kind, message = receiver.error()
+    assert kind == "hypervisor" and str(path) in message and "bytes of the stream" in message
+    kind, message = sender.error()
+    assert kind == "hypervisor" and "node2 says: after " in message
+
+
+def test_full_disk_at_the_destination_is_named_on_both_sides(bench):
+    receiver, port = bench.recv("file:/dev/full")
+    sender = bench.send("generate:10M", port)
+    assert receiver.error()[0] == sender.error()[0] == "no-space"
+
+
+@pytest.mark.parametrize("ended", ["send", "recv"])
+def test_signal_cancels_both_sides(bench, ended):
+    receiver, port = bench.recv("null")
+    sender = bench.send("generate:1T", port)
+    sender.wait_for("progress")
+    (sender if ended == "send" else receiver).process.send_signal(signal.SIGTERM)
+    for side in (sender, receiver):
+        kind, message = side.error()
+        assert kind == "cancelled" and "ended by signal 15" in message
+
+
+@pytest.mark.parametrize("point", ["wire.send.connected", "wire.send.half", "wire.recv.connected",
+                                   "wire.recv.before_ack"])
+def test_fault_at_every_point_fails_both_sides(bench, point):
+    side = point.split(".")[1]
+    env = env_fault(f"{point}:error")
+    receiver, port = bench.recv("null", env=env if side == "recv" else None)
+    sender = bench.send("generate:20M", port, env=env if side == "send" else None)
+    for message in (sender.error()[1], receiver.error()[1]):
+        assert f"fault point {point}" in message
+
+
+@pytest.mark.parametrize("point", ["wire.send.half", "wire.recv.before_ack"])
+def test_death_at_a_point_is_never_success_on_the_other_side(bench, point):
+    side = point.split(".")[1]
+    env = env_fault(f"{point}:kill")
+    receiver, port = bench.recv("null", env=env if side == "recv" else None)
+    sender = bench.send("generate:20M", port, env=env if side == "send" else None)
+    dead, other = (sender, receiver) if side == "send" else (receiver, sender)
+    assert dead.finish() == -signal.SIGKILL
+    assert other.error()[0] == "unreachable"
+
+
+def test_source_hypervisor_that_never_connects_is_given_up(bench, tmp_path):
+    receiver, port = bench.recv("null")
+    sender = bench.send(f"unix:{tmp_path}/src.sock", port, "--timeout", 1)
+    for side in (sender, receiver):
+        kind, message = side.error()
+        assert kind == "timeout" and "has not connected" in message
+
+
+def test_destination_hypervisor_that_never_listens_is_given_up(bench, tmp_path):
+    receiver, port = bench.recv(f"unix:{tmp_path}/dst.sock", "--timeout", 1)
+    sender = bench.send("generate:1T", port)
+    for side in (sender, receiver):
+        kind, message = side.error()
+        assert kind == "timeout" and f"{tmp_path}/dst.sock" in message
+
+
+def test_nobody_at_the_other_end_is_told_at_once(bench):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    kind, message = bench.send("generate:1M", port).error()
+    assert kind == "unreachable" and f"lane to node2: cannot connect to 127.0.0.1:{port}" in message
+
+
+@pytest.mark.parametrize("what,kind", [
+    ("missing", "not-found"), ("empty", "certificate"), ("huge", "definition"),
+    ("key of another", "certificate")])
+def test_key_files_that_cannot_be_used_are_named(bench, tmp_path, what, kind):
+    path = tmp_path / "node.key"
+    if what != "missing":
+        path.write_bytes(b"x" * (1 << 20) if what == "huge" else b"")
+    if what == "key of another":
+        path = bench.node2["key"]
+    side = bench.start("send", {"cert": bench.node1["cert"], "key": path}, "node2", "--input",
+                       "generate:1", "--connect", "127.0.0.1:1")
+    found, message = side.error()
+    assert found == kind and str(path) in message

@@ -1,0 +1,182 @@
+"""For the tests of drover-wire: certificates, both of its sides as processes, and a peer in Python
+that has a good certificate and says whatever a test wants."""
+
+import json
+import queue
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+
+from droverlab.paths import PROGRAMS
+
+WIRE = PROGRAMS / "src" / "wire" / "drover-wire"
+# No test measures time; this only ends one that hangs.
+LIMIT_S = 60
+
+HELLO, DATA, RETURN, END, END_ACK, ACK, ERROR = 1, 2, 3, 4, 5, 6, 7
+SEND, RECV = 1, 2
+
+
+class Authority:
+    """A CA that makes node certificates, with openssl."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.ca = folder / "ca.crt"
+        self._key(folder / "ca.key")
+        self._run("req", "-x509", "-new", "-key", folder / "ca.key", "-subj", "/CN=drover test",
+                  "-days", "2", "-out", self.ca, "-addext", "keyUsage=critical,keyCertSign")
+
+    @staticmethod
+    def _run(*arguments):
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+    def _key(self, path):
+        self._run("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path)
+
+    def node(self, name, dns=None, usage="serverAuth,clientAuth", subject=None):
+        """Files of one node's certificate and key: {"cert", "key"}."""
+        base = self.folder / f"{name}-{len(list(self.folder.iterdir()))}"
+        self._key(f"{base}.key")
+        self._run("req", "-new", "-key", f"{base}.key", "-subj", subject or f"/CN={name}",
+                  "-out", f"{base}.csr")
+        extensions = self.folder / f"{base.name}.ext"
+        extensions.write_text(f"subjectAltName=DNS:{dns or name}\nextendedKeyUsage={usage}\n")
+        self._run("x509", "-req", "-in", f"{base}.csr", "-CA", self.ca, "-CAkey",
+                  self.folder / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", extensions,
+                  "-out", f"{base}.crt")
+        return {"cert": f"{base}.crt", "key": f"{base}.key"}
+
+    def context(self, node, server=False):
+        """For a peer in Python; node None: without a certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(self.ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+        if node:
+            context.load_cert_chain(node["cert"], node["key"])
+        return context
+
+
+class Side:
+    """A running drover-wire; its status lines are read as they come."""
+
+    def __init__(self, verb, *arguments, env=None, pass_fds=()):
+        self.process = subprocess.Popen([WIRE, verb, *map(str, arguments)], env=env,
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, pass_fds=pass_fds)
+        self.events, self.seen, self.stderr = queue.Queue(), [], ""
+        self.threads = [threading.Thread(target=self._read_status),
+                        threading.Thread(target=self._read_stderr)]
+        for thread in self.threads:
+            thread.start()
+
+    def _read_status(self):
+        for line in self.process.stdout:
+            self.events.put(json.loads(line))
+        self.events.put(None)
+
+    def _read_stderr(self):
+        self.stderr = self.process.stderr.read()
+
+    def wait_for(self, event):
+        while True:
+            found = self.events.get(timeout=LIMIT_S)
+            assert found, f"ended before \"{event}\": {self.seen} {self.stderr}"
+            self.seen.append(found)
+            if found["event"] == event:
+                return found
+
+    def finish(self):
+        """Exit status; all further events are in self.seen."""
+        status = self.process.wait(timeout=LIMIT_S)
+        for thread in self.threads:
+            thread.join()
+        while event := self.events.get():
+            self.seen.append(event)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return status
+
+    def end(self):
+        """The "end" event of a side that must succeed."""
+        assert self.finish() == 0, (self.seen, self.stderr)
+        return self.seen[-1]
+
+    def error(self):
+        """Kind and message of a side that must fail, with one sentence and its exit status."""
+        status = self.finish()
+        last = self.seen[-1] if self.seen else {}
+        assert status > 0, (status, self.seen, self.stderr)
+        assert last.get("event") == "error", (status, self.seen, self.stderr)
+        assert self.stderr.strip().endswith(last["message"]) and "\n" not in self.stderr.strip()
+        return last["kind"], last["message"]
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+
+
+def frame(kind, payload=b"", number=None, length=None):
+    if number is None:
+        number = 0 if kind in (HELLO, ACK, ERROR) else 1
+    return struct.pack(">IB3xQ", len(payload) if length is None else length, kind,
+                       number) + payload
+
+
+def hello(role, migration="m1", **fields):
+    name = migration.encode()
+    values = {"magic": b"DRVW", "oldest": 1, "newest": 1, "role": role, "features": 0,
+              "payload_max": 65520, "next": 1, **fields}
+    return struct.pack(">4sHHBBQIQHH", values["magic"], values["oldest"], values["newest"],
+                       values["role"], 0, values["features"], values["payload_max"],
+                       values["next"], 0, len(name)) + name
+
+
+class Peer:
+    """The other end of a lane."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        connection.settimeout(LIMIT_S)
+
+    @classmethod
+    def connect(cls, port, context):
+        return cls(context.wrap_socket(socket.create_connection(("127.0.0.1", port))))
+
+    def send(self, data):
+        self.connection.sendall(data)
+
+    def _exactly(self, count):
+        data = b""
+        while len(data) < count:
+            piece = self.connection.recv(count - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def receive(self):
+        """(type, number, payload) of the next frame."""
+        length, kind, number = struct.unpack(">IB3xQ", self._exactly(16))
+        return kind, number, self._exactly(length)
+
+    def receive_until(self, wanted):
+        while (found := self.receive())[0] != wanted:
+            pass
+        return found
+
+    def is_closed(self):
+        """Whether the other side ends the connection, whatever it says before."""
+        try:
+            while self.connection.recv(65536):
+                pass
+        except OSError as error:
+            return not isinstance(error, TimeoutError)
+        return True
+
+    def close(self):
+        self.connection.close()
