@@ -53,7 +53,8 @@ struct migration {
 	bool told;              /* source: the destination has said that its copy has ended */
 	struct node_link *link; /* source: to the destination's droverd */
 	int64_t started_ms;     /* wall clock */
-	int64_t begin_ms, stream_ms, paused_ms, resumed_ms; /* clock_ms of the report; 0: not yet */
+	int64_t begin_ms, stream_ms, switchover_ms, paused_ms,
+		resumed_ms; /* clock_ms of the report; 0: not yet */
 	struct hv_migrate_status last;
 	bool was_paused_by_us; /* options.pause: the guest goes on if it comes to nothing */
 

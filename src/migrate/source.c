@@ -23,6 +23,9 @@
 /* How often the progress is looked at, and the destination's droverd asked whether it is there. */
 #define LOOK_MS 200
 #define ASK_MS 10000
+/* A switchover takes as long as the downtime limit says; longer is a network that stalls, and the
+ * guest is better off here. */
+#define SWITCHOVER_MS 15000
 /* The destination loads the rest of the stream, claims and resumes meanwhile. */
 #define HANDOVER_MS 60000
 /* It ends its copy meanwhile. */
@@ -163,10 +166,24 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 			m->vm_name, (long long)m->options.timeout_ms / 1000,
 			(long long)m->last.dirty_rate_bps / 1000000,
 			(long long)m->last.rate_bps / 1000000);
+	if (m->last.phase == HV_MIGRATE_SWITCHOVER &&
+		now - m->switchover_ms > m->options.downtime_limit_ms + SWITCHOVER_MS)
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"the rest of %s did not get through to %s in %lld s, while it stood still",
+			m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
 	if (now - *asked_ms < ASK_MS)
 		return 0;
 	*asked_ms = now;
 	return call(m, "GET", "ready", NULL, CALL_MS, NULL, err);
+}
+
+static void note_switchover(struct migration *m)
+{
+	if (m->last.phase < HV_MIGRATE_SWITCHOVER || m->switchover_ms)
+		return;
+	m->switchover_ms = clock_ms();
+	if (!m->paused_ms)
+		m->paused_ms = m->switchover_ms;
 }
 
 /* Follows the hypervisor until it has written everything and its guest is paused. */
@@ -180,8 +197,7 @@ static int stream(struct migration *m, struct error **err)
 	for (;;) {
 		if (hv_vm_migrate_wait(hv, s->phase, clock_ms() + LOOK_MS, s, err) < 0)
 			return -1;
-		if (s->phase >= HV_MIGRATE_SWITCHOVER && !m->paused_ms)
-			m->paused_ms = clock_ms();
+		note_switchover(m);
 		if (s->phase == HV_MIGRATE_COMPLETED)
 			return 0;
 		if (s->phase == HV_MIGRATE_FAILED || s->phase == HV_MIGRATE_CANCELLED) {
