@@ -1,10 +1,14 @@
 """Paths for all tests, and the closing line that says how many passed."""
 
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 sys.dont_write_bytecode = True
+
+# A shell that started us in the background has it ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _outcome = {}
 
