@@ -29,6 +29,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -63,15 +64,33 @@ static struct guest guests[GUESTS_MAX];
 	} while (0)
 static struct error *test_error;
 
-static char *path_in(const char *env, const char *fallback, const char *file)
+/* Where a file of the build directory is for the VMs' user: below `dir` where it was mounted there.
+ */
+static char *path_in(const char *name, const char *file)
 {
-	const char *from = getenv(env);
-	cleanup_free char *path = fs_format("%s/%s", from ? from : fallback, file);
+	cleanup_free char *path = fs_format("%s/%s/%s", dir, name, file);
 	char *real = realpath(path, NULL);
 
 	if (!real)
-		fail_msg("%s is missing; run `make lab-files` or set %s", path, env);
+		fail_msg("%s is missing; `make tiny` makes it", path);
 	return real;
+}
+
+/* The checkout may lie where the VMs' user cannot go (/root): seen through a mount it can. */
+static void show(const char *name, const char *env, const char *fallback)
+{
+	cleanup_free char *place = fs_format("%s/%s", dir, name);
+	const char *from = getenv(env) ? getenv(env) : fallback;
+
+	if (geteuid() != 0) {
+		cleanup_free char *real = realpath(from, NULL);
+
+		assert_non_null(real);
+		assert_int_equal(symlink(real, place), 0);
+		return;
+	}
+	assert_int_equal(mkdir(place, 0755), 0);
+	assert_int_equal(mount(from, place, NULL, MS_BIND, NULL), 0);
 }
 
 static struct hv_settings settings[2];
@@ -90,15 +109,22 @@ static struct hv *open_hv(struct hv_settings *set, const char *version)
 	cleanup_free char *data = fs_format("%s/data", version);
 	struct hv *hv;
 
-	set->binary = path_in("DROVER_QEMU_DIR", "build/qemu", binary);
-	set->img_binary = path_in("DROVER_QEMU_DIR", "build/qemu", img);
-	set->data_dirs = path_in("DROVER_QEMU_DIR", "build/qemu", data);
+	set->binary = path_in("qemu", binary);
+	set->img_binary = path_in("qemu", img);
+	set->data_dirs = path_in("qemu", data);
 	set->accel = "tcg";
 	set->uid = geteuid() == 0 ? VM_USER : geteuid();
 	set->gid = geteuid() == 0 ? VM_USER : getegid();
 	hv = hv_open(set, &test_error);
 	must(hv ? 0 : -1);
 	return hv;
+}
+
+static void hide(const char *name)
+{
+	cleanup_free char *place = fs_format("%s/%s", dir, name);
+
+	umount2(place, MNT_DETACH);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
@@ -116,10 +142,14 @@ static int setup_all(void **state)
 	snprintf(dir, sizeof(dir), "/tmp/drover-hv-XXXXXX");
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(chmod(dir, 0755), 0);
-	if (geteuid() == 0)
-		assert_int_equal(unshare(CLONE_NEWNET), 0);
-	kernel = path_in("DROVER_GUESTS_DIR", "build/guests", "vmlinuz");
-	initrd = path_in("DROVER_GUESTS_DIR", "build/guests", "tiny.initrd");
+	if (geteuid() == 0) {
+		assert_int_equal(unshare(CLONE_NEWNET | CLONE_NEWNS), 0);
+		assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	}
+	show("qemu", "DROVER_QEMU_DIR", "build/qemu");
+	show("guests", "DROVER_GUESTS_DIR", "build/guests");
+	kernel = path_in("guests", "vmlinuz");
+	initrd = path_in("guests", "tiny.initrd");
 	disk = fs_format("%s/disk0.qcow2", dir);
 	hv10 = open_hv(&settings[0], "10.0");
 	hv72 = open_hv(&settings[1], "7.2");
@@ -136,6 +166,8 @@ static int teardown_all(void **state)
 	free(kernel);
 	free(initrd);
 	free(disk);
+	hide("qemu");
+	hide("guests");
 	return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
