@@ -39,15 +39,24 @@ class Daemon:
         self.run_dir, self.state = self.directory / "run", self.directory / "state"
         self.conf = self.directory / "drover.conf"
         self.process = None
-        data = QEMU / qemu
+        # The checkout may lie where the hypervisor's user cannot go (/root): droverd sees QEMU through a
+        # mount of its own.
+        self.qemu = self.directory / "qemu"
+        self.qemu.mkdir(exist_ok=True)
+        data = self.qemu / qemu
         self.conf.write_text(
             f"[node]\nstate={self.state}\nrun={self.run_dir}\nlisten=127.0.0.1:{port}\n"
             f"vm_user={NOBODY}\n[qemu]\nbinary={data}/bin/qemu-system-x86_64\n"
             f"img={data}/bin/qemu-img\ndata={data}/data\n{extra}")
 
+    def droverd(self, *arguments):
+        """The argument vector that becomes droverd."""
+        return ["unshare", "--mount", "sh", "-c", 'mount -n --bind "$0" "$1" && shift && exec "$@"',
+                QEMU, self.qemu, DROVERD, *arguments]
+
     def command(self, *arguments, **options):
         """Runs droverd to its end."""
-        return subprocess.run([DROVERD, *arguments], text=True, stdout=subprocess.PIPE,
+        return subprocess.run(self.droverd(*arguments), text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, timeout=START_S, check=False, **options)
 
     def start(self):
@@ -58,7 +67,7 @@ class Daemon:
             told.settimeout(START_S)
             with open(self.directory / "log", "ab") as log:
                 self.process = subprocess.Popen(
-                    [DROVERD, "--config", self.conf], stderr=log, stdin=subprocess.DEVNULL,
+                    self.droverd("--config", self.conf), stderr=log, stdin=subprocess.DEVNULL,
                     env={**os.environ, "NOTIFY_SOCKET": notify})
             try:
                 assert told.recv(100) == b"READY=1"
