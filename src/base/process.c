@@ -17,6 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Without a descriptor that tells of the end, it is asked for again and again. */
+#define ASK_AGAIN_MS 50
+
 extern char **environ;
 
 /* The 22nd field of /proc/PID/stat (proc(5)); the 2nd, in parentheses, may hold anything. */
@@ -51,49 +54,69 @@ int process_identify(pid_t pid, struct process_id *id)
 	return 0;
 }
 
+/* What cannot be looked at (no descriptor left, say) is taken to live: only a process that is known
+ * to be gone is. */
 bool process_alive(const struct process_id *id)
 {
 	struct process_id now;
+	char state;
 
-	return id->pid > 0 && process_identify(id->pid, &now) == 0 && now.start == id->start;
+	if (id->pid <= 0)
+		return false;
+	if (read_stat(id->pid, &now, &state) == 0)
+		return now.start == id->start && state != 'Z' && state != 'X';
+	return kill(id->pid, 0) == 0 || errno != ESRCH;
 }
 
-/* A descriptor that becomes readable when that very process has ended with all its threads; -1 when
- * there is none. The first thread may be a zombie while others still end. */
-static int open_pidfd(const struct process_id *id)
+enum found { FOUND, GONE, NOT_KNOWN };
+
+/* A descriptor that becomes readable when that very process has ended with all its threads: the
+ * first may be a zombie while others still end. */
+static enum found open_pidfd(const struct process_id *id, int *fd)
 {
-	int fd = (int)syscall(SYS_pidfd_open, id->pid, 0);
 	struct process_id now;
 	char state;
 
+	*fd = (int)syscall(SYS_pidfd_open, id->pid, 0);
+	if (*fd < 0)
+		return errno == ESRCH ? GONE : NOT_KNOWN;
 	/* Looked at after opening: the pid cannot be used again while the descriptor is open. */
-	if (fd >= 0 && (read_stat(id->pid, &now, &state) < 0 || now.start != id->start))
-		close_fd(&fd);
-	return fd;
+	if (read_stat(id->pid, &now, &state) < 0)
+		return kill(id->pid, 0) < 0 && errno == ESRCH ? GONE : NOT_KNOWN;
+	return now.start == id->start ? FOUND : GONE;
 }
 
 void process_signal(const struct process_id *id, int signal)
 {
-	cleanup_fd int fd = open_pidfd(id);
+	cleanup_fd int fd = -1;
+	enum found found = open_pidfd(id, &fd);
 
-	if (fd >= 0)
+	if (found == FOUND)
 		syscall(SYS_pidfd_send_signal, fd, signal, NULL, 0);
+	else if (found == NOT_KNOWN && process_alive(id))
+		kill(id->pid, signal);
 }
 
 bool process_wait(const struct process_id *id, int64_t deadline_ms, int *status)
 {
-	cleanup_fd int fd = open_pidfd(id);
-	struct pollfd p = {.fd = fd, .events = POLLIN};
+	cleanup_fd int fd = -1;
+	enum found found = open_pidfd(id, &fd);
 	int ignored, *to = status ? status : &ignored;
 
 	*to = -1;
-	while (fd >= 0) {
-		int n = poll(&p, 1, clock_left_ms(deadline_ms));
+	while (found != GONE) {
+		struct pollfd p = {.fd = found == FOUND ? fd : -1, .events = POLLIN};
+		int left = clock_left_ms(deadline_ms);
+		int n = poll(&p, 1, found == FOUND || left < ASK_AGAIN_MS ? left : ASK_AGAIN_MS);
 
 		if (n > 0)
 			break;
-		if (n == 0)
+		if (n == 0 && clock_left_ms(deadline_ms) == 0)
 			return false;
+		if (found == NOT_KNOWN) {
+			close_fd(&fd);
+			found = open_pidfd(id, &fd);
+		}
 	}
 	if (waitpid(id->pid, to, WNOHANG) != id->pid)
 		*to = -1;

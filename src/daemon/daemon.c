@@ -224,8 +224,8 @@ bool daemon_stop(struct daemon *daemon, int limit_ms)
 		return false;
 	m = atomic_load(&daemon->machine);
 	/* Ends the requests that wait for a migration, too. */
-	if (m)
-		migrations_close(m->migrations);
+	if (m && !migrations_close(m->migrations))
+		return false;
 	if (!stop_serving(daemon, until_ms))
 		return false;
 	parts_close(daemon);

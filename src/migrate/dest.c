@@ -198,9 +198,27 @@ static int claim(struct migration *m, struct error **err)
 	return 0;
 }
 
+/* An order that the hypervisor has not answered in time may still be carried out: asked again until
+ * it answers, for only then it is known whether the guest runs. */
+static int let_run(struct migration *m, struct error **err)
+{
+	struct error *e = NULL;
+
+	while (hv_vm_resume(vm_hv(m->vm), &e) < 0) {
+		if (e->kind != ERROR_TIMEOUT)
+			return error_move(err, e);
+		log_warning("%s was told to run and does not answer: %s", m->vm_name, e->message);
+		error_free(&e);
+		if (!migrations_pause(m->all, RETRY_MS))
+			return error_set(
+				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+	}
+	return 0;
+}
+
 static int resume(struct migration *m, struct error **err)
 {
-	if (fault_point("migrate.dst.after_claim", err) < 0 || hv_vm_resume(vm_hv(m->vm), err) < 0)
+	if (fault_point("migrate.dst.after_claim", err) < 0 || let_run(m, err) < 0)
 		return -1;
 	fault_point("migrate.dst.after_resume", NULL);
 	pthread_mutex_lock(&m->all->lock);
@@ -211,18 +229,27 @@ static int resume(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* We own the VM and cannot run it, while the source has a whole copy: it gets it back. */
+/* We own the VM and cannot run it, while the source has a whole copy: it gets it back. Until that
+ * is done we say that nothing is known, and the source keeps its copy. */
 static void hand_back(struct migration *m)
 {
-	cleanup_error struct error *e = NULL;
+	const struct pool *pool = m->all->set.pool;
+	struct pool_owner now = {0};
 
 	vm_end(m->vm);
 	m->vm = NULL;
-	if (pool_owner_claim(m->all->set.pool, m->vm_name, m->epoch + 2, m->peer, m->id, NULL, &e) <
-		0)
+	do {
+		cleanup_error struct error *e = NULL;
+
+		if (pool_owner_claim(pool, m->vm_name, m->epoch + 2, m->peer, m->id, NULL, &e) ==
+				0 ||
+			(pool_owner_read(pool, m->vm_name, &now, NULL) == 0 &&
+				now.epoch > m->epoch + 1)) {
+			m->claimed = false;
+			return;
+		}
 		log_error("%s could not be given back to %s: %s", m->vm_name, m->peer, e->message);
-	else
-		m->claimed = false;
+	} while (migrations_pause(m->all, RETRY_MS));
 }
 
 static void finish(struct migration *m, int rc, struct error *e)
@@ -256,7 +283,7 @@ static void dest_run(struct migration *m)
 		rc = wait_handover(m, &e);
 	if (rc == 0)
 		rc = claim(m, &e);
-	if (rc == 0 && (rc = resume(m, &e)) < 0)
+	if (rc == 0 && (rc = resume(m, &e)) < 0 && e->kind != ERROR_UNDECIDED)
 		hand_back(m);
 	if (rc < 0 && e->kind == ERROR_UNDECIDED)
 		error_free(&e); /* droverd stops: the journal has it */
@@ -271,9 +298,12 @@ void dest_recover(struct migration *m)
 	cleanup_error struct error *gone = NULL;
 	struct error *e = NULL;
 	struct pool_owner now;
-	bool claimed;
 
 	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
+	if (!m->vm && gone->kind != ERROR_NOT_RUNNING) {
+		log_error("migration %s stays unfinished: %s", m->id, gone->message);
+		return; /* its copy may run: the journal keeps it for the next start */
+	}
 	/* Without the pool nothing is known, and a copy that is not let run does no harm. */
 	while (pool_owner_read(set->pool, m->vm_name, &now, &e) < 0) {
 		log_error("%s: cannot tell whether it was claimed: %s", m->vm_name, e->message);
@@ -284,17 +314,25 @@ void dest_recover(struct migration *m)
 		if (!migrations_pause(m->all, RETRY_MS))
 			return;
 	}
-	claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
-	if (m->vm && claimed && hv_vm_resume(vm_hv(m->vm), &e) == 0) {
+	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
+	if (m->vm && m->claimed && let_run(m, &e) == 0) {
 		hv_vm_announce(vm_hv(m->vm), NULL);
 		vm_give_back(m->vm);
 		m->vm = NULL;
 		migration_ended(m, MIGRATE_DONE, NULL);
 		return;
 	}
+	if (e && e->kind == ERROR_UNDECIDED) {
+		error_free(&e);
+		return; /* droverd stops: the journal has it */
+	}
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration from %s", set->node, m->peer);
-	if (m->vm)
+	if (m->vm && m->claimed)
+		hand_back(m);
+	else if (m->vm && !strcmp(now.node, set->node))
+		vm_give_back(m->vm); /* it came here in another way since */
+	else if (m->vm)
 		vm_end(m->vm);
 	m->vm = NULL;
 	migration_ended(m, MIGRATE_FAILED, e);
@@ -313,8 +351,10 @@ int migrations_receive(struct migrations *all, const char *id, struct error **er
 		rc = error_set(err, ERROR_BUSY, 0, "migration %s is being received already", id);
 	else
 		m->received = true;
-	if (rc == 0)
+	if (rc == 0) {
 		all->threads++;
+		m->users++;
+	}
 	pthread_mutex_unlock(&all->lock);
 	if (rc < 0)
 		return -1;
@@ -323,6 +363,7 @@ int migrations_receive(struct migrations *all, const char *id, struct error **er
 	log_set_migration(NULL);
 	pthread_mutex_lock(&all->lock);
 	all->threads--;
+	m->users--;
 	if (m->error)
 		rc = error_set(err, m->error->kind, 0, "%s", m->error->message);
 	pthread_cond_broadcast(&all->changed);

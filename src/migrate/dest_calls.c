@@ -44,22 +44,49 @@ static int check_id(const char *id, struct error **err)
 	return 0;
 }
 
+/* A migration of that VM which nobody has begun to receive gives way to a new one: its source died
+ * before it came to that. One that is being received does not. */
+static int make_way(struct migrations *all, const char *id, const char *vm, struct error **err)
+{
+	struct migration *m, *stale = NULL;
+	int rc = 0;
+
+	pthread_mutex_lock(&all->lock);
+	for (m = all->list; m && rc == 0; m = m->next) {
+		if (!strcmp(m->id, id))
+			rc = error_set(err, ERROR_EXISTS, 0, "migration %s is known already", id);
+		else if (m->ended || m->source || strcmp(m->vm_name, vm))
+			continue;
+		else if (m->received)
+			rc = error_set(err, ERROR_BUSY, 0, "%s is being moved to %s already", vm,
+				all->set.node);
+		else
+			stale = m;
+	}
+	if (rc == 0 && stale)
+		stale->received = true;
+	pthread_mutex_unlock(&all->lock);
+	if (rc == 0 && stale)
+		migration_ended(stale, MIGRATE_CANCELLED, NULL);
+	return rc;
+}
+
 static struct migration *add_expected(struct migrations *all, const char *from, const char *id,
 	struct vm_def *def, int64_t epoch, bool pause, struct error **err)
 {
 	struct migration *m;
 
-	pthread_mutex_lock(&all->lock);
-	m = migration_find(all, id);
-	pthread_mutex_unlock(&all->lock);
-	if (m) {
-		error_set(err, ERROR_EXISTS, 0, "migration %s is known already", id);
+	if (make_way(all, id, def->name, err) < 0)
 		return NULL;
-	}
 	m = migration_new(all, id, false, def->name, from);
 	m->epoch = (uint64_t)epoch;
 	m->options.pause = pause;
+	if (journal_begin(m, err) < 0) {
+		migration_free(m);
+		return NULL;
+	}
 	m->def = def;
+	migration_list(m);
 	return m;
 }
 
@@ -95,7 +122,7 @@ int migrations_expect(
 		vm_def_free(def);
 		return -1;
 	}
-	return journal_begin(m, err);
+	return 0;
 }
 
 /* With the lock held: the destination's side of `from`'s migration. */
@@ -162,9 +189,9 @@ static json_t *verdict_before(struct migrations *all, const char *from, const ch
 	struct error why = {.kind = ERROR_INTERRUPTED,
 		.message = "droverd on the destination was restarted and has ended its copy"};
 
-	/* One that was never heard of cannot claim either. */
+	/* A journal that was lost, or cannot be read, proves nothing. */
 	if (!state || !source || strcmp(source, from))
-		return verdict("ended", NULL);
+		return verdict("unknown", NULL);
 	if (json_is_null(json_object_get(info, "ended_ms")))
 		return verdict("unknown", NULL);
 	return strcmp(state, "done") ? verdict("ended", &why) : verdict("running", NULL);
@@ -178,11 +205,13 @@ json_t *migrations_handover(struct migrations *all, const char *from, const char
 	pthread_mutex_lock(&all->lock);
 	m = find_from(all, from, id, NULL);
 	if (m) {
+		m->users++;
 		m->handover = true;
 		pthread_cond_broadcast(&all->changed);
 		while (!m->ended && !m->resumed_ms && !all->closing)
 			migrations_wait(all, clock_ms() + LOOK_AGAIN_MS);
 		answer = verdict_of(m);
+		m->users--;
 	}
 	pthread_mutex_unlock(&all->lock);
 	return answer ? answer : verdict_before(all, from, id);
@@ -197,18 +226,22 @@ json_t *migrations_abort(struct migrations *all, const char *from, const char *i
 
 	pthread_mutex_lock(&all->lock);
 	m = find_from(all, from, id, NULL);
-	never_begun = m && !m->received;
-	if (m)
+	never_begun = m && !m->received && !m->ended;
+	if (m) {
+		m->users++;
 		m->abort = m->received = true;
+	}
 	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
 	if (never_begun)
 		migration_ended(m, MIGRATE_CANCELLED, NULL);
 	pthread_mutex_lock(&all->lock);
-	while (m && !m->ended && !all->closing && clock_ms() < deadline)
+	while (m && !m->ended && !m->resumed_ms && !all->closing && clock_ms() < deadline)
 		migrations_wait(all, deadline);
-	if (m)
+	if (m) {
 		answer = verdict_of(m);
+		m->users--;
+	}
 	pthread_mutex_unlock(&all->lock);
 	return answer ? answer : verdict_before(all, from, id);
 }

@@ -62,6 +62,7 @@ struct migration {
 	enum migrate_step step;
 	enum migrate_state state;
 	bool ended;
+	int users;     /* threads that look at it: it is not freed under them */
 	bool cancel;   /* asked for by the user */
 	bool abort;    /* destination: the source gives up */
 	bool handover; /* destination: the source's copy is paused for good */
@@ -87,6 +88,9 @@ struct migrations {
 /* registry.c */
 struct migration *migration_new(
 	struct migrations *all, const char *id, bool source, const char *vm, const char *peer);
+/* Lets others find it. Until then it is the caller's, who may free it with migration_free. */
+void migration_list(struct migration *m);
+void migration_free(struct migration *m);
 /* Runs `body` in a thread of its own. */
 void migration_spawn(struct migration *m, void (*body)(struct migration *));
 struct migration *migration_find(struct migrations *all, const char *id);
@@ -109,7 +113,7 @@ int journal_mover(struct migration *m, const struct process_id *id, struct error
 void journal_end(struct migration *m);
 json_t *journal_show(struct migrations *all, const char *id, struct error **err);
 json_t *journal_list(struct migrations *all, struct error **err);
-/* Calls `each` for every migration that has not ended. It owns the migration. */
+/* Calls `each` for every migration that has not ended, the newest first; they are listed. */
 int journal_unfinished(struct migrations *all,
 	void (*each)(struct migration *m, const struct process_id *mover), struct error **err);
 

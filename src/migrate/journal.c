@@ -134,6 +134,8 @@ static void add_live(struct migrations *all, json_t *info)
 			break;
 	if (m && m->events_count)
 		json_object_set(info, "last", m->events[(m->events_count - 1) % EVENTS_MAX]);
+	if (m && !m->ended)
+		json_object_set_new(info, "state", json_string(migrate_state_name(m->state)));
 	if (m && m->error && !m->ended) {
 		cleanup_json json_t *error = json_from_error(m->error);
 
@@ -182,7 +184,7 @@ struct unfinished {
 	struct found {
 		struct migration *m;
 		struct process_id mover;
-	} found[256];
+	} found[4096];
 	size_t count;
 };
 
@@ -199,6 +201,8 @@ static int add_unfinished(sqlite3_stmt *row, void *arg)
 	f->m->epoch = (uint64_t)sqlite3_column_int64(row, 5);
 	f->m->options.pause = sqlite3_column_int64(row, 6) != 0;
 	f->m->started_ms = sqlite3_column_int64(row, 7);
+	f->m->received = true; /* its recovery is what receives it */
+	migration_list(f->m);
 	f->mover.pid = (pid_t)sqlite3_column_int64(row, 8);
 	f->mover.start = (uint64_t)sqlite3_column_int64(row, 9);
 	u->count++;
@@ -216,7 +220,7 @@ int journal_unfinished(struct migrations *all,
 	u->all = all;
 	rc = db_query(all->set.db, add_unfinished, u, err,
 		"SELECT id, side, vm, peer, step, epoch, paused, started_ms, mover_pid, mover_start"
-		" FROM migrations WHERE ended_ms IS NULL ORDER BY started_ms",
+		" FROM migrations WHERE ended_ms IS NULL ORDER BY started_ms DESC",
 		"");
 	for (size_t i = 0; i < u->count; i++)
 		each(u->found[i].m, &u->found[i].mover);

@@ -41,8 +41,10 @@ struct migrate_settings {
 struct migrations *migrations_open(const struct migrate_settings *settings, struct error **err);
 /* Continues or undoes what an earlier droverd left unfinished. Call once, after vms_find_again. */
 int migrations_recover(struct migrations *m, struct error **err);
-/* Stops what runs as a crash would: the journal keeps it for the next start. */
-void migrations_close(struct migrations *m);
+/* Stops what runs, which the journal keeps for the next start; guests that were not handed over yet
+ * go on. False when a thread is still at it after some seconds: then nothing that it uses may be
+ * freed. */
+bool migrations_close(struct migrations *m);
 
 struct migrate_options {
 	int64_t downtime_limit_ms; /* most that the guest may stand still; 0: 300 */

@@ -1,21 +1,43 @@
 #include "migrate/internal.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <signal.h>
-
-#include "base/clock.h"
+#include <string.h>
 
 #define END_MS 2000
 
+/* With the newest first: whether one that comes after this has the VM. */
+static bool is_overtaken(struct migration *m)
+{
+	const struct migration *other;
+
+	pthread_mutex_lock(&m->all->lock);
+	for (other = m->all->list; other; other = other->next)
+		if (other != m && !other->ended && other->started_ms > m->started_ms &&
+			!strcmp(other->vm_name, m->vm_name))
+			break;
+	pthread_mutex_unlock(&m->all->lock);
+	return other != NULL;
+}
+
 static void recover_one(struct migration *m, const struct process_id *mover)
 {
+	struct error *e = NULL;
+
 	log_warning("migration %s of %s (%s %s) was not finished: taking it up at step %s", m->id,
 		m->vm_name, m->source ? "to" : "from", m->peer, migrate_step_name(m->step));
 	/* Its status pipe is gone with the droverd that started it, and so is what it carried. */
 	if (process_alive(mover)) {
 		process_signal(mover, SIGKILL);
 		process_wait(mover, clock_ms() + END_MS, NULL);
+	}
+	if (is_overtaken(m)) {
+		error_set(&e, ERROR_INTERRUPTED, 0,
+			"it was not finished when a later migration of %s began", m->vm_name);
+		migration_ended(m, MIGRATE_FAILED, e);
+		return;
 	}
 	migration_spawn(m, m->source ? source_recover : dest_recover);
 }

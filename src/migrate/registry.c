@@ -102,24 +102,24 @@ bool migrations_pause(struct migrations *all, int64_t ms)
 	return !closing;
 }
 
-void migrations_close(struct migrations *all)
+bool migrations_close(struct migrations *all)
 {
 	int64_t deadline = clock_ms() + CLOSE_MS;
+	int left;
 
-	if (!all)
-		return;
 	pthread_mutex_lock(&all->lock);
 	all->closing = true;
 	pthread_cond_broadcast(&all->changed);
 	while (all->threads > 0 && clock_ms() < deadline)
 		migrations_wait(all, deadline);
-	if (all->threads > 0)
-		log_warning("%d migrations are left as they are, for the next start", all->threads);
+	left = all->threads;
 	pthread_mutex_unlock(&all->lock);
-	/* Not freed: a thread that was left may still look at it, and the process ends now. */
+	if (left > 0)
+		log_warning("%d migrations are left as they are, for the next start", left);
+	return left == 0;
 }
 
-static void migration_free(struct migration *m)
+void migration_free(struct migration *m)
 {
 	for (int i = 0; i < EVENTS_MAX; i++)
 		json_decref(m->events[i]);
@@ -137,7 +137,7 @@ static void forget_ended(struct migrations *all)
 	for (struct migration **at = &all->list; *at;) {
 		struct migration *m = *at;
 
-		if (m->ended && ++ended > ENDED_MAX) {
+		if (m->ended && ++ended > ENDED_MAX && m->users == 0) {
 			*at = m->next;
 			migration_free(m);
 		} else {
@@ -160,12 +160,18 @@ struct migration *migration_new(
 	snprintf(m->peer, sizeof(m->peer), "%s", peer);
 	m->started_ms = clock_wall_ms();
 	m->begin_ms = clock_ms();
+	return m;
+}
+
+void migration_list(struct migration *m)
+{
+	struct migrations *all = m->all;
+
 	pthread_mutex_lock(&all->lock);
 	forget_ended(all);
 	m->next = all->list;
 	all->list = m;
 	pthread_mutex_unlock(&all->lock);
-	return m;
 }
 
 struct thread {
@@ -183,6 +189,7 @@ static void *run_thread(void *arg)
 	t.body(t.m);
 	pthread_mutex_lock(&all->lock);
 	all->threads--;
+	t.m->users--;
 	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
 	return NULL;
@@ -198,6 +205,7 @@ void migration_spawn(struct migration *m, void (*body)(struct migration *))
 	*t = (struct thread){m, body};
 	pthread_mutex_lock(&m->all->lock);
 	m->all->threads++;
+	m->users++;
 	pthread_mutex_unlock(&m->all->lock);
 	if (pthread_create(&thread, NULL, run_thread, t) != 0)
 		abort();

@@ -179,11 +179,20 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 
 static void note_switchover(struct migration *m)
 {
-	if (m->last.phase < HV_MIGRATE_SWITCHOVER || m->switchover_ms)
+	int64_t now = clock_ms();
+
+	if (m->last.phase < HV_MIGRATE_SWITCHOVER) {
+		/* What looked like one was a hypervisor that was busy. */
+		m->switchover_ms = 0;
+		m->paused_ms = m->options.pause ? m->paused_ms : 0;
 		return;
-	m->switchover_ms = clock_ms();
-	if (!m->paused_ms)
-		m->paused_ms = m->switchover_ms;
+	}
+	m->switchover_ms = m->switchover_ms ? m->switchover_ms : now;
+	m->paused_ms = m->paused_ms ? m->paused_ms : now;
+	/* It may answer only after the last page: then its own count says when the guest stopped.
+	 */
+	if (m->last.phase == HV_MIGRATE_COMPLETED && m->paused_ms > now - m->last.downtime_ms)
+		m->paused_ms = now - m->last.downtime_ms;
 }
 
 /* Follows the hypervisor until it has written everything and its guest is paused. */
@@ -258,7 +267,7 @@ static enum verdict take_word(const json_t *answer, struct error **err)
 
 /* From the journal's entry on, the destination may claim: only its word, or the pool, tells then.
  */
-static int handover(struct migration *m, enum verdict *verdict, struct error **err)
+static int handover(struct migration *m, struct error **err)
 {
 	cleanup_json json_t *answer = NULL;
 
@@ -266,11 +275,10 @@ static int handover(struct migration *m, enum verdict *verdict, struct error **e
 		fault_point("migrate.src.before_handover", err) < 0 ||
 		call(m, "POST", "handover", NULL, HANDOVER_MS, &answer, err) < 0)
 		return -1;
-	m->resumed_ms = clock_ms();
-	*verdict = take_word(answer, err);
-	if (*verdict == THEIRS)
+	if (take_word(answer, err) == THEIRS) {
+		m->resumed_ms = clock_ms();
 		return 0;
-	m->resumed_ms = 0;
+	}
 	return error_set(err, ERROR_FAILED, 0, "%s did not take %s over", m->peer, m->vm_name);
 }
 
@@ -331,6 +339,26 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 	return verdict;
 }
 
+/* The destination has claimed. It runs the VM, or will, unless it says that it cannot tell: then it
+ * may be giving the VM back, and our copy is the only whole one. */
+static enum verdict ask_claimer(struct migration *m, struct error **err)
+{
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *unused = NULL;
+	const char *state;
+
+	if (!m->link)
+		m->link = node_link_open(m->all->set.peers, m->peer, &unused);
+	if (!m->link || call(m, "POST", "abort", NULL, ABORT_MS, &answer, &unused) < 0)
+		return THEIRS;
+	state = json_get_string(answer, "state", NULL);
+	if (!state || strcmp(state, "unknown"))
+		return state && !strcmp(state, "ended") ? UNKNOWN : THEIRS;
+	error_set(err, ERROR_UNDECIDED, 0, "%s has claimed %s and cannot say whether it runs there",
+		m->peer, m->vm_name);
+	return UNKNOWN;
+}
+
 /* After the destination may have been told to take over: whose is the VM? Claims it back when
  * nobody has claimed it. */
 static enum verdict ask_pool(struct migration *m, struct error **err)
@@ -339,9 +367,8 @@ static enum verdict ask_pool(struct migration *m, struct error **err)
 	cleanup_error struct error *e = NULL;
 	struct pool_owner now;
 
-	if (fault_point("migrate.src.before_reclaim", err) < 0)
-		return UNKNOWN;
-	if (pool_owner_read(set->pool, m->vm_name, &now, err) < 0)
+	if (fault_point("migrate.src.before_reclaim", err) < 0 ||
+		pool_owner_read(set->pool, m->vm_name, &now, err) < 0)
 		return UNKNOWN;
 	if (now.epoch == m->epoch && pool_owner_claim(set->pool, m->vm_name, m->epoch + 1,
 					     set->node, m->id, &now, &e) == 0)
@@ -351,7 +378,9 @@ static enum verdict ask_pool(struct migration *m, struct error **err)
 		e = NULL;
 		return UNKNOWN;
 	}
-	return !strcmp(now.node, set->node) ? OURS : THEIRS;
+	if (!strcmp(now.node, set->node))
+		return OURS;
+	return !strcmp(now.node, m->peer) && !strcmp(now.why, m->id) ? ask_claimer(m, err) : THEIRS;
 }
 
 /* The pool's verdict, else the destination's word; asks both again until one is known. The VM stays
@@ -362,7 +391,7 @@ static enum verdict settle_ownership(struct migration *m, struct error **why)
 		cleanup_error struct error *e = NULL;
 		enum verdict verdict = ask_pool(m, &e);
 
-		if (verdict == UNKNOWN)
+		if (verdict == UNKNOWN && (!e || e->kind != ERROR_UNDECIDED))
 			verdict = abort_destination(m, why);
 		if (verdict != UNKNOWN)
 			return verdict;
@@ -371,10 +400,10 @@ static enum verdict settle_ownership(struct migration *m, struct error **why)
 			log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s "
 				  "tells who "
 				  "runs it: %s",
-				m->vm_name, m->all->set.node, m->peer, e->message);
+				m->vm_name, m->all->set.node, m->peer, e ? e->message : "");
 		m->state = MIGRATE_UNDECIDED;
 		pthread_mutex_unlock(&m->all->lock);
-		migration_event(m, "undecided", e->message);
+		migration_event(m, "undecided", e ? e->message : NULL);
 		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
 			return UNKNOWN;
 	}
@@ -389,19 +418,41 @@ static void finish_theirs(struct migration *m, struct error *e)
 	migration_ended(m, MIGRATE_DONE, NULL);
 }
 
+/* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
+ * stalls) is tried again until it does, or its hypervisor is gone. LEFT when droverd stops. */
+static int keep_going_on(struct migration *m, struct error **why, struct error **err)
+{
+	int rc = fault_point("migrate.src.after_reclaim", err);
+
+	if (rc == 0)
+		rc = go_on(m, err);
+	while (rc < 0 && hv_vm_state(vm_hv(m->vm)) != HV_GONE) {
+		log_error("%s does not go on here yet: %s", m->vm_name, (*err)->message);
+		error_free(err);
+		abort_destination(m, why);
+		mover_close(m->mover);
+		m->mover = NULL;
+		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
+			return LEFT;
+		rc = go_on(m, err);
+	}
+	return rc;
+}
+
 static void finish_ours(struct migration *m, struct error *e)
 {
 	cleanup_error struct error *resume = NULL;
 	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	int rc = keep_going_on(m, &e, &resume);
 
-	int rc = fault_point("migrate.src.after_reclaim", &resume);
-
-	if (rc == 0)
-		rc = go_on(m, &resume);
+	if (rc == LEFT) {
+		error_free(&e);
+		return; /* the journal has it */
+	}
 	abort_destination(m, &e);
 	if (rc < 0)
 		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
-			m->vm_name, resume->message);
+			m->vm_name, resume ? resume->message : "its hypervisor is gone");
 	else if (state == MIGRATE_FAILED)
 		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
 	vm_give_back(m->vm);
@@ -414,8 +465,10 @@ static void finish_ours(struct migration *m, struct error *e)
  * journal the destination cannot have claimed: the VM is ours. After it, its word or the pool
  * decides.
  */
-static void source_settle(struct migration *m, enum verdict verdict, struct error *e)
+static void source_settle(struct migration *m, struct error *e)
 {
+	enum verdict verdict;
+
 	migration_event(m, "undo", e->message);
 	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
 		verdict = OURS;
@@ -425,7 +478,11 @@ static void source_settle(struct migration *m, enum verdict verdict, struct erro
 		if (decided_here(e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
 			abort_destination(m, &e);
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
-	} else if (verdict == UNKNOWN) {
+	} else if (m->step == STEP_END) {
+		verdict = THEIRS;
+	} else {
+		/* The pool first: with our claim in it nobody can claim later, whatever was said.
+		 */
 		verdict = settle_ownership(m, &e);
 	}
 	if (verdict == THEIRS)
@@ -447,7 +504,6 @@ static void release_lane(struct migration *m)
 
 void source_run(struct migration *m)
 {
-	enum verdict verdict = UNKNOWN;
 	struct error *e = NULL;
 	int rc = prepare(m, &e);
 
@@ -456,17 +512,44 @@ void source_run(struct migration *m)
 	if (rc == 0)
 		rc = stream(m, &e);
 	if (rc == 0)
-		rc = handover(m, &verdict, &e);
-	if (rc == LEFT)
-		return; /* the journal has it */
+		rc = handover(m, &e);
+	if (rc == LEFT) {
+		/* The journal has it. Until then the guest runs on, and is not paused for nobody.
+		 */
+		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
+		return;
+	}
 	if (rc < 0) {
-		source_settle(m, verdict, e);
+		source_settle(m, e);
 	} else {
 		end_copy(m);
 		if (fault_point("migrate.src.before_done", &e) < 0)
 			error_free(&e);
 		migration_ended(m, MIGRATE_DONE, NULL);
 	}
+	release_lane(m);
+}
+
+/* Nothing of ours can run any more, or it cannot be known. The ownership of a VM whose hypervisor
+ * is gone was released when VMs were looked for. */
+static void recover_without_copy(struct migration *m, struct error *e)
+{
+	struct pool_owner now;
+
+	if (e->kind != ERROR_NOT_RUNNING) {
+		log_error("migration %s stays unfinished: %s", m->id, e->message);
+		error_free(&e);
+		return; /* the journal keeps it for the next start */
+	}
+	if (m->step >= STEP_HANDOVER && m->step != STEP_UNDO &&
+		pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
+		!strcmp(now.node, m->peer)) {
+		error_free(&e);
+		migration_ended(m, MIGRATE_DONE, NULL);
+		return;
+	}
+	abort_destination(m, &e);
+	migration_ended(m, MIGRATE_FAILED, e);
 	release_lane(m);
 }
 
@@ -478,15 +561,13 @@ void source_recover(struct migration *m)
 	m->vm = vms_take_again(
 		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
 	if (!m->vm) {
-		/* The hypervisor is gone: nothing of ours can run. Its owner, if it is this node,
-		 * was released when VMs were looked for. */
-		migration_ended(m, m->step == STEP_END ? MIGRATE_DONE : MIGRATE_FAILED, e);
+		recover_without_copy(m, e);
 		return;
 	}
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration to %s", m->all->set.node,
 		m->peer);
-	source_settle(m, UNKNOWN, e);
+	source_settle(m, e);
 	release_lane(m);
 }
 
@@ -536,6 +617,7 @@ int migrations_start(struct migrations *all, const char *vm, const char *node,
 	m->vm = taken;
 	m->epoch = owner.epoch;
 	m->options = *options;
+	migration_list(m);
 	if (fault_point("migrate.src.before_journal", err) < 0 || journal_begin(m, err) < 0) {
 		vm_give_back(taken);
 		m->vm = NULL;

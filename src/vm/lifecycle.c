@@ -294,11 +294,14 @@ static struct vm *reserve_stopped(
 	struct pool_owner owner;
 	struct vm *vm;
 
-	if (vms_where(vms, name, &owner, err) < 0)
-		return NULL;
 	vm = vms_reserve(vms, name, operation, err);
 	if (!vm)
 		return NULL;
+	/* Asked after it was reserved: before, it could have been moved away meanwhile. */
+	if (vms_where(vms, name, &owner, err) < 0) {
+		vm_give_back(vm);
+		return NULL;
+	}
 	if (vm->hv || (*owner.node && strcmp(owner.node, vms->node))) {
 		error_set(err, ERROR_RUNNING, 0, "%s is on %s; stop it first: `drover stop %s`",
 			name, vm->hv ? vms->node : owner.node, name);
@@ -371,20 +374,19 @@ static int set_keys(struct vms *vms, const char *name, const json_t *keys, struc
 int vms_set(
 	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err)
 {
+	struct vm *vm = vms_reserve(vms, name, "being set", err);
 	struct pool_owner owner;
-	struct vm *vm;
 	int rc;
 
-	if (vms_where(vms, name, &owner, err) < 0)
-		return -1;
-	if (*owner.node && strcmp(owner.node, vms->node))
-		return error_set(
-			err, ERROR_NOT_OWNER, 0, "%s is on %s; set it there", name, owner.node);
-	vm = vms_reserve(vms, name, "being set", err);
 	if (!vm)
 		return -1;
 	*running = vm->hv != NULL;
-	rc = set_keys(vms, name, keys, err);
+	rc = vms_where(vms, name, &owner, err);
+	if (rc == 0 && *owner.node && strcmp(owner.node, vms->node))
+		rc = error_set(
+			err, ERROR_NOT_OWNER, 0, "%s is on %s; set it there", name, owner.node);
+	if (rc == 0)
+		rc = set_keys(vms, name, keys, err);
 	vm_give_back(vm);
 	return rc;
 }

@@ -252,6 +252,13 @@ static struct vm_def *read_running_def(const struct vm *vm, struct error **err)
 	return text ? vm_def_parse(vm->name, text, err) : NULL;
 }
 
+static bool has_run(struct hv_vm *hv)
+{
+	enum hv_state state = hv_vm_state(hv);
+
+	return state != HV_PAUSED && state != HV_INCOMING;
+}
+
 static void find_one_again(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
@@ -269,6 +276,10 @@ static void find_one_again(struct vms *vms, const char *name)
 		vm_give_back(vm);
 		return;
 	}
+	/* Started, and never let run: droverd died before it had kept the definition. */
+	if (hv && e->kind == ERROR_NOT_FOUND && !has_run(hv) &&
+		hv_vm_end(hv, clock_ms() + END_MS, NULL) == 0)
+		e->kind = ERROR_NOT_RUNNING;
 	if (hv)
 		hv_vm_close(hv);
 	if (e->kind != ERROR_NOT_RUNNING) {

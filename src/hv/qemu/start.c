@@ -314,6 +314,9 @@ static int find_again(struct hv_vm *vm, struct error **err)
 	if (!process_alive(&vm->id))
 		return error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run here", vm->name);
 	vm->qmp = qmp_connect(path, vm->name, clock_ms() + HV_ANSWER_MS, err);
+	/* It lives and does not answer: that is not "does not run", or somebody starts it again. */
+	if (!vm->qmp && process_alive(&vm->id) && err && *err)
+		(*err)->kind = ERROR_HYPERVISOR;
 	return vm->qmp ? 0 : -1;
 }
 
