@@ -210,13 +210,16 @@ int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err
 static ssize_t generate(struct endpoint *e, uint8_t *data, size_t len)
 {
 	uint64_t word = e->at / 8 * ENDPOINT_STEP;
+	/* Two words at a time: a processor adds them as one. */
+	uint64_t __attribute__((vector_size(16))) words = {word, word + ENDPOINT_STEP};
 
 	if (len > e->size - e->at)
 		len = (size_t)(e->size - e->at);
-	for (size_t i = 0; i < len; i += 8, word += ENDPOINT_STEP) {
-		uint64_t le = htole64(word);
+	for (size_t i = 0; i < len; i += sizeof(words), words += 2 * ENDPOINT_STEP) {
+		uint64_t __attribute__((vector_size(16)))
+		le = {htole64(words[0]), htole64(words[1])};
 
-		memcpy(data + i, &le, 8);
+		memcpy(data + i, &le, sizeof(le));
 	}
 	e->at += len;
 	return (ssize_t)len;

@@ -61,6 +61,9 @@ int lane_send(struct lane *lane, enum frame_type type, const void *payload, size
 	struct error **err);
 int lane_send_chunk(struct lane *lane, struct chunk *chunk, struct error **err);
 
+/* From the next frame on another key is used. It is done in time by itself: this is for tests. */
+int lane_update_key(struct lane *lane, struct error **err);
+
 /* Receives the next frame into `chunk` (type, sequence, data). A numbered frame has the number that
  * was due. A frame of type ERROR becomes the error "lane to X: X says: …"; a connection that
  * the other side has closed is ERROR_UNREACHABLE. */

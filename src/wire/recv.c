@@ -7,12 +7,12 @@
 #include "wire/accept.h"
 #include "wire/codec.h"
 #include "wire/endpoint.h"
+#include "wire/hash.h"
 #include "wire/sides.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* The sender is told what has been written after so many bytes, or so long. */
 #define ACK_BYTES (1u << 20)
@@ -29,7 +29,7 @@ struct receiver {
 	struct wire_sink sink;
 	struct run_counts counts;
 	struct frame_end end; /* of what has been written */
-	XXH3_state_t *hash;
+	struct hash *hash;
 
 	/* The last ACK, and what it could say now. */
 	pthread_mutex_t ack_mutex;
@@ -66,7 +66,7 @@ static int write_piece(void *arg, struct chunk *chunk, struct error **err)
 	if (result < 0)
 		return error_prefix(
 			err, "after %llu bytes of the stream", (unsigned long long)r->end.bytes);
-	XXH3_64bits_update(r->hash, chunk->data, chunk->len);
+	hash_update(r->hash, chunk->data, chunk->len);
 	r->end.bytes += chunk->len;
 	r->counts.stream_bytes = r->end.bytes;
 	chunk_give_back(r->pool, chunk);
@@ -94,7 +94,7 @@ static int check_end(struct receiver *r, const struct chunk *chunk, struct error
 
 	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
 		return -1;
-	r->end.hash = XXH3_64bits_digest(r->hash);
+	r->end.hash = hash_digest(r->hash);
 	if (theirs.bytes != r->end.bytes || theirs.hash != r->end.hash)
 		return error_set(err, ERROR_FAILED, 0,
 			"%s: the stream arrived changed: %llu bytes here, %llu there",
@@ -179,7 +179,7 @@ static int choose_codec(
 	struct receiver *r, uint64_t mine, const struct frame_hello *theirs, struct error **err)
 {
 	size_t back =
-		theirs->payload_max < SIDES_PAYLOAD ? theirs->payload_max & ~7u : SIDES_PAYLOAD;
+		theirs->payload_max < SIDES_PAYLOAD ? theirs->payload_max & ~15u : SIDES_PAYLOAD;
 
 	r->codec = wire_codec_choose(mine & theirs->features);
 	r->pool = chunk_pool_open(SIDES_CHUNKS, SIDES_PAYLOAD, err);
@@ -243,10 +243,7 @@ static void report_connected(struct receiver *r)
 
 static void prepare(struct receiver *r)
 {
-	r->hash = XXH3_createState();
-	if (!r->hash)
-		abort();
-	XXH3_64bits_reset(r->hash);
+	r->hash = hash_open();
 	pthread_mutex_init(&r->ack_mutex, NULL);
 }
 

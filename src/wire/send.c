@@ -6,6 +6,7 @@
 #include "base/fault.h"
 #include "wire/codec.h"
 #include "wire/endpoint.h"
+#include "wire/hash.h"
 #include "wire/pace.h"
 #include "wire/sides.h"
 #include "wire/tcp.h"
@@ -14,7 +15,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define HALF_BYTES (1u << 20)
 
@@ -30,7 +30,7 @@ struct sender {
 	struct pace pace;
 	uint64_t sent; /* bytes of payload */
 	struct run_counts counts;
-	XXH3_state_t *hash;
+	struct hash *hash;
 	int64_t deadline_ms; /* for the hypervisor to connect */
 	struct frame_end end;
 	atomic_bool ended;         /* END is on its way, and s->end complete */
@@ -63,7 +63,7 @@ static int take_piece(struct sender *s, struct chunk *chunk, struct error **err)
 {
 	bool drained = chunk->len < chunk->cap;
 
-	XXH3_64bits_update(s->hash, chunk->data, chunk->len);
+	hash_update(s->hash, chunk->data, chunk->len);
 	s->end.bytes += chunk->len;
 	s->counts.stream_bytes = s->end.bytes;
 	chunk->type = FRAME_DATA;
@@ -78,7 +78,7 @@ static int send_end(struct sender *s, struct error **err)
 
 	if (s->codec->flush(s->codec_state, &s->sink, err) < 0)
 		return -1;
-	s->end.hash = XXH3_64bits_digest(s->hash);
+	s->end.hash = hash_digest(s->hash);
 	s->ended = true;
 	frame_end_encode(&s->end, payload);
 	return lane_send(s->lane, FRAME_END, payload, sizeof(payload), err);
@@ -220,7 +220,7 @@ static int say_hello(struct sender *s, struct error **err)
 	if (lane_hello(s->lane, &mine, &theirs, err) < 0)
 		return -1;
 	if (theirs.payload_max < payload)
-		payload = theirs.payload_max & ~7u;
+		payload = theirs.payload_max & ~15u;
 	s->codec = wire_codec_choose(theirs.features & mine.features);
 	s->pool = chunk_pool_open(SIDES_CHUNKS, payload, err);
 	s->back_pool = s->pool ? chunk_pool_open(1, SIDES_PAYLOAD, err) : NULL;
@@ -275,10 +275,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 	s->run = run;
 	s->pace.rate_bps = options->bandwidth_bps;
 	s->deadline_ms = clock_ms() + options->timeout_ms;
-	s->hash = XXH3_createState();
-	if (!s->hash)
-		abort();
-	XXH3_64bits_reset(s->hash);
+	s->hash = hash_open();
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_input(&s->input, options->endpoint, err) < 0 ||
 		run_harden(err) < 0)

@@ -118,7 +118,7 @@ int tls_session_open(const struct tls_credentials *credentials, enum tls_side si
 	gnutls_session_t *session, struct error **err)
 {
 	unsigned flags = side == TLS_CONNECTS ? GNUTLS_CLIENT : GNUTLS_SERVER;
-	int code = gnutls_init(session, flags | GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS);
+	int code = gnutls_init(session, flags | GNUTLS_NO_TICKETS | GNUTLS_NO_AUTO_REKEY);
 
 	if (code < 0) {
 		*session = NULL;
