@@ -31,6 +31,9 @@ struct guest {
 
 static void report_refusal(struct acceptor *a, struct error *err)
 {
+	/* Later it is of no interest, and must not come after the last status line. */
+	if (a->lane)
+		return;
 	snprintf(a->last, sizeof(a->last), "%s", err->message);
 	if (++a->refused <= ACCEPT_REPORT_MAX)
 		run_status(a->run, "refused",

@@ -12,7 +12,7 @@
 #include "wire/run.h"
 
 #define ACCEPT_MAX 32
-/* Refusals that are reported, each as a status line "refused"; the rest is only counted. */
+/* Refusals that are reported until the lane is there, each as a status line "refused". */
 #define ACCEPT_REPORT_MAX 20
 
 /*

@@ -369,19 +369,25 @@ int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_h
 	return 0;
 }
 
+/* In the middle of another frame that nobody takes, there is nothing to say. */
+static bool lock_last(struct lane *lane)
+{
+	struct timespec until;
+
+	set_timeout(lane, SO_SNDTIMEO, FINISH_MS / 2);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += FINISH_MS / 1000;
+	return pthread_mutex_timedlock(&lane->send_mutex, &until) == 0;
+}
+
 void lane_give_up(struct lane *lane, const struct error *why)
 {
 	uint8_t frame[FRAME_HEADER + FRAME_ERROR_MAX];
 	size_t len = frame_error_encode(why, frame + FRAME_HEADER);
 	struct frame_header header = {.length = (uint32_t)len, .type = FRAME_ERROR};
-	struct timespec until;
 
 	frame_header_encode(&header, frame);
-	set_timeout(lane, SO_SNDTIMEO, FINISH_MS / 2);
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec++;
-	/* In the middle of another frame that nobody takes, there is nothing to say. */
-	if (pthread_mutex_timedlock(&lane->send_mutex, &until) == 0) {
+	if (lock_last(lane)) {
 		send_bytes(lane, frame, FRAME_HEADER + len, NULL);
 		pthread_mutex_unlock(&lane->send_mutex);
 	}
@@ -390,6 +396,9 @@ void lane_give_up(struct lane *lane, const struct error *why)
 
 void lane_finish(struct lane *lane)
 {
-	channel_alert(&lane->channel, 0);
+	if (lock_last(lane)) {
+		channel_alert(&lane->channel, 0);
+		pthread_mutex_unlock(&lane->send_mutex);
+	}
 	linger(lane);
 }
