@@ -123,8 +123,8 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
 	cleanup_free char *local = fs_format("unix:%s", o->unix_path);
 	const char *argv[] = {o->binary, o->connect ? "send" : "recv", "--id", o->id, "--peer",
-		o->peer, "--cert", cert, "--key", key, "--ca", ca, "--status-fd", status,
-		o->connect ? "--input" : "--output", local,
+		o->peer, "--peer-fingerprint", o->fingerprint, "--cert", cert, "--key", key, "--ca",
+		ca, "--status-fd", status, o->connect ? "--input" : "--output", local,
 		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen, NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, o->listen_fd};
 	struct process_options options = {.argv = argv,

@@ -6,6 +6,7 @@ where the guest moved or was to move, with a TCP connection that an outside clie
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -177,6 +178,21 @@ def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
     assert leftovers(node2, []) == []
     drover(node1, "migrate", guest.name, "node2")
     guest.assert_runs_only_on(node2)
+
+
+def test_the_lane_demands_the_certificates_that_the_pool_holds(nodes, guest):
+    node1, node2 = nodes
+    move = move_in_background(node1, guest.name, "node2", "--bandwidth", "1M")
+    found = wait_rounds(node1, guest)
+    for node, peer in ((node1, node2), (node2, node1)):
+        record = (guest.lab.pool / "nodes" / f"{peer.name}.conf").read_text()
+        fingerprint = re.search(r"[0-9a-f]{64}", record).group()
+        commands = [open(f"/proc/{pid}/cmdline", "rb").read() for pid in net.pids(node.namespace)]
+        wires = [c.split(b"\0") for c in commands if b"drover-wire\0" in c]
+        assert wires and all(fingerprint.encode() in words for words in wires), wires
+    drover(node1, "migration", "cancel", found["id"])
+    move.communicate(timeout=60)
+    guest.assert_runs_only_on(node1)
 
 
 def test_a_move_that_does_not_converge_says_so_at_its_time_limit(nodes, guest):
