@@ -1,6 +1,6 @@
 /*
  * The source's side of a migration, from top to bottom in source_run(). docs/handover.md has the
- * protocol; what decides who runs the VM after a failure is source_settle().
+ * protocol; what decides who runs the VM after a failure is in settle.c.
  */
 #include "migrate/internal.h"
 
@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "migrate/converge.h"
+#include "migrate/source.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -28,14 +29,8 @@
 #define SWITCHOVER_MS 15000
 /* The destination loads the rest of the stream, claims and resumes meanwhile. */
 #define HANDOVER_MS 60000
-/* It ends its copy meanwhile. */
-#define ABORT_MS 25000
-#define SETTLE_RETRY_MS 2000
 
-/* The migration is left as it is because droverd stops; nothing may be decided any more. */
-#define LEFT (-2)
-
-static int call(struct migration *m, const char *method, const char *what, const json_t *body,
+int source_call(struct migration *m, const char *method, const char *what, const json_t *body,
 	int timeout_ms, json_t **answer, struct error **err)
 {
 	cleanup_free char *path = fs_format("/v1/migrations/%s/%s", m->id, what);
@@ -78,7 +73,7 @@ static int expect(struct migration *m, struct error **err)
 	if (fault_point("migrate.src.before_prepare", err) < 0)
 		return -1;
 	m->link = node_link_open(m->all->set.peers, m->peer, err);
-	if (!m->link || call(m, "POST", "expect", body, CALL_MS, NULL, err) < 0)
+	if (!m->link || source_call(m, "POST", "expect", body, CALL_MS, NULL, err) < 0)
 		return -1;
 	return node_link_call(m->link, &queue, NULL, err);
 }
@@ -95,7 +90,8 @@ static int wait_ready(struct migration *m, char lane[300], struct error **err)
 		cleanup_json json_t *answer = NULL;
 
 		if (check_cancelled(m, err) < 0 ||
-			call(m, "GET", "ready?wait_ms=1000", NULL, CALL_MS, &answer, err) < 0 ||
+			source_call(m, "GET", "ready?wait_ms=1000", NULL, CALL_MS, &answer, err) <
+				0 ||
 			json_get_int(answer, "port", 0, 65535, &port, err) < 0)
 			return -1;
 		if (port == 0 && clock_ms() > deadline)
@@ -154,7 +150,7 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 	int64_t now = clock_ms();
 
 	if (migrations_closing(m->all))
-		return LEFT;
+		return SOURCE_LEFT;
 	if (check_cancelled(m, err) < 0 || mover_check(m->mover, err) < 0 ||
 		fault_point("migrate.src.during_rounds", err) < 0)
 		return -1;
@@ -174,7 +170,7 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 	if (now - *asked_ms < ASK_MS)
 		return 0;
 	*asked_ms = now;
-	return call(m, "GET", "ready", NULL, CALL_MS, NULL, err);
+	return source_call(m, "GET", "ready", NULL, CALL_MS, NULL, err);
 }
 
 static void note_switchover(struct migration *m)
@@ -241,11 +237,9 @@ static int too_late_to_cancel(struct migration *m, struct error **err)
 	return check_cancelled(m, err);
 }
 
-enum verdict { OURS, THEIRS, UNKNOWN };
-
 /* Whose the VM is by the destination's own word (handover, abort). Why it is not theirs becomes
  * *err: that is nearer to the cause than what was seen here. */
-static enum verdict take_word(const json_t *answer, struct error **err)
+enum verdict source_take_word(const json_t *answer, struct error **err)
 {
 	const char *state = json_get_string(answer, "state", NULL);
 	cleanup_json json_t *reason =
@@ -273,9 +267,9 @@ static int handover(struct migration *m, struct error **err)
 
 	if (too_late_to_cancel(m, err) < 0 || journal_step(m, STEP_HANDOVER, err) < 0 ||
 		fault_point("migrate.src.before_handover", err) < 0 ||
-		call(m, "POST", "handover", NULL, HANDOVER_MS, &answer, err) < 0)
+		source_call(m, "POST", "handover", NULL, HANDOVER_MS, &answer, err) < 0)
 		return -1;
-	if (take_word(answer, err) == THEIRS) {
+	if (source_take_word(answer, err) == THEIRS) {
 		m->resumed_ms = clock_ms();
 		return 0;
 	}
@@ -283,7 +277,7 @@ static int handover(struct migration *m, struct error **err)
 }
 
 /* The guest runs on the other side: ours is ended. */
-static void end_copy(struct migration *m)
+void source_end_copy(struct migration *m)
 {
 	cleanup_error struct error *e = NULL;
 
@@ -296,204 +290,7 @@ static void end_copy(struct migration *m)
 		mover_wait(m->mover, "end", clock_ms() + LANE_MS, NULL);
 }
 
-/* The guest goes on here. What the guest was before is what it is again. */
-static int go_on(struct migration *m, struct error **err)
-{
-	struct hv_vm *hv = vm_hv(m->vm);
-	enum hv_state state = hv_vm_state(hv);
-
-	if (state == HV_RUNNING)
-		return 0;
-	if (hv_vm_resume(hv, err) < 0)
-		return -1;
-	/* Switches may have learnt the destination's port already. */
-	hv_vm_announce(hv, NULL);
-	return 0;
-}
-
-/* An end that this side wanted needs no other reason. */
-static bool decided_here(const struct error *e)
-{
-	return e->kind == ERROR_CANCELLED || e->kind == ERROR_TIMEOUT;
-}
-
-/* Tells the destination that nothing comes any more, and takes its word. Once is enough. */
-static enum verdict abort_destination(struct migration *m, struct error **why)
-{
-	cleanup_error struct error *e = NULL;
-	cleanup_json json_t *answer = NULL;
-	cleanup_error struct error *unused = NULL;
-	enum verdict verdict;
-
-	if (m->told)
-		return OURS;
-	if (!m->link)
-		m->link = node_link_open(m->all->set.peers, m->peer, &e);
-	if (!m->link || call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
-		log_warning("%s was not told that the migration is off: %s", m->peer,
-			e ? e->message : "");
-		return UNKNOWN;
-	}
-	verdict = take_word(answer, decided_here(*why) ? &unused : why);
-	m->told = verdict == OURS;
-	return verdict;
-}
-
-/* The destination has claimed. It runs the VM, or will, unless it says that it cannot tell: then it
- * may be giving the VM back, and our copy is the only whole one. */
-static enum verdict ask_claimer(struct migration *m, struct error **err)
-{
-	cleanup_json json_t *answer = NULL;
-	cleanup_error struct error *unused = NULL;
-	const char *state;
-
-	if (!m->link)
-		m->link = node_link_open(m->all->set.peers, m->peer, &unused);
-	if (!m->link || call(m, "POST", "abort", NULL, ABORT_MS, &answer, &unused) < 0)
-		return THEIRS;
-	state = json_get_string(answer, "state", NULL);
-	if (!state || strcmp(state, "unknown"))
-		return state && !strcmp(state, "ended") ? UNKNOWN : THEIRS;
-	error_set(err, ERROR_UNDECIDED, 0, "%s has claimed %s and cannot say whether it runs there",
-		m->peer, m->vm_name);
-	return UNKNOWN;
-}
-
-/* After the destination may have been told to take over: whose is the VM? Claims it back when
- * nobody has claimed it. */
-static enum verdict ask_pool(struct migration *m, struct error **err)
-{
-	const struct migrate_settings *set = &m->all->set;
-	cleanup_error struct error *e = NULL;
-	struct pool_owner now;
-
-	if (fault_point("migrate.src.before_reclaim", err) < 0 ||
-		pool_owner_read(set->pool, m->vm_name, &now, err) < 0)
-		return UNKNOWN;
-	if (now.epoch == m->epoch && pool_owner_claim(set->pool, m->vm_name, m->epoch + 1,
-					     set->node, m->id, &now, &e) == 0)
-		return OURS;
-	if (e && e->kind != ERROR_NOT_OWNER) {
-		error_move(err, e);
-		e = NULL;
-		return UNKNOWN;
-	}
-	if (!strcmp(now.node, set->node))
-		return OURS;
-	return !strcmp(now.node, m->peer) && !strcmp(now.why, m->id) ? ask_claimer(m, err) : THEIRS;
-}
-
-/* The pool's verdict, else the destination's word; asks both again until one is known. The VM stays
- * paused meanwhile, for nothing else is safe. */
-static enum verdict settle_ownership(struct migration *m, struct error **why)
-{
-	for (;;) {
-		cleanup_error struct error *e = NULL;
-		enum verdict verdict = ask_pool(m, &e);
-
-		if (verdict == UNKNOWN && (!e || e->kind != ERROR_UNDECIDED))
-			verdict = abort_destination(m, why);
-		if (verdict != UNKNOWN)
-			return verdict;
-		pthread_mutex_lock(&m->all->lock);
-		if (m->state != MIGRATE_UNDECIDED)
-			log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s "
-				  "tells who "
-				  "runs it: %s",
-				m->vm_name, m->all->set.node, m->peer, e ? e->message : "");
-		m->state = MIGRATE_UNDECIDED;
-		pthread_mutex_unlock(&m->all->lock);
-		migration_event(m, "undecided", e ? e->message : NULL);
-		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
-			return UNKNOWN;
-	}
-}
-
-static void finish_theirs(struct migration *m, struct error *e)
-{
-	log_info("%s runs on %s (%s)", m->vm_name, m->peer, e ? e->message : "it says so");
-	error_free(&e);
-	end_copy(m);
-	migration_event(m, "done", NULL);
-	migration_ended(m, MIGRATE_DONE, NULL);
-}
-
-/* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
- * stalls) is tried again until it does, or its hypervisor is gone. LEFT when droverd stops. */
-static int keep_going_on(struct migration *m, struct error **why, struct error **err)
-{
-	int rc = fault_point("migrate.src.after_reclaim", err);
-
-	if (rc == 0)
-		rc = go_on(m, err);
-	while (rc < 0 && hv_vm_state(vm_hv(m->vm)) != HV_GONE) {
-		log_error("%s does not go on here yet: %s", m->vm_name, (*err)->message);
-		error_free(err);
-		abort_destination(m, why);
-		mover_close(m->mover);
-		m->mover = NULL;
-		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
-			return LEFT;
-		rc = go_on(m, err);
-	}
-	return rc;
-}
-
-static void finish_ours(struct migration *m, struct error *e)
-{
-	cleanup_error struct error *resume = NULL;
-	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
-	int rc = keep_going_on(m, &e, &resume);
-
-	if (rc == LEFT) {
-		error_free(&e);
-		return; /* the journal has it */
-	}
-	abort_destination(m, &e);
-	if (rc < 0)
-		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
-			m->vm_name, resume ? resume->message : "its hypervisor is gone");
-	else if (state == MIGRATE_FAILED)
-		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
-	vm_give_back(m->vm);
-	m->vm = NULL;
-	migration_ended(m, state, e);
-}
-
-/*
- * A migration that did not go through, or of which it is not known. Until STEP_HANDOVER was in the
- * journal the destination cannot have claimed: the VM is ours. After it, its word or the pool
- * decides.
- */
-static void source_settle(struct migration *m, struct error *e)
-{
-	enum verdict verdict;
-
-	migration_event(m, "undo", e->message);
-	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
-		verdict = OURS;
-		journal_step(m, STEP_UNDO, NULL);
-		/* Told before its stream breaks, the destination knows that nothing is wrong with
-		 * it. */
-		if (decided_here(e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
-			abort_destination(m, &e);
-		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
-	} else if (m->step == STEP_END) {
-		verdict = THEIRS;
-	} else {
-		/* The pool first: with our claim in it nobody can claim later, whatever was said.
-		 */
-		verdict = settle_ownership(m, &e);
-	}
-	if (verdict == THEIRS)
-		finish_theirs(m, e);
-	else if (verdict == OURS)
-		finish_ours(m, e);
-	else
-		error_free(&e); /* droverd stops: the journal has it */
-}
-
-static void release_lane(struct migration *m)
+void source_release_lane(struct migration *m)
 {
 	mover_close(m->mover);
 	m->mover = NULL;
@@ -513,7 +310,7 @@ void source_run(struct migration *m)
 		rc = stream(m, &e);
 	if (rc == 0)
 		rc = handover(m, &e);
-	if (rc == LEFT) {
+	if (rc == SOURCE_LEFT) {
 		/* The journal has it. Until then the guest runs on, and is not paused for nobody.
 		 */
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
@@ -522,53 +319,12 @@ void source_run(struct migration *m)
 	if (rc < 0) {
 		source_settle(m, e);
 	} else {
-		end_copy(m);
+		source_end_copy(m);
 		if (fault_point("migrate.src.before_done", &e) < 0)
 			error_free(&e);
 		migration_ended(m, MIGRATE_DONE, NULL);
 	}
-	release_lane(m);
-}
-
-/* Nothing of ours can run any more, or it cannot be known. The ownership of a VM whose hypervisor
- * is gone was released when VMs were looked for. */
-static void recover_without_copy(struct migration *m, struct error *e)
-{
-	struct pool_owner now;
-
-	if (e->kind != ERROR_NOT_RUNNING) {
-		log_error("migration %s stays unfinished: %s", m->id, e->message);
-		error_free(&e);
-		return; /* the journal keeps it for the next start */
-	}
-	if (m->step >= STEP_HANDOVER && m->step != STEP_UNDO &&
-		pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
-		!strcmp(now.node, m->peer)) {
-		error_free(&e);
-		migration_ended(m, MIGRATE_DONE, NULL);
-		return;
-	}
-	abort_destination(m, &e);
-	migration_ended(m, MIGRATE_FAILED, e);
-	release_lane(m);
-}
-
-/* After a restart of droverd: what is not known to be theirs is undone. */
-void source_recover(struct migration *m)
-{
-	struct error *e = NULL;
-
-	m->vm = vms_take_again(
-		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
-	if (!m->vm) {
-		recover_without_copy(m, e);
-		return;
-	}
-	error_set(&e, ERROR_INTERRUPTED, 0,
-		"droverd on %s was restarted during the migration to %s", m->all->set.node,
-		m->peer);
-	source_settle(m, e);
-	release_lane(m);
+	source_release_lane(m);
 }
 
 static int check_start(struct migrations *all, const char *vm, const char *node,

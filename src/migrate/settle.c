@@ -1,0 +1,256 @@
+/*
+ * The source's side of a migration that did not go through, or of which it is not known: who runs
+ * the VM is decided in source_settle(). docs/handover.md has the rules.
+ */
+#include "migrate/internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "migrate/source.h"
+
+#include <string.h>
+
+/* It ends its copy meanwhile. */
+#define ABORT_MS 25000
+#define SETTLE_RETRY_MS 2000
+
+/* The guest goes on here. What the guest was before is what it is again. */
+static int go_on(struct migration *m, struct error **err)
+{
+	struct hv_vm *hv = vm_hv(m->vm);
+	enum hv_state state = hv_vm_state(hv);
+
+	if (state == HV_RUNNING)
+		return 0;
+	if (hv_vm_resume(hv, err) < 0)
+		return -1;
+	/* Switches may have learnt the destination's port already. */
+	hv_vm_announce(hv, NULL);
+	return 0;
+}
+
+/* An end that this side wanted needs no other reason. */
+static bool decided_here(const struct error *e)
+{
+	return e->kind == ERROR_CANCELLED || e->kind == ERROR_TIMEOUT;
+}
+
+/* Tells the destination that nothing comes any more, and takes its word. Once is enough. */
+static enum verdict abort_destination(struct migration *m, struct error **why)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *unused = NULL;
+	enum verdict verdict;
+
+	if (m->told)
+		return OURS;
+	if (!m->link)
+		m->link = node_link_open(m->all->set.peers, m->peer, &e);
+	if (!m->link || source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
+		log_warning("%s was not told that the migration is off: %s", m->peer,
+			e ? e->message : "");
+		return UNKNOWN;
+	}
+	verdict = source_take_word(answer, decided_here(*why) ? &unused : why);
+	m->told = verdict == OURS;
+	return verdict;
+}
+
+/* The destination has claimed. It runs the VM, or will, unless it says that it cannot tell: then it
+ * may be giving the VM back, and our copy is the only whole one. */
+static enum verdict ask_claimer(struct migration *m, struct error **err)
+{
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *unused = NULL;
+	const char *state;
+
+	if (!m->link)
+		m->link = node_link_open(m->all->set.peers, m->peer, &unused);
+	if (!m->link || source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &unused) < 0)
+		return THEIRS;
+	state = json_get_string(answer, "state", NULL);
+	if (!state || strcmp(state, "unknown"))
+		return state && !strcmp(state, "ended") ? UNKNOWN : THEIRS;
+	error_set(err, ERROR_UNDECIDED, 0, "%s has claimed %s and cannot say whether it runs there",
+		m->peer, m->vm_name);
+	return UNKNOWN;
+}
+
+/* After the destination may have been told to take over: whose is the VM? Claims it back when
+ * nobody has claimed it. */
+static enum verdict ask_pool(struct migration *m, struct error **err)
+{
+	const struct migrate_settings *set = &m->all->set;
+	cleanup_error struct error *e = NULL;
+	struct pool_owner now;
+
+	if (fault_point("migrate.src.before_reclaim", err) < 0 ||
+		pool_owner_read(set->pool, m->vm_name, &now, err) < 0)
+		return UNKNOWN;
+	if (now.epoch == m->epoch && pool_owner_claim(set->pool, m->vm_name, m->epoch + 1,
+					     set->node, m->id, &now, &e) == 0)
+		return OURS;
+	if (e && e->kind != ERROR_NOT_OWNER) {
+		error_move(err, e);
+		e = NULL;
+		return UNKNOWN;
+	}
+	if (!strcmp(now.node, set->node))
+		return OURS;
+	return !strcmp(now.node, m->peer) && !strcmp(now.why, m->id) ? ask_claimer(m, err) : THEIRS;
+}
+
+/* The pool's verdict, else the destination's word; asks both again until one is known. The VM stays
+ * paused meanwhile, for nothing else is safe. */
+static enum verdict settle_ownership(struct migration *m, struct error **why)
+{
+	for (;;) {
+		cleanup_error struct error *e = NULL;
+		enum verdict verdict = ask_pool(m, &e);
+
+		if (verdict == UNKNOWN && (!e || e->kind != ERROR_UNDECIDED))
+			verdict = abort_destination(m, why);
+		if (verdict != UNKNOWN)
+			return verdict;
+		pthread_mutex_lock(&m->all->lock);
+		if (m->state != MIGRATE_UNDECIDED)
+			log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s "
+				  "tells who "
+				  "runs it: %s",
+				m->vm_name, m->all->set.node, m->peer, e ? e->message : "");
+		m->state = MIGRATE_UNDECIDED;
+		pthread_mutex_unlock(&m->all->lock);
+		migration_event(m, "undecided", e ? e->message : NULL);
+		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
+			return UNKNOWN;
+	}
+}
+
+static void finish_theirs(struct migration *m, struct error *e)
+{
+	log_info("%s runs on %s (%s)", m->vm_name, m->peer, e ? e->message : "it says so");
+	error_free(&e);
+	source_end_copy(m);
+	migration_event(m, "done", NULL);
+	migration_ended(m, MIGRATE_DONE, NULL);
+}
+
+/* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
+ * stalls) is tried again until it does, or its hypervisor is gone. SOURCE_LEFT when droverd stops.
+ */
+static int keep_going_on(struct migration *m, struct error **why, struct error **err)
+{
+	int rc = fault_point("migrate.src.after_reclaim", err);
+
+	if (rc == 0)
+		rc = go_on(m, err);
+	while (rc < 0 && hv_vm_state(vm_hv(m->vm)) != HV_GONE) {
+		log_error("%s does not go on here yet: %s", m->vm_name, (*err)->message);
+		error_free(err);
+		abort_destination(m, why);
+		mover_close(m->mover);
+		m->mover = NULL;
+		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
+			return SOURCE_LEFT;
+		rc = go_on(m, err);
+	}
+	return rc;
+}
+
+static void finish_ours(struct migration *m, struct error *e)
+{
+	cleanup_error struct error *resume = NULL;
+	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	int rc = keep_going_on(m, &e, &resume);
+
+	if (rc == SOURCE_LEFT) {
+		error_free(&e);
+		return; /* the journal has it */
+	}
+	abort_destination(m, &e);
+	if (rc < 0)
+		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
+			m->vm_name, resume ? resume->message : "its hypervisor is gone");
+	else if (state == MIGRATE_FAILED)
+		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
+	vm_give_back(m->vm);
+	m->vm = NULL;
+	migration_ended(m, state, e);
+}
+
+/*
+ * A migration that did not go through, or of which it is not known. Until STEP_HANDOVER was in the
+ * journal the destination cannot have claimed: the VM is ours. After it, its word or the pool
+ * decides.
+ */
+void source_settle(struct migration *m, struct error *e)
+{
+	enum verdict verdict;
+
+	migration_event(m, "undo", e->message);
+	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
+		verdict = OURS;
+		journal_step(m, STEP_UNDO, NULL);
+		/* Told before its stream breaks, the destination knows that nothing is wrong with
+		 * it. */
+		if (decided_here(e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
+			abort_destination(m, &e);
+		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
+	} else if (m->step == STEP_END) {
+		verdict = THEIRS;
+	} else {
+		/* The pool first: with our claim in it nobody can claim later, whatever was said.
+		 */
+		verdict = settle_ownership(m, &e);
+	}
+	if (verdict == THEIRS)
+		finish_theirs(m, e);
+	else if (verdict == OURS)
+		finish_ours(m, e);
+	else
+		error_free(&e); /* droverd stops: the journal has it */
+}
+
+/* Nothing of ours can run any more, or it cannot be known. The ownership of a VM whose hypervisor
+ * is gone was released when VMs were looked for. */
+static void recover_without_copy(struct migration *m, struct error *e)
+{
+	struct pool_owner now;
+
+	if (e->kind != ERROR_NOT_RUNNING) {
+		log_error("migration %s stays unfinished: %s", m->id, e->message);
+		error_free(&e);
+		return; /* the journal keeps it for the next start */
+	}
+	if (m->step >= STEP_HANDOVER && m->step != STEP_UNDO &&
+		pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
+		!strcmp(now.node, m->peer)) {
+		error_free(&e);
+		migration_ended(m, MIGRATE_DONE, NULL);
+		return;
+	}
+	abort_destination(m, &e);
+	migration_ended(m, MIGRATE_FAILED, e);
+	source_release_lane(m);
+}
+
+/* After a restart of droverd: what is not known to be theirs is undone. */
+void source_recover(struct migration *m)
+{
+	struct error *e = NULL;
+
+	m->vm = vms_take_again(
+		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
+	if (!m->vm) {
+		recover_without_copy(m, e);
+		return;
+	}
+	error_set(&e, ERROR_INTERRUPTED, 0,
+		"droverd on %s was restarted during the migration to %s", m->all->set.node,
+		m->peer);
+	source_settle(m, e);
+	source_release_lane(m);
+}
