@@ -3,6 +3,7 @@
 # make demo       shows a running VM moving between two nodes and back; KEEP=1 leaves it up
 # make check      builds and runs every test
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=default RUNS=5
+# make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
 # make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
 # make clean      removes what was built; downloads stay in build/cache
@@ -13,9 +14,11 @@ KEEP =
 CASE = idle
 CONFIG = default
 RUNS = 5
+SECONDS = 600
+TARGET =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check bench format install clean
+.PHONY: all deps qemu tiny demo check bench fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -41,6 +44,9 @@ check: deps all qemu tiny
 
 bench: deps all tiny
 	@bench/migrate.py --case $(CASE) --config $(CONFIG) --runs $(RUNS)
+
+fuzz: deps
+	@tests/fuzz/fuzz.py --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
