@@ -1,0 +1,99 @@
+/*
+ * What the parsers of stream.h share; nobody else includes this.
+ */
+#ifndef DROVER_WIRE_STREAM_INTERNAL_H
+#define DROVER_WIRE_STREAM_INTERNAL_H
+
+#include "base/buf.h"
+#include "wire/stream.h"
+
+/* A piece being looked at, and the table being filled. */
+struct stream_cursor {
+	const uint8_t *data;
+	size_t len, at; /* at: everything before it has been dealt with */
+	struct stream_item *items;
+	size_t items_len, items_max;
+	size_t zero_pages, items_bytes; /* of the items: how many are zeros; their length */
+};
+
+/* How a parser's step ends. */
+enum stream_step {
+	STREAM_ON,   /* it has dealt with something */
+	STREAM_WAIT, /* what comes next is not whole yet, or the table is full */
+	STREAM_LOST, /* what comes next cannot be understood, nor can anything after it */
+	STREAM_ALIEN /* this stream is one for `opaque`, from here on */
+};
+
+/* The bytes at the cursor; reading them moves nothing. */
+static inline struct reader stream_cursor_read(const struct stream_cursor *c)
+{
+	struct reader r;
+	reader_init(&r, c->data + c->at, c->len - c->at);
+	return r;
+}
+
+/* Moves the cursor to where the reader is, unless that has failed: then there is not enough. */
+static inline enum stream_step stream_cursor_move(struct stream_cursor *c, const struct reader *r)
+{
+	if (r->failed)
+		return STREAM_WAIT;
+	c->at = c->len - r->left;
+	return STREAM_ON;
+}
+
+/*
+ * QEMU's stream, as 7.2 to 10.0 write it (migration/savevm.c, migration/ram.c).
+ */
+
+/* "QEVM" and version 3, in front of everything. */
+static const uint8_t stream_qemu_magic[8] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
+
+/* Flags of a word in a section of ram: its low 12 bits. */
+enum stream_qemu_flag {
+	STREAM_QEMU_ZERO = 0x02,
+	STREAM_QEMU_MEM_SIZE = 0x04,
+	STREAM_QEMU_PAGE = 0x08,
+	STREAM_QEMU_EOS = 0x10,
+	STREAM_QEMU_CONTINUE = 0x20,
+	STREAM_QEMU_XBZRLE = 0x40,
+	STREAM_QEMU_HOOK = 0x80,
+	STREAM_QEMU_COMPRESS_PAGE = 0x100,
+	STREAM_QEMU_MULTIFD_FLUSH = 0x200
+};
+
+enum stream_qemu_state {
+	STREAM_QEMU_HEADER,        /* before the magic */
+	STREAM_QEMU_BEGINNING,     /* behind it, where CONFIGURATION may come */
+	STREAM_QEMU_CONFIGURATION, /* in CONFIGURATION, where subsections may come */
+	STREAM_QEMU_CAPABILITIES,  /* in its list of capabilities */
+	STREAM_QEMU_SECTION,       /* before a section */
+	STREAM_QEMU_RAM,           /* in a section of ram, before a word */
+	STREAM_QEMU_BLOCKS,        /* in the list of blocks of memory */
+	STREAM_QEMU_FOOTER,        /* behind a section of ram, where its footer may come */
+	STREAM_QEMU_TAIL           /* behind the end of ram */
+};
+
+struct stream_qemu {
+	enum stream_qemu_state state;
+	uint64_t skip;         /* bytes to pass over before anything else */
+	uint32_t capabilities; /* names still to come in the list */
+	bool ignore_shared;    /* the capability x-ignore-shared is on */
+	bool ram_begun;        /* ram's SECTION_START has been seen */
+	bool ram_ending;       /* its SECTION_END too */
+	uint32_t ram_id;       /* its section's number */
+	uint64_t page_sizes;   /* of the blocks, or-ed, when post-copy may come; else 0 */
+	uint64_t blocks_left;  /* bytes of memory for which the list has not named a block yet */
+	bool block_known;      /* there has been a page */
+	unsigned block;        /* the last page's; STREAM_BLOCKS_MAX: not told apart */
+	unsigned blocks;       /* how many are told apart */
+	uint8_t names[STREAM_BLOCKS_MAX][256]; /* theirs: length, name */
+};
+
+/* Deals with the next thing in the stream, and with as many pages as follow it. */
+enum stream_step stream_qemu_step(struct stream_qemu *q, struct stream_cursor *c);
+
+/* stream_qemu_ram.c: words in a section of ram; one entry of the list of blocks. */
+enum stream_step stream_qemu_ram(struct stream_qemu *q, struct stream_cursor *c);
+enum stream_step stream_qemu_blocks(struct stream_qemu *q, struct stream_cursor *c);
+
+#endif
