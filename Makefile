@@ -2,7 +2,8 @@
 # make deps       installs the packages of lab/packages.txt that are missing (as root)
 # make demo       shows a running VM moving between two nodes and back; KEEP=1 leaves it up
 # make check      builds and runs every test
-# make bench      measures moves against QEMU's own: CASE=idle CONFIG=default RUNS=5
+# make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
+#                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
 # make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
@@ -11,9 +12,10 @@
 PYTHON = /usr/bin/python3
 BUILD = build
 KEEP =
-CASE = idle
-CONFIG = default
+CASE = all
+CONFIG = all
 RUNS = 5
+RATE = 1000
 SECONDS = 600
 TARGET =
 
@@ -43,7 +45,8 @@ check: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider tests
 
 bench: deps all tiny
-	@bench/migrate.py --case $(CASE) --config $(CONFIG) --runs $(RUNS)
+	@lab/deps bench/packages.txt
+	@bench/migrate.py --case $(CASE) --config $(CONFIG) --runs $(RUNS) --rate $(RATE)
 
 fuzz: deps
 	@tests/fuzz/fuzz.py --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

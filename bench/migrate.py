@@ -3,186 +3,228 @@
 
 usage: bench/migrate.py [--case CASE,...] [--config CONFIG,...] [--runs N] [--rate MBIT]
 
-Cases: idle, text, random. Configurations: default stands for qemu-default and drover-default.
+Cases: idle      the guest does nothing
+       sparse    256 MiB of text-like pages, 50 MB/s of them changed in a few words each
+       random    512 MiB that cannot be compressed, not changed
+       each also with -unlimited: the link has no rate limit; `all` for the six
+Configurations: default (QEMU's own, as libvirt sets it), multifd-zstd, xbzrle, postcopy, drover;
+       `all` for these. drover-plain: drover with --codec plain.
 
-The debian guest (1 vCPU, 1 GiB) goes from node1 to node2 of the lab and back, N times (5). Each
-configuration has a lab, a disk and a boot of its own. Measured for each move:
-  total_s   from starting the destination's QEMU, or the drover command, until the guest runs there
-  stream_s  QEMU only: from its `migrate` command on, the destination being ready
+The debian guest (1 vCPU, 1 GiB) goes from node1 to node2 of the lab and back. One boot serves all
+of QEMU's configurations of a case, which take turns, and another boot those of drover. Measured:
+  total_s   from the command, which starts the destination's QEMU too, until the guest runs there;
+            drover's has the end of the source's copy in it, too
+  stream_s  from the first byte of the hypervisor's stream until the guest runs there
   wire_mb   what left the source through the migration link, in 10^6 bytes, with all headers
   gap_ms    longest time without an answer that a client sees who sends a datagram a millisecond
-After each configuration the guest checks its memory. Prints the medians; writes all figures to
-build/bench/results.json.
-"""
+  cpu_s     processor time of both QEMUs, and of drover-wire on both nodes, during the move
+Prints medians, ratios and targets; writes all runs to build/bench/results.json, a plot of them to
+build/bench/results.svg. A move that fails or takes longer than 60 s is a result too: its status."""
 
 import argparse
 import json
 import os
 import platform
 import signal
-import statistics
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
-from droverlab import bare, guest_client, guests  # noqa: E402
-from droverlab.lab import SHARED, Lab  # noqa: E402
-from droverlab.paths import BUILD, QEMU, LabError  # noqa: E402
-from droverlab.vm import VM, Probe  # noqa: E402
+from droverlab.paths import BUILD, LabError  # noqa: E402
+from droverlab.vm import Probe  # noqa: E402
+from moves import plot, report  # noqa: E402
+from moves.guests import ADDRESS, CONFIGS, KINDS, MoveFailed, Timeout  # noqa: E402
+from moves.meter import Meter  # noqa: E402
 
-MEMORY_MIB = 1024
-SETTLE_S = 10
+LIMIT_S = 60
 AFTER_MOVE_S = 1
-BOOT_TIMEOUT_S = 180
-NUMBER = 20  # the guest's address: 10.77.0.20
-ADDRESS = f"10.77.0.{NUMBER}"
+OPTIONAL = ("drover-plain",)
 
 # What the guest does meanwhile: commands to its test program.
-CASES = {
+WORK = {
     "idle": [],
-    "text": [("fill", 256, "text"), ("dirty", 50, "words")],
-    "random": [("fill", 256, "random"), ("dirty", 150, "page")],
+    "sparse": [("fill", 256, "text"), ("dirty", 50, "words")],
+    "random": [("fill", 512, "random")],
 }
+UNLIMITED = "-unlimited"
+CASES = [*WORK, *(case + UNLIMITED for case in WORK)]
 
 
-def chosen(text, known):
-    """The names in a list with commas; "default" stands for all that end in -default."""
-    names = []
-    for wanted in text.split(","):
-        found = [name for name in known if name == wanted or name.endswith(f"-{wanted}")]
-        if not found:
-            raise LabError(f"There is no {wanted}; there are: {', '.join(known)}.")
-        names += found
+def chosen(text, known, what):
+    """The names in a list with commas."""
+    if text == "all":
+        return [name for name in known if name not in OPTIONAL]
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise LabError(f"There is no {what} {name}; there are: {', '.join(known)}.")
     return names
 
 
-class QemuDefault:
-    """QEMU's own migration over TCP with libvirt's defaults (downtime limit 300 ms)."""
-
-    bare = True
-
-    def __init__(self, lab):
-        lab.nodes[0].run(QEMU / "10.0/bin/qemu-img", "create", "-q", "-f", "qcow2", "-b",
-                         f"{SHARED}/pool/images/debian.qcow2", "-F", "qcow2",
-                         f"{SHARED}/pool/bench.qcow2")
-        self.vm = bare.BareVM(lab.nodes[0], "bench", NUMBER, MEMORY_MIB,
-                              arguments=self._arguments())
-
-    @staticmethod
-    def _arguments():
-        return bare.debian(NUMBER, f"{SHARED}/pool/bench.qcow2")
-
-    def move(self, source, destination):
-        start = time.monotonic()
-        there = bare.BareVM(destination, "bench", NUMBER, MEMORY_MIB, arguments=self._arguments(),
-                            incoming=True)
-        stream_s, _ = bare.migrate(self.vm, there)
-        total_s = time.monotonic() - start
-        self.vm.end()
-        self.vm = there
-        return {"total_s": total_s, "stream_s": stream_s}
-
-
-class DroverDefault:
-    """drover migrate, with no options."""
-
-    bare = False
-
-    def __init__(self, lab):
-        self.vm = VM(lab, "bench", NUMBER)
-        self.vm.create(lab.nodes[0], "--disk",
-                       "disk0.qcow2,backing=images/debian.qcow2,backing_format=qcow2",
-                       memory=f"{MEMORY_MIB}M", root="/dev/vda")
-        lab.nodes[0].run("drover", "start", "bench")
-
-    def move(self, source, destination):
-        return {"total_s": self.vm.move(source, destination)["seconds"]}
-
-
-CONFIGS = {"qemu-default": QemuDefault, "drover-default": DroverDefault}
-
-
-def measure(lab, config, source, destination):
-    """One move, with a client outside."""
-    with Probe(lab, ADDRESS) as probe:
+def measure(guest, config):
+    """One move, with a client outside: its figures."""
+    source, destination = guest.at, guest.to
+    with Probe(guest.lab, ADDRESS) as probe:
         before = source.wire_bytes()
-        figures = config.move(source, destination)
+        with Meter(source, destination) as meter:
+            figures = guest.move(config, LIMIT_S)
         figures["wire_mb"] = (source.wire_bytes() - before) / 1e6
+        guest.moved()
         time.sleep(AFTER_MOVE_S)
         seen = probe.end()
     if not seen["tcp_survived"]:
-        raise LabError(f"the guest's TCP connection did not survive: {seen}")
-    figures["gap_ms"] = seen["longest_gap_ms"]
-    return {key: round(value, 3) for key, value in figures.items()}
+        raise MoveFailed(f"the guest's TCP connection did not survive: {seen['tcp_error']}")
+    figures = {key: round(value, 3) if isinstance(value, float) else value
+               for key, value in figures.items()}
+    return {**figures, "gap_ms": seen["longest_gap_ms"], "cpu_s": meter.seconds()}
 
 
-def run_config(name, case, runs, rate_mbit):
-    """The figures of all moves of one configuration in one case."""
-    image, = guests.guest("debian")
-    lab = Lab(BUILD / "bench" / "lab")
-    lab.down()
-    make = CONFIGS[name]
-    lab.up(nodes=2, rate_mbit=rate_mbit, bare=make.bare)
+def attempt(guest, config):
+    """measure(), or how it failed."""
     try:
-        lab.add_image(image)
-        config = make(lab)
-        guest_client.wait_ready(lab.guests, ADDRESS, BOOT_TIMEOUT_S)
-        time.sleep(SETTLE_S)
-        for command in CASES[case]:
-            guest_client.ask(lab.guests, ADDRESS, *command)
-        nodes = lab.nodes
-        moves = []
-        for number in range(runs):
-            moves.append(measure(lab, config, nodes[number % 2], nodes[(number + 1) % 2]))
-            print(f"  {name} {case}: {moves[-1]}", flush=True)
-        if CASES[case]:
-            check = guest_client.ask(lab.guests, ADDRESS, "check", timeout=120)
-            if not check["ok"]:
-                raise LabError(f"the guest's memory is wrong after the moves: {check}")
-        return moves
-    finally:
-        lab.down()
+        return {"status": "ok", **measure(guest, config)}
+    except Timeout as error:
+        return {"status": "timeout", "message": str(error)}
+    except LabError as error:
+        return {"status": "failed", "message": str(error)}
 
 
-def medians(moves):
-    return {key: statistics.median(move[key] for move in moves) for key in moves[0]}
+class Series:
+    """The runs of one kind of guest in one kind of work, with every link that was asked for."""
+
+    def __init__(self, kind, work, cases, configs, runs, rate):
+        self.kind, self.work, self.cases, self.configs = kind, work, cases, configs
+        self.runs, self.rate, self.guest, self.notes = runs, rate, None, {}
+
+    def plan(self):
+        return [(case, config, number) for case in self.cases
+                for number in range(1, self.runs + 1) for config in self.configs]
+
+    def _ready(self, rate):
+        """The guest, booted again when it did not survive what was last done to it."""
+        if self.guest and not self.guest.lives():
+            self.end()
+        if not self.guest:
+            self.guest = self.kind(WORK[self.work])
+            self.notes.update(self.guest.notes)
+        self.guest.shape(rate)
+        return self.guest
+
+    def run(self):
+        """Yields every run as an object."""
+        for case, config, number in self.plan():
+            rate = None if case.endswith(UNLIMITED) else self.rate
+            result = {"case": case, "config": config, "run": number, "rate_mbit": rate}
+            try:
+                result.update(attempt(self._ready(rate), config))
+            except LabError as error:
+                result.update(status="failed", message=f"the guest cannot be had: {error}")
+            yield result
+
+    def check(self):
+        """What is wrong with the guest's memory after all that, if anything."""
+        try:
+            if self.guest:
+                self.guest.check_memory()
+        except LabError as error:
+            return f"{self.work}, {', '.join(self.configs)}: {error}"
+        return None
+
+    def end(self):
+        if self.guest:
+            self.guest.end()
+            self.guest = None
 
 
-def print_table(results):
-    print(f"\n{'case':<8} {'configuration':<20} {'total s':>8} {'wire MB':>9} {'gap ms':>8}  of")
-    for result in results:
-        m = result["median"]
-        print(f"{result['case']:<8} {result['config']:<20} {m['total_s']:>8.2f} "
-              f"{m['wire_mb']:>9.1f} {m['gap_ms']:>8.1f}  {len(result['moves'])}")
+def all_series(cases, configs, runs, rate):
+    for work in WORK:
+        links = [case for case in cases if case.removesuffix(UNLIMITED) == work]
+        for kind in KINDS:
+            own = [config for config in configs if CONFIGS[config] is kind]
+            if links and own:
+                yield Series(kind, work, links, own, runs, rate)
+
+
+def show(run):
+    figures = {key: run[key] for key in (*report.FIGURES, "cpu_s") if key in run}
+    print(f"  {run['case']} {run['config']} {run['run']}: {run['status']} "
+          f"{figures or run['message']}", flush=True)
+
+
+def machine():
+    return {"cpus": os.cpu_count(), "kernel": platform.release(), "machine": platform.machine(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def write(out, notes, runs, problems):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**machine(), **notes, "problems": problems, "runs": runs}, indent=1)
+    part = out.with_suffix(".part")
+    part.write_text(text + "\n")
+    part.rename(out)
+
+
+def bench(cases, configs, runs, rate, out):
+    """All runs; the file is complete after each series."""
+    results, problems, notes = [], [], {}
+    for series in all_series(cases, configs, runs, rate):
+        try:
+            for run in series.run():
+                results.append(run)
+                show(run)
+            problem = series.check()
+        finally:
+            series.end()
+        problems += [problem] if problem else []
+        notes.update(series.notes)
+        write(out, notes, results, problems)
+    return results, problems, notes
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(usage=__doc__.strip(), add_help=True)
+    parser.add_argument("--case", default="all")
+    parser.add_argument("--config", default="all")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rate", default="1000")
+    args = parser.parse_args(arguments)
+    args.cases = chosen(args.case, CASES, "case")
+    args.configs = chosen(args.config, CONFIGS, "configuration")
+    if args.rate in ("0", "unlimited"):
+        args.cases = list(dict.fromkeys(case.removesuffix(UNLIMITED) + UNLIMITED
+                                        for case in args.cases))
+        args.rate = "0"
+    if not args.rate.isdigit() or args.runs < 1:
+        raise LabError("--rate is a number of Mbit/s, 0 or unlimited; --runs is at least 1.")
+    args.rate = int(args.rate) or None
+    return args
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.strip(), add_help=True)
-    parser.add_argument("--case", default="idle")
-    parser.add_argument("--config", default="default")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--rate", type=int, default=1000)
-    args = parser.parse_args()
-    cases, configs = chosen(args.case, CASES), chosen(args.config, CONFIGS)
-    results = []
-    for case in cases:
-        for name in configs:
-            moves = run_config(name, case, args.runs, args.rate)
-            results.append({"case": case, "config": name, "median": medians(moves), "moves": moves})
+    args = parse(sys.argv[1:])
     out = BUILD / "bench" / "results.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rate_mbit": args.rate, "cpus": os.cpu_count(),
-                               "kernel": platform.release(), "results": results}, indent=2) + "\n")
-    print_table(results)
-    print(f"\nall figures: {out}")
+    runs, problems, notes = bench(args.cases, args.configs, args.runs, args.rate, out)
+    report.print_medians(runs)
+    report.print_comparisons(runs)
+    print()
+    report.print_failures(runs)
+    if notes.get("base_image_indexed") is False:
+        print("The base image has no index: this drover does not make one.")
+    for problem in problems:
+        print(f"WRONG: {problem}")
+    image = out.with_suffix(".svg")
+    plot.write(runs, image)
+    print(f"all runs: {out}; plot: {image}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main()
+        sys.exit(main())
     except LabError as error:
         sys.exit(f"bench/migrate.py: {error}")
     except KeyboardInterrupt:

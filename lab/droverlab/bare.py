@@ -20,15 +20,18 @@ class Qmp:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
         self.sock.connect(str(path))
-        self.file = self.sock.makefile("rb")
+        self.buffer = b""
         self.events = []
         self._read()
         self.execute("qmp_capabilities")
 
     def _read(self):
-        line = self.file.readline()
-        if not line:
-            raise LabError("QEMU closed its QMP connection.")
+        while b"\n" not in self.buffer:
+            data = self.sock.recv(65536)
+            if not data:
+                raise LabError("QEMU closed its QMP connection.")
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
         return json.loads(line)
 
     def execute(self, command, **arguments):
@@ -45,22 +48,31 @@ class Qmp:
             else:
                 return answer["return"]
 
-    def wait_event(self, name, timeout, **data):
-        """The time at which an event of this name came whose data has these members."""
-        deadline = time.monotonic() + timeout
+    def _wait(self, deadline, wanted):
+        seen = 0
         while True:
-            for at, event in self.events:
-                found = event.get("data", {})
-                if event["event"] == name and data.items() <= found.items():
-                    return at
+            for at, event in self.events[seen:]:
+                if wanted(event["event"], event.get("data", {})):
+                    return at, event
+            seen = len(self.events)
             self.sock.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 event = self._read()
                 self.events.append((time.monotonic(), event))
-            except socket.timeout:
-                raise LabError(f"QEMU sent no {name} {data} within {timeout} s.") from None
             finally:
                 self.sock.settimeout(20)
+
+    def wait(self, deadline, wanted):
+        """The first event, old or new, for which wanted(name, data) is true. TimeoutError."""
+        return self._wait(deadline, wanted)[1]
+
+    def wait_event(self, name, timeout, **data):
+        """The time at which an event of this name came whose data has these members."""
+        try:
+            return self._wait(time.monotonic() + timeout, lambda found, members: found == name and
+                              data.items() <= members.items())[0]
+        except TimeoutError:
+            raise LabError(f"QEMU sent no {name} {data} within {timeout} s.") from None
 
 
 class BareVM:
@@ -124,18 +136,64 @@ def debian(number, disk):
             "-device", "virtio-blk-pci,drive=d0")
 
 
-def migrate(source, destination, downtime_ms=300, bandwidth=0, timeout=120):
-    """QEMU's own migration over TCP with libvirt's defaults; returns (stream_s, query-migrate)."""
+OPTIONAL_CAPABILITIES = ("multifd", "postcopy-ram", "xbzrle")
+
+
+class MigrationEnded(LabError):
+    """QEMU's migration came to no good end; `timeout` tells whether it was given up for that."""
+
+    def __init__(self, message, timeout):
+        super().__init__(message)
+        self.timeout = timeout
+
+
+def _set(vm, capabilities, parameters):
+    states = {"events": True, "return-path": True,
+              **{name: name in capabilities for name in OPTIONAL_CAPABILITIES}}
+    vm.qmp.execute("migrate-set-capabilities", capabilities=[
+        {"capability": name, "state": state} for name, state in states.items()])
+    if parameters:
+        vm.qmp.execute("migrate-set-parameters", **parameters)
+
+
+def _follow(source, deadline, postcopy):
+    """Waits until the source's migration is over."""
+    over = ("completed", "failed", "cancelled")
+    if postcopy:
+        event = source.qmp.wait(deadline, lambda name, data: name == "MIGRATION_PASS" and
+                                data["pass"] == 2 or data.get("status") in over)
+        if event["event"] == "MIGRATION_PASS":
+            source.qmp.execute("migrate-start-postcopy")
+    return source.qmp.wait(deadline, lambda name, data: name == "MIGRATION" and
+                           data["status"] in over)["data"]["status"]
+
+
+def _give_up(source):
+    """The end of a migration that takes too long: where the guest is now."""
+    source.qmp.execute("migrate_cancel")
+    return _follow(source, time.monotonic() + 20, postcopy=False)
+
+
+def migrate(source, destination, downtime_ms=300, bandwidth=0, timeout=120, capabilities=(),
+            parameters=None, postcopy=False):
+    """QEMU's own migration over TCP, with libvirt's defaults where nothing is said; returns
+    (stream_s, query-migrate). postcopy: the guest is switched over after the first round.
+    MigrationEnded when it fails or takes longer: then the guest goes on at the source."""
     uri = f"tcp:{destination.node.address}:4444"
     for vm in (source, destination):
-        vm.qmp.execute("migrate-set-capabilities",
-                       capabilities=[{"capability": "events", "state": True},
-                                     {"capability": "return-path", "state": True}])
+        _set(vm, capabilities, parameters)
     source.qmp.execute("migrate-set-parameters", downtime_limit=downtime_ms,
                        max_bandwidth=bandwidth)
     destination.qmp.execute("migrate-incoming", uri=uri)
+    source.qmp.events.clear()  # it may have come here in the same way
     start = time.monotonic()
     source.qmp.execute("migrate", uri=uri)
-    source.qmp.wait_event("MIGRATION", timeout, status="completed")
-    destination.qmp.wait_event("RESUME", timeout)
+    try:
+        status, late = _follow(source, start + timeout, postcopy), False
+    except TimeoutError:
+        status, late = _give_up(source), True
+    if status != "completed":
+        why = source.qmp.execute("query-migrate").get("error-desc", "")
+        raise MigrationEnded(f"not moved within {timeout} s" if late else f"{status}: {why}", late)
+    destination.qmp.wait_event("RESUME", 20)
     return time.monotonic() - start, source.qmp.execute("query-migrate")
