@@ -4,24 +4,28 @@
 #include "wire/tcp.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Shared by the threads that look at connections, which may be at it until the process ends. */
-struct acceptor {
+/* While there is no room for another connection. */
+#define FULL_MS 20
+
+/* There is one in a process. */
+static struct acceptor {
 	const struct options *options;
 	struct run *run;
 	const struct tls_credentials *credentials;
-	const struct frame_hello *mine;
+	struct link *link;
+	int listen_fd;
 	pthread_mutex_t mutex;
-	struct lane *lane; /* the one that was accepted */
-	struct frame_hello theirs;
+	bool accepted;
 	int under_way, refused;
 	char last[1024]; /* why the last one was refused */
-};
+} acceptor = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 struct guest {
 	struct acceptor *acceptor;
@@ -29,10 +33,11 @@ struct guest {
 	char address[TCP_ADDRESS_SIZE];
 };
 
-static void report_refusal(struct acceptor *a, struct error *err)
+/* With the lock held. */
+static void report_refusal(struct acceptor *a, const struct error *err)
 {
 	/* Later it is of no interest, and must not come after the last status line. */
-	if (a->lane)
+	if (a->accepted)
 		return;
 	snprintf(a->last, sizeof(a->last), "%s", err->message);
 	if (++a->refused <= ACCEPT_REPORT_MAX)
@@ -41,19 +46,17 @@ static void report_refusal(struct acceptor *a, struct error *err)
 				err->message));
 }
 
-/* Whether this lane is the first one. */
-static bool keep(
-	struct acceptor *a, struct lane *lane, const struct frame_hello *theirs, struct error **err)
+static int greet(
+	struct acceptor *a, struct lane *lane, struct frame_hello *theirs, struct error **err)
 {
-	if (a->lane) {
-		error_set(err, ERROR_REFUSED, 0, "%s: this migration has its lane already",
-			lane_name(lane));
-		return false;
-	}
-	a->lane = lane;
-	a->theirs = *theirs;
-	run_wake(a->run);
-	return true;
+	struct frame_hello mine;
+
+	link_hello(a->link, 0, &mine);
+	if (lane_hello(lane, &mine, theirs, err) < 0)
+		return -1;
+	if (link_hello_fits(a->link, theirs, err) < 0)
+		return error_prefix(err, "%s", lane_name(lane));
+	return 0;
 }
 
 static void *look_at(void *arg)
@@ -64,16 +67,17 @@ static void *look_at(void *arg)
 	struct error *err = NULL;
 	struct lane *lane = lane_open(
 		guest->fd, guest->address, TLS_LISTENS, a->credentials, &a->options->peer, &err);
-	bool good = lane && lane_hello(lane, a->mine, &theirs, &err) == 0;
+	bool good = lane && greet(a, lane, &theirs, &err) == 0;
 
 	pthread_mutex_lock(&a->mutex);
-	if (good)
-		good = keep(a, lane, &theirs, &err);
 	if (!good)
 		report_refusal(a, err);
+	a->accepted |= good;
 	a->under_way--;
 	pthread_mutex_unlock(&a->mutex);
-	if (!good && lane) {
+	if (good) {
+		link_install(a->link, lane, &theirs);
+	} else if (lane) {
 		lane_give_up(lane, err);
 		lane_close(lane);
 	}
@@ -82,14 +86,14 @@ static void *look_at(void *arg)
 	return NULL;
 }
 
-static void take_connection(struct acceptor *a, int listen_fd)
+static void take_connection(struct acceptor *a)
 {
 	struct guest *guest = calloc(1, sizeof(*guest));
 
 	if (!guest)
 		abort();
 	guest->acceptor = a;
-	guest->fd = tcp_accept(listen_fd, guest->address);
+	guest->fd = tcp_accept(a->listen_fd, guest->address);
 	if (guest->fd < 0) {
 		free(guest);
 		return;
@@ -106,6 +110,54 @@ static void take_connection(struct acceptor *a, int listen_fd)
 	}
 }
 
+static bool has_room(struct acceptor *a)
+{
+	bool room;
+
+	pthread_mutex_lock(&a->mutex);
+	room = a->under_way < ACCEPT_MAX;
+	pthread_mutex_unlock(&a->mutex);
+	return room;
+}
+
+static void *listen_on(void *arg)
+{
+	struct acceptor *a = arg;
+	struct pollfd pollfd = {.fd = a->listen_fd, .events = POLLIN};
+
+	for (;;) {
+		if (!has_room(a))
+			poll(NULL, 0, FULL_MS);
+		else if (poll(&pollfd, 1, -1) > 0)
+			take_connection(a);
+	}
+	return NULL;
+}
+
+int accept_start(const struct options *options, struct run *run,
+	const struct tls_credentials *credentials, struct link *link, struct error **err)
+{
+	struct acceptor *a = &acceptor;
+	int fd = options->listen_fd;
+
+	if (fd < 0)
+		fd = tcp_listen(options->address, err);
+	else if (tcp_port(fd) < 0)
+		error_set(err, ERROR_USAGE, 0, "descriptor %d is no listening socket", fd);
+	if (fd < 0 || tcp_port(fd) < 0)
+		return -1;
+	/* One that has gone again before it is accepted is not waited for. */
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	a->options = options;
+	a->run = run;
+	a->credentials = credentials;
+	a->link = link;
+	a->listen_fd = fd;
+	run_status(run, "listening",
+		json_pack("{s:i,s:s*}", "port", tcp_port(fd), "address", options->address));
+	return run_thread(listen_on, a, err);
+}
+
 static int timed_out(struct acceptor *a, struct error **err)
 {
 	pthread_mutex_lock(&a->mutex);
@@ -117,64 +169,15 @@ static int timed_out(struct acceptor *a, struct error **err)
 	return -1;
 }
 
-static struct lane *accepted(struct acceptor *a, bool *room)
+int accept_wait(struct run *run, struct link *link, int64_t deadline_ms, struct error **err)
 {
-	struct lane *lane;
+	struct frame_hello theirs;
 
-	pthread_mutex_lock(&a->mutex);
-	lane = a->lane;
-	*room = a->under_way < ACCEPT_MAX;
-	pthread_mutex_unlock(&a->mutex);
-	return lane;
-}
-
-static int wait_for_lane(struct acceptor *a, int listen_fd, int64_t deadline_ms, struct error **err)
-{
-	bool room;
-
-	while (!accepted(a, &room)) {
+	while (!link_theirs(link, &theirs)) {
 		if (clock_ms() >= deadline_ms)
-			return timed_out(a, err);
-		if (run_wait(a->run, room ? listen_fd : -1, RUN_TICK_MS, err) < 0)
+			return timed_out(&acceptor, err);
+		if (run_wait(run, -1, RUN_TICK_MS, err) < 0)
 			return -1;
-		if (room)
-			take_connection(a, listen_fd);
 	}
 	return 0;
-}
-
-static void report_listening(const struct options *options, struct run *run, int fd)
-{
-	run_status(run, "listening",
-		json_pack("{s:i,s:s*}", "port", tcp_port(fd), "address", options->address));
-}
-
-struct lane *accept_lane(const struct options *options, struct run *run,
-	const struct tls_credentials *credentials, const struct frame_hello *mine,
-	struct frame_hello *theirs, int64_t deadline_ms, struct error **err)
-{
-	cleanup_fd int fd = options->listen_fd;
-	struct acceptor *a;
-
-	if (fd < 0)
-		fd = tcp_listen(options->address, err);
-	else if (tcp_port(fd) < 0)
-		error_set(err, ERROR_USAGE, 0, "descriptor %d is no listening socket", fd);
-	if (fd < 0 || tcp_port(fd) < 0)
-		return NULL;
-	/* One that has gone again before it is accepted is not waited for. */
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	a = calloc(1, sizeof(*a));
-	if (!a)
-		abort();
-	a->options = options;
-	a->run = run;
-	a->credentials = credentials;
-	a->mine = mine;
-	pthread_mutex_init(&a->mutex, NULL);
-	report_listening(options, run, fd);
-	if (wait_for_lane(a, fd, deadline_ms, err) < 0)
-		return NULL;
-	*theirs = a->theirs;
-	return a->lane;
 }

@@ -116,7 +116,8 @@ void channel_open(struct channel *c, int fd, gnutls_session_t session)
 	pthread_mutex_init(&c->session_mutex, NULL);
 	c->in = malloc(IN_MAX);
 	c->out = malloc(OUT_MAX);
-	if (!c->in || !c->out)
+	c->first = malloc(CHANNEL_RECORD);
+	if (!c->in || !c->out || !c->first)
 		abort();
 	gnutls_transport_set_ptr(session, c);
 	gnutls_transport_set_push_function(session, push);
@@ -131,6 +132,7 @@ void channel_close(struct channel *c)
 	pthread_mutex_destroy(&c->session_mutex);
 	free(c->in);
 	free(c->out);
+	free(c->first);
 }
 
 static bool wants_more(int code)
@@ -153,30 +155,58 @@ int channel_handshake(struct channel *c)
 	return io;
 }
 
-/* Inside the session: puts up to OUT_RECORDS records into the buffer. */
-static int encrypt(struct channel *c, const uint8_t **at, size_t *left)
+/* Inside the session. */
+static int encrypt_record(struct channel *c, const uint8_t *data, size_t len)
 {
-	for (unsigned i = 0; i < OUT_RECORDS && *left; i++) {
-		size_t len = *left < CHANNEL_RECORD ? *left : CHANNEL_RECORD;
-		ssize_t n = gnutls_record_send(c->session, *at, len);
+	ssize_t n = gnutls_record_send(c->session, data, len);
 
-		if (n < 0)
-			return (int)n;
-		*at += n;
-		*left -= (size_t)n;
-		c->key_bytes += (uint64_t)n;
-	}
+	if (n < 0)
+		return (int)n;
+	if ((size_t)n != len)
+		return GNUTLS_E_INTERNAL_ERROR;
+	c->key_bytes += len;
 	return 0;
 }
 
-int channel_send(struct channel *c, const void *data, size_t len)
+/* Inside the session: puts up to OUT_RECORDS records into the buffer, the first of them `first_len`
+ * bytes of c->first if there are any. */
+static int encrypt(struct channel *c, size_t *first_len, const uint8_t **at, size_t *left)
 {
-	const uint8_t *at = data;
+	unsigned records = 0;
 	int code = 0;
 
-	while (len && !code) {
+	if (*first_len) {
+		code = encrypt_record(c, c->first, *first_len);
+		*first_len = 0;
+		records++;
+	}
+	for (; !code && records < OUT_RECORDS && *left; records++) {
+		size_t len = *left < CHANNEL_RECORD ? *left : CHANNEL_RECORD;
+
+		code = encrypt_record(c, *at, len);
+		*at += len;
+		*left -= len;
+	}
+	return code;
+}
+
+int channel_send(struct channel *c, const void *head, size_t head_len, const void *data, size_t len)
+{
+	const uint8_t *at = data;
+	size_t with_head = CHANNEL_RECORD - head_len, first_len;
+	int code = 0;
+
+	if (with_head > len)
+		with_head = len;
+	memcpy(c->first, head, head_len);
+	if (with_head)
+		memcpy(c->first + head_len, at, with_head);
+	first_len = head_len + with_head;
+	at += with_head;
+	len -= with_head;
+	while ((first_len || len) && !code) {
 		pthread_mutex_lock(&c->session_mutex);
-		code = encrypt(c, &at, &len);
+		code = encrypt(c, &first_len, &at, &len);
 		pthread_mutex_unlock(&c->session_mutex);
 		if (!code)
 			code = flush(c);

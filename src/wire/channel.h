@@ -41,7 +41,7 @@ struct channel {
 	int in_errno;
 
 	/* The sending thread's. */
-	uint8_t *out;
+	uint8_t *out, *first; /* what goes to the socket; plain bytes of a frame's first record */
 	size_t out_len;
 	int out_errno;
 	uint64_t key_bytes; /* sent with this key */
@@ -57,8 +57,10 @@ void channel_close(struct channel *c);
 
 /* Both directions; nothing else may be under way. */
 int channel_handshake(struct channel *c);
-/* Exactly `len` bytes. */
-int channel_send(struct channel *c, const void *data, size_t len);
+/* Exactly `len` bytes; before them `head_len` bytes of `head`, at most CHANNEL_HEAD_MAX. */
+#define CHANNEL_HEAD_MAX 64u
+int channel_send(
+	struct channel *c, const void *head, size_t head_len, const void *data, size_t len);
 int channel_receive(struct channel *c, void *data, size_t len);
 /* Changes the key that this side sends with. channel_send does it after CHANNEL_KEY_BYTES; the
  * other side takes at most 8 a second. */

@@ -1,12 +1,10 @@
 #include "wire/chunk.h"
 
-#include "wire/frame.h"
-
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 
-/* Data begins on a cache line; the header ends where it begins. */
+/* Data begins on a cache line. */
 #define ALIGN 64u
 
 struct chunk_pool {
@@ -19,7 +17,7 @@ struct chunk_pool {
 
 struct chunk_pool *chunk_pool_open(size_t count, size_t cap, struct error **err)
 {
-	size_t stride = (ALIGN + cap + ALIGN - 1) / ALIGN * ALIGN;
+	size_t stride = (cap + ALIGN - 1) / ALIGN * ALIGN;
 	struct chunk_pool *pool = calloc(1, sizeof(*pool) + count * sizeof(pool->chunks[0]));
 
 	if (!pool || posix_memalign((void **)&pool->memory, 4096, count * stride)) {
@@ -34,8 +32,7 @@ struct chunk_pool *chunk_pool_open(size_t count, size_t cap, struct error **err)
 		struct chunk *chunk = &pool->chunks[i];
 
 		chunk->cap = cap;
-		chunk->data = pool->memory + i * stride + ALIGN;
-		chunk->header = chunk->data - FRAME_HEADER;
+		chunk->data = pool->memory + i * stride;
 		chunk->next = pool->free;
 		pool->free = chunk;
 	}

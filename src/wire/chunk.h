@@ -1,9 +1,8 @@
 /*
- * Chunks: the buffers that the stream travels in inside one process.
+ * Chunks: the buffers that frames are received into.
  *
- * A chunk has room in front of its data for a frame's header, so that a frame is one piece of
- * memory without copying. A pool holds a fixed number of chunks: what this process keeps between
- * the hypervisors can never be more (a guest's downtime grows with every byte of it).
+ * A pool holds a fixed number of chunks: what this process keeps between the hypervisors can never
+ * be more.
  */
 #ifndef DROVER_WIRE_CHUNK_H
 #define DROVER_WIRE_CHUNK_H
@@ -17,10 +16,9 @@
 struct chunk {
 	struct chunk *next; /* of the list that it is in */
 	uint8_t type;       /* frame_type */
-	uint64_t sequence;  /* of the frame that it came in; 0 on the sending side */
+	uint64_t sequence;  /* of the frame; 0: it has none */
 	size_t len;         /* bytes of data used */
 	size_t cap;         /* bytes of data there are */
-	uint8_t *header;    /* FRAME_HEADER bytes, directly in front of data */
 	uint8_t *data;
 };
 

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Between two looks at whether the hypervisor has made its socket. */
@@ -238,6 +239,14 @@ ssize_t endpoint_read(struct endpoint *e, void *data, size_t len, struct error *
 		error_set(err, e->both_ways ? ERROR_HYPERVISOR : ERROR_FAILED, errno,
 			"cannot read from %s", e->text);
 	return n;
+}
+
+bool endpoint_wait(const struct endpoint *e, int64_t us)
+{
+	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+	struct pollfd pollfd = {.fd = e->fd, .events = POLLIN};
+
+	return e->kind == ENDPOINT_GENERATE || ppoll(&pollfd, 1, &ts, NULL) > 0;
 }
 
 int endpoint_write(struct endpoint *e, const void *data, size_t len, struct error **err)

@@ -18,25 +18,29 @@ static const struct {
 	[FRAME_END_ACK] = {"END_ACK", true},
 	[FRAME_ACK] = {"ACK", false},
 	[FRAME_ERROR] = {"ERROR", false},
+	[FRAME_SETUP] = {"SETUP", true},
+	[FRAME_SETUP_ACK] = {"SETUP_ACK", true},
+	[FRAME_BATCH] = {"BATCH", true},
+	[FRAME_MISS] = {"MISS", false},
+	[FRAME_PAGES] = {"PAGES", false},
+	[FRAME_READING] = {"READING", false},
 };
 
 #define TYPES (sizeof(types) / sizeof(types[0]))
 
 static bool type_known(uint8_t type)
 {
-	return type >= FRAME_CODEC || (type < TYPES && types[type].name);
+	return type < TYPES && types[type].name;
 }
 
 const char *frame_type_name(uint8_t type)
 {
-	if (type >= FRAME_CODEC)
-		return "CODEC";
 	return type_known(type) ? types[type].name : "unknown";
 }
 
 bool frame_type_numbered(uint8_t type)
 {
-	return type >= FRAME_CODEC || (type < TYPES && types[type].numbered);
+	return type < TYPES && types[type].numbered;
 }
 
 void frame_header_encode(const struct frame_header *h, uint8_t out[FRAME_HEADER])
@@ -81,12 +85,14 @@ size_t frame_hello_encode(const struct frame_hello *hello, uint8_t *out)
 	put_be16(out + 4, hello->oldest);
 	put_be16(out + 6, hello->newest);
 	out[8] = (uint8_t)hello->role;
-	out[9] = 0;
+	out[9] = hello->lane;
 	put_be64(out + 10, hello->features);
 	put_be32(out + 18, hello->payload_max);
 	put_be64(out + 22, hello->next);
-	put_be16(out + 30, 0);
+	out[30] = hello->lanes;
+	out[31] = hello->window;
 	put_be16(out + 32, (uint16_t)len);
+	put_be64(out + 34, hello->session);
 	memcpy(out + FRAME_HELLO_SIZE, hello->migration, len);
 	return FRAME_HELLO_SIZE + len;
 }
@@ -98,15 +104,18 @@ static int hello_check(const struct frame_hello *hello, struct error **err)
 	if (hello->oldest == 0 || hello->oldest > hello->newest)
 		return error_set(err, ERROR_REQUEST, 0, "a hello with versions %u to %u came",
 			hello->oldest, hello->newest);
-	if (hello->payload_max < FRAME_HELLO_MAX || hello->next == 0)
+	if (hello->payload_max < FRAME_HELLO_MAX || hello->next == 0 || !hello->window)
 		return error_set(err, ERROR_REQUEST, 0, "a hello with impossible limits came");
+	if (!hello->lanes || hello->lanes > FRAME_LANES_MAX || hello->lane > hello->lanes)
+		return error_set(err, ERROR_REQUEST, 0, "a hello for lane %u of %u came",
+			hello->lane, hello->lanes);
 	return fs_check_name("migration", hello->migration, err);
 }
 
 int frame_hello_decode(const uint8_t *in, size_t len, struct frame_hello *hello, struct error **err)
 {
 	const uint8_t *id;
-	uint16_t id_len, reserved;
+	uint16_t id_len;
 	struct reader r;
 
 	memset(hello, 0, sizeof(*hello));
@@ -116,17 +125,19 @@ int frame_hello_decode(const uint8_t *in, size_t len, struct frame_hello *hello,
 	hello->oldest = reader_be16(&r);
 	hello->newest = reader_be16(&r);
 	hello->role = (enum frame_role)reader_u8(&r);
-	reserved = reader_u8(&r);
+	hello->lane = reader_u8(&r);
 	hello->features = reader_be64(&r);
 	hello->payload_max = reader_be32(&r);
 	hello->next = reader_be64(&r);
-	reserved |= reader_be16(&r);
+	hello->lanes = reader_u8(&r);
+	hello->window = reader_u8(&r);
 	id_len = reader_be16(&r);
+	hello->session = reader_be64(&r);
 	if (id_len > FS_NAME_MAX)
 		return error_set(err, ERROR_REQUEST, 0,
 			"a hello with a migration id of %u bytes came", id_len);
 	id = reader_bytes(&r, id_len);
-	if (!id || r.left || reserved || memchr(id, 0, id_len))
+	if (!id || r.left || memchr(id, 0, id_len))
 		return error_set(err, ERROR_REQUEST, 0, "a hello of a wrong form came");
 	memcpy(hello->migration, id, id_len);
 	return hello_check(hello, err);

@@ -29,14 +29,19 @@
 #define FRAME_VERSION_NEWEST 1u
 
 enum frame_type {
-	FRAME_HELLO = 1,   /* the first frame each way */
-	FRAME_DATA = 2,    /* numbered: bytes of the stream as they are */
-	FRAME_RETURN = 3,  /* numbered: bytes of the return path as they are */
-	FRAME_END = 4,     /* numbered: the stream is complete */
-	FRAME_END_ACK = 5, /* numbered: the stream is complete and has been written */
-	FRAME_ACK = 6,     /* what has been dealt with; also the sign of life */
-	FRAME_ERROR = 7,   /* why the sender of this frame gives up */
-	FRAME_CODEC = 64   /* numbered: this type and all above it belong to a codec (codec.h) */
+	FRAME_HELLO = 1,     /* the first frame each way */
+	FRAME_DATA = 2,      /* numbered: bytes of the stream as they are */
+	FRAME_RETURN = 3,    /* numbered: bytes of the return path as they are */
+	FRAME_END = 4,       /* numbered: the stream is complete */
+	FRAME_END_ACK = 5,   /* numbered: the stream is complete and has been written */
+	FRAME_ACK = 6,       /* what has been dealt with; also the sign of life */
+	FRAME_ERROR = 7,     /* why the sender of this frame gives up */
+	FRAME_SETUP = 8,     /* numbered: what batches are made with (setup.h) */
+	FRAME_SETUP_ACK = 9, /* numbered: what of it this side can do */
+	FRAME_BATCH = 10,    /* numbered: bytes of the stream, encoded (batch.h) */
+	FRAME_MISS = 11,     /* pages of a batch that are asked for */
+	FRAME_PAGES = 12,    /* these pages */
+	FRAME_READING = 13   /* how fast content sources can be read */
 };
 
 /* "DATA"; "unknown" for a type without a name. */
@@ -57,15 +62,24 @@ int frame_header_decode(const uint8_t in[FRAME_HEADER], struct frame_header *h, 
 
 enum frame_role { FRAME_ROLE_SEND = 1, FRAME_ROLE_RECV = 2 };
 
-#define FRAME_HELLO_SIZE 34u /* without the migration's id */
+#define FRAME_HELLO_SIZE 42u /* without the migration's id */
 #define FRAME_HELLO_MAX (FRAME_HELLO_SIZE + FS_NAME_MAX)
+
+/* Lanes that carry the stream, at most; lane 0 carries what is said about it. */
+#define FRAME_LANES_MAX 16u
+/* That side takes the frames SETUP, BATCH, PAGES (receiver) or their answers (sender). */
+#define FRAME_FEATURE_BATCH 1ull
 
 struct frame_hello {
 	enum frame_role role;
 	uint16_t oldest, newest; /* versions that are spoken */
-	uint64_t features;       /* codecs that are spoken, one bit each (codec.h) */
+	uint64_t features;       /* FRAME_FEATURE_… */
 	uint32_t payload_max;    /* longest payload that is accepted */
-	uint64_t next;           /* first numbered frame that has not arrived: 1 at the start */
+	uint64_t next;           /* first numbered frame that has not been dealt with */
+	uint8_t lane;            /* which lane this is */
+	uint8_t lanes;           /* how many of them carry the stream */
+	uint8_t window;          /* numbered frames that are taken ahead of the one before `next` */
+	uint64_t session;        /* a random number of this process */
 	char migration[FS_NAME_MAX + 1];
 };
 

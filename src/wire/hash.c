@@ -51,3 +51,8 @@ uint64_t hash_digest(const struct hash *hash)
 {
 	return XXH3_64bits_digest(hash->state);
 }
+
+uint64_t hash_of(const void *data, size_t len)
+{
+	return have_avx2() ? hash_of_avx2(data, len) : XXH3_64bits(data, len);
+}

@@ -20,11 +20,8 @@ struct lane {
 	struct channel channel;
 	struct tls_check check;
 	char peer[FS_NAME_MAX + 1], address[128], name[256], cipher[64];
-	uint64_t due; /* the receiving thread's: number of the next numbered frame */
-
 	/* The sending threads', under the mutex. */
 	pthread_mutex_t send_mutex;
-	uint64_t last_number;
 	int64_t sent_ms;
 };
 
@@ -154,7 +151,6 @@ struct lane *lane_open(int fd, const char *address, enum tls_side side,
 	}
 	channel_open(&lane->channel, fd, session);
 	lane->channel.deadline_ms = clock_ms() + LANE_SETUP_MS;
-	lane->due = 1;
 	lane->sent_ms = clock_ms();
 	lane->check = (struct tls_check){.side = side, .peer = peer};
 	tls_session_verify_with(session, &lane->check);
@@ -219,26 +215,27 @@ int64_t lane_idle_ms(struct lane *lane)
 }
 
 /* With the mutex held. */
-static int send_bytes(struct lane *lane, const void *data, size_t len, struct error **err)
+static int send_locked(struct lane *lane, const struct frame_header *header, const void *payload,
+	struct error **err)
 {
-	int code = channel_send(&lane->channel, data, len);
+	uint8_t head[FRAME_HEADER];
+	int code;
 
+	frame_header_encode(header, head);
+	code = channel_send(&lane->channel, head, sizeof(head), payload, header->length);
 	lane->sent_ms = clock_ms();
 	return code < 0 ? channel_failed(lane, code, err) : 0;
 }
 
-/* `frame` is the header's place with the payload after it. */
-static int send_frame(
-	struct lane *lane, uint8_t type, uint8_t *frame, size_t len, struct error **err)
+int lane_send_frame(struct lane *lane, enum frame_type type, uint64_t sequence, const void *payload,
+	size_t len, struct error **err)
 {
-	struct frame_header header = {.length = (uint32_t)len, .type = type};
+	struct frame_header header = {
+		.length = (uint32_t)len, .type = (uint8_t)type, .sequence = sequence};
 	int result;
 
 	pthread_mutex_lock(&lane->send_mutex);
-	if (frame_type_numbered(type))
-		header.sequence = ++lane->last_number;
-	frame_header_encode(&header, frame);
-	result = send_bytes(lane, frame, FRAME_HEADER + len, err);
+	result = send_locked(lane, &header, payload, err);
 	pthread_mutex_unlock(&lane->send_mutex);
 	return result;
 }
@@ -246,12 +243,7 @@ static int send_frame(
 int lane_send(struct lane *lane, enum frame_type type, const void *payload, size_t len,
 	struct error **err)
 {
-	uint8_t frame[FRAME_HEADER + FRAME_ERROR_MAX];
-
-	if (len > FRAME_ERROR_MAX)
-		abort();
-	memcpy(frame + FRAME_HEADER, payload, len);
-	return send_frame(lane, (uint8_t)type, frame, len, err);
+	return lane_send_frame(lane, type, 0, payload, len, err);
 }
 
 int lane_update_key(struct lane *lane, struct error **err)
@@ -264,11 +256,6 @@ int lane_update_key(struct lane *lane, struct error **err)
 	return code < 0 ? channel_failed(lane, code, err) : 0;
 }
 
-int lane_send_chunk(struct lane *lane, struct chunk *chunk, struct error **err)
-{
-	return send_frame(lane, chunk->type, chunk->header, chunk->len, err);
-}
-
 static int receive_bytes(struct lane *lane, void *data, size_t len, struct error **err)
 {
 	int code = channel_receive(&lane->channel, data, len);
@@ -279,18 +266,16 @@ static int receive_bytes(struct lane *lane, void *data, size_t len, struct error
 static int receive_header(
 	struct lane *lane, const struct chunk *chunk, struct frame_header *h, struct error **err)
 {
-	if (receive_bytes(lane, chunk->header, FRAME_HEADER, err) < 0)
+	uint8_t head[FRAME_HEADER];
+
+	if (receive_bytes(lane, head, sizeof(head), err) < 0)
 		return -1;
-	if (frame_header_decode(chunk->header, h, err) < 0)
+	if (frame_header_decode(head, h, err) < 0)
 		return error_prefix(err, "%s", lane->name);
 	if (h->length > chunk->cap)
 		return error_set(err, ERROR_REQUEST, 0,
 			"%s: a frame of %u bytes came, %zu were agreed", lane->name, h->length,
 			chunk->cap);
-	if (h->sequence && h->sequence != lane->due)
-		return error_set(err, ERROR_REQUEST, 0, "%s: frame %llu came where %llu was due",
-			lane->name, (unsigned long long)h->sequence, (unsigned long long)lane->due);
-	lane->due += h->sequence != 0;
 	return 0;
 }
 
@@ -331,17 +316,17 @@ static int hello_fits(
 			theirs->oldest, theirs->newest, mine->oldest, mine->newest);
 	if (strcmp(theirs->migration, mine->migration) != 0)
 		return error_set(err, ERROR_REFUSED, 0, "it is there for another migration");
-	if (theirs->next != mine->next)
-		return error_set(err, ERROR_REFUSED, 0, "it wants to go on where nothing began");
+	if (theirs->lane != mine->lane && mine->role == FRAME_ROLE_SEND)
+		return error_set(err, ERROR_REFUSED, 0, "it takes lane %u for lane %u", mine->lane,
+			theirs->lane);
 	return 0;
 }
 
 static int receive_hello(struct lane *lane, const struct frame_hello *mine,
 	struct frame_hello *theirs, struct error **err)
 {
-	uint8_t memory[FRAME_HEADER + FRAME_ERROR_MAX];
-	struct chunk chunk = {
-		.header = memory, .data = memory + FRAME_HEADER, .cap = FRAME_ERROR_MAX};
+	uint8_t memory[FRAME_ERROR_MAX];
+	struct chunk chunk = {.data = memory, .cap = sizeof(memory)};
 
 	if (lane_receive(lane, &chunk, err) < 0)
 		return -1;
@@ -358,10 +343,14 @@ int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_h
 	struct error **err)
 {
 	bool first = lane->check.side == TLS_CONNECTS;
+	struct frame_hello answer = *mine;
 
 	if ((first && send_hello(lane, mine, err) < 0) ||
-		receive_hello(lane, mine, theirs, err) < 0 ||
-		(!first && send_hello(lane, mine, err) < 0))
+		receive_hello(lane, mine, theirs, err) < 0)
+		return -1;
+	answer.lane = theirs->lane;
+	answer.lanes = theirs->lanes;
+	if (!first && send_hello(lane, &answer, err) < 0)
 		return -1;
 	lane->channel.deadline_ms = 0;
 	set_timeout(lane, SO_RCVTIMEO, LANE_SILENCE_MS);
@@ -382,23 +371,27 @@ static bool lock_last(struct lane *lane)
 
 void lane_give_up(struct lane *lane, const struct error *why)
 {
-	uint8_t frame[FRAME_HEADER + FRAME_ERROR_MAX];
-	size_t len = frame_error_encode(why, frame + FRAME_HEADER);
-	struct frame_header header = {.length = (uint32_t)len, .type = FRAME_ERROR};
+	uint8_t payload[FRAME_ERROR_MAX];
+	struct frame_header header = {
+		.length = (uint32_t)frame_error_encode(why, payload), .type = FRAME_ERROR};
 
-	frame_header_encode(&header, frame);
 	if (lock_last(lane)) {
-		send_bytes(lane, frame, FRAME_HEADER + len, NULL);
+		send_locked(lane, &header, payload, NULL);
 		pthread_mutex_unlock(&lane->send_mutex);
 	}
 	linger(lane);
 }
 
-void lane_finish(struct lane *lane)
+void lane_bye(struct lane *lane)
 {
 	if (lock_last(lane)) {
 		channel_alert(&lane->channel, 0);
 		pthread_mutex_unlock(&lane->send_mutex);
 	}
-	linger(lane);
+	shutdown(lane->channel.fd, SHUT_WR);
+}
+
+void lane_break(struct lane *lane)
+{
+	shutdown(lane->channel.fd, SHUT_RDWR);
 }

@@ -22,8 +22,8 @@
 #define LANE_SETUP_MS 10000
 /* A side that has sent nothing for the first, says that it lives; a side that has heard nothing for
  * the second, gives up. */
-#define LANE_ALIVE_MS 5000
-#define LANE_SILENCE_MS 30000
+#define LANE_ALIVE_MS 1000
+#define LANE_SILENCE_MS 6000
 /* At 1 Gbit/s 1 ms. */
 #define LANE_UNSENT_MAX (128 << 10)
 
@@ -54,19 +54,19 @@ const char *lane_cipher(const struct lane *lane);
 int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_hello *theirs,
 	struct error **err);
 
-/* Sends one frame; waits while the other side takes nothing. The first is for payloads of up to
- * FRAME_ERROR_MAX bytes; the second sends chunk->type with chunk->len bytes of data, and the chunk
- * stays the caller's. */
+/* Sends one frame; waits while the other side takes nothing. The first is for frames without a
+ * number, of up to FRAME_ERROR_MAX bytes of payload. */
 int lane_send(struct lane *lane, enum frame_type type, const void *payload, size_t len,
 	struct error **err);
-int lane_send_chunk(struct lane *lane, struct chunk *chunk, struct error **err);
+int lane_send_frame(struct lane *lane, enum frame_type type, uint64_t sequence, const void *payload,
+	size_t len, struct error **err);
 
 /* From the next frame on another key is used. It is done in time by itself: this is for tests. */
 int lane_update_key(struct lane *lane, struct error **err);
 
-/* Receives the next frame into `chunk` (type, sequence, data). A numbered frame has the number that
- * was due. A frame of type ERROR becomes the error "lane to X: X says: …"; a connection that
- * the other side has closed is ERROR_UNREACHABLE. */
+/* Receives the next frame into `chunk` (type, sequence, data). A frame of type ERROR becomes the
+ * error "lane to X: X says: …"; a connection that the other side has closed is ERROR_UNREACHABLE.
+ */
 int lane_receive(struct lane *lane, struct chunk *chunk, struct error **err);
 
 /* How long nothing has been sent. 0 while a frame is being sent. */
@@ -75,9 +75,11 @@ int64_t lane_idle_ms(struct lane *lane);
 /* Tells the other side why this one gives up, and waits until it has gone, both together for at
  * most a second. The receiving thread may be in lane_receive. */
 void lane_give_up(struct lane *lane, const struct error *why);
-/* This side has said everything: waits at most a second until the other one has closed. Nobody may
- * be in lane_receive. */
-void lane_finish(struct lane *lane);
+/* This side has said everything. The receiving thread finds out when the other one has, too. */
+void lane_bye(struct lane *lane);
+
+/* Ends the connection under the threads that use it, which then fail. */
+void lane_break(struct lane *lane);
 
 /* Bytes on the TCP connection so far, both directions, with all that TLS adds. */
 uint64_t lane_wire_bytes(const struct lane *lane);

@@ -1,5 +1,6 @@
 #include "base/fault.h"
 #include "base/log.h"
+#include "wire/index.h"
 #include "wire/sides.h"
 
 #include <gnutls/gnutls.h>
@@ -31,6 +32,8 @@ int main(int argc, char **argv)
 		fault_list(stdout);
 		return 0;
 	}
+	if (argc > 1 && !strcmp(argv[1], "index"))
+		return index_main(argc - 1, argv + 1);
 	result = options_parse(&options, argc, argv, &err);
 	if (result > 0)
 		return 0;

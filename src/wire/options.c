@@ -1,5 +1,7 @@
 #include "wire/options.h"
 
+#include "wire/cache.h"
+
 #include <getopt.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +13,7 @@ static const char help[] =
 	"                        --cert FILE --key FILE --ca FILE --peer NAME [OPTION]...\n"
 	"\n"
 	"Carries a hypervisor's migration stream from one node to another, unchanged, over\n"
-	"one mutually authenticated TLS 1.3 connection.\n"
+	"mutually authenticated TLS 1.3 connections.\n"
 	"\n"
 	"  --id MIGRATION          the same on both sides\n"
 	"  --input INPUT           unix:PATH, file:PATH, fd:N or generate:SIZE\n"
@@ -23,6 +25,13 @@ static const char help[] =
 	"  --peer NAME             the node that the other side must be\n"
 	"  --peer-fingerprint HEX  SHA-256 of the certificate that it must have\n"
 	"  --bandwidth BYTES       at most so many bytes per second (\"100M\"); send only\n"
+	"  --source NAME=PATH      a file that both sides can read, for references; repeated\n"
+	"  --cache BYTES           pages kept for differences; 128M, 0 for none\n"
+	"  --codec NAME            pages (the default) or plain: the stream as it is; send only\n"
+	"  --parser NAME           auto, qemu or opaque; send only\n"
+	"  --lanes N               TCP connections that carry the stream, 1 to 16; send only\n"
+	"  --threads N             that encode or decode, 1 to 16; as many as processors, up to 4\n"
+	"  --reconnect SECONDS     a connection may be broken for so long; 60\n"
 	"  --timeout SECONDS       until both ends are connected; 60 at first\n"
 	"  --status-fd N           JSON lines go there and not to standard output\n"
 	"  --list-faults           print the fault points that DROVER_FAULT takes\n"
@@ -48,7 +57,14 @@ enum {
 	OPT_FINGERPRINT,
 	OPT_BANDWIDTH,
 	OPT_TIMEOUT,
-	OPT_STATUS_FD
+	OPT_STATUS_FD,
+	OPT_SOURCE,
+	OPT_CACHE,
+	OPT_CODEC,
+	OPT_PARSER,
+	OPT_LANES,
+	OPT_THREADS,
+	OPT_RECONNECT
 };
 
 static const struct option long_options[] = {
@@ -66,12 +82,19 @@ static const struct option long_options[] = {
 	{"bandwidth", required_argument, NULL, OPT_BANDWIDTH},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
 	{"status-fd", required_argument, NULL, OPT_STATUS_FD},
+	{"source", required_argument, NULL, OPT_SOURCE},
+	{"cache", required_argument, NULL, OPT_CACHE},
+	{"codec", required_argument, NULL, OPT_CODEC},
+	{"parser", required_argument, NULL, OPT_PARSER},
+	{"lanes", required_argument, NULL, OPT_LANES},
+	{"threads", required_argument, NULL, OPT_THREADS},
+	{"reconnect", required_argument, NULL, OPT_RECONNECT},
 	{0},
 };
 
 /* What is kept as text until all options have been seen. */
 struct texts {
-	const char *input, *output, *connect, *listen, *peer, *fingerprint;
+	const char *input, *output, *connect, *listen, *peer, *fingerprint, *codec;
 };
 
 static int parse_fd(const char *name, int *fd, struct error **err)
@@ -84,10 +107,52 @@ static int parse_fd(const char *name, int *fd, struct error **err)
 	return 0;
 }
 
-static int take_number(struct options *o, int option, struct error **err)
+static int parse_seconds(const char *name, int64_t *ms, struct error **err)
 {
 	int64_t seconds;
 
+	if (fs_parse_number(name, optarg, 1, 86400, &seconds, err) < 0)
+		return -1;
+	*ms = seconds * 1000;
+	return 0;
+}
+
+static int parse_count(const char *name, int64_t max, unsigned *count, struct error **err)
+{
+	int64_t value;
+
+	if (fs_parse_number(name, optarg, 1, max, &value, err) < 0)
+		return -1;
+	*count = (unsigned)value;
+	return 0;
+}
+
+static int parse_cache(struct options *o, struct error **err)
+{
+	if (fs_parse_size("--cache", optarg, CACHE_MAX, &o->cache_bytes, err) < 0)
+		return -1;
+	if (o->cache_bytes && o->cache_bytes < CACHE_MIN)
+		return error_set(
+			err, ERROR_USAGE, 0, "--cache is 0 or at least %u bytes", CACHE_MIN);
+	return 0;
+}
+
+static int parse_source(struct options *o, struct error **err)
+{
+	const char *path = strchr(optarg, '=');
+	size_t len = path ? (size_t)(path - optarg) : 0;
+
+	if (!len || len > SOURCE_NAME_MAX || !path[1])
+		return error_set(err, ERROR_USAGE, 0, "--source takes NAME=PATH");
+	if (o->sources_len == SOURCE_MAX)
+		return error_set(err, ERROR_USAGE, 0, "there are more than %u sources", SOURCE_MAX);
+	memcpy(o->sources[o->sources_len].name, optarg, len);
+	o->sources[o->sources_len++].path = path + 1;
+	return 0;
+}
+
+static int take_number(struct options *o, int option, struct error **err)
+{
 	switch (option) {
 	case OPT_LISTEN_FD:
 		return parse_fd("--listen-fd", &o->listen_fd, err);
@@ -96,10 +161,17 @@ static int take_number(struct options *o, int option, struct error **err)
 	case OPT_BANDWIDTH:
 		return fs_parse_size("--bandwidth", optarg, 1ull << 40, &o->bandwidth_bps, err);
 	case OPT_TIMEOUT:
-		if (fs_parse_number("--timeout", optarg, 1, 86400, &seconds, err) < 0)
-			return -1;
-		o->timeout_ms = seconds * 1000;
-		return 0;
+		return parse_seconds("--timeout", &o->timeout_ms, err);
+	case OPT_RECONNECT:
+		return parse_seconds("--reconnect", &o->reconnect_ms, err);
+	case OPT_LANES:
+		return parse_count("--lanes", FRAME_LANES_MAX, &o->lanes, err);
+	case OPT_THREADS:
+		return parse_count("--threads", OPTIONS_THREADS_MAX, &o->threads, err);
+	case OPT_CACHE:
+		return parse_cache(o, err);
+	case OPT_SOURCE:
+		return parse_source(o, err);
 	default:
 		return error_set(err, ERROR_USAGE, 0,
 			"an argument is unknown or has no value; see drover-wire --help");
@@ -138,6 +210,12 @@ static int take(struct options *o, struct texts *texts, int option, struct error
 	case OPT_PEER:
 		place = &texts->peer;
 		break;
+	case OPT_CODEC:
+		place = &texts->codec;
+		break;
+	case OPT_PARSER:
+		place = &o->parser;
+		break;
 	case OPT_FINGERPRINT:
 		place = &texts->fingerprint;
 		break;
@@ -169,6 +247,16 @@ static int check_side(struct options *o, const struct texts *texts, struct error
 	return 0;
 }
 
+static int check_codec(struct options *o, const struct texts *texts, struct error **err)
+{
+	if (texts->codec && strcmp(texts->codec, "pages") && strcmp(texts->codec, "plain"))
+		return error_set(err, ERROR_USAGE, 0, "--codec is pages or plain");
+	if (strcmp(o->parser, "auto") && strcmp(o->parser, "qemu") && strcmp(o->parser, "opaque"))
+		return error_set(err, ERROR_USAGE, 0, "--parser is auto, qemu or opaque");
+	o->plain = texts->codec && !strcmp(texts->codec, "plain");
+	return 0;
+}
+
 static int check(struct options *o, const struct texts *texts, struct error **err)
 {
 	if (!o->migration || !o->cert || !o->key || !o->ca || !texts->peer)
@@ -177,7 +265,7 @@ static int check(struct options *o, const struct texts *texts, struct error **er
 	if (fs_check_name("migration", o->migration, err) < 0 ||
 		tls_peer_set(&o->peer, texts->peer, texts->fingerprint, err) < 0)
 		return -1;
-	return check_side(o, texts, err);
+	return check_codec(o, texts, err) < 0 ? -1 : check_side(o, texts, err);
 }
 
 static int parse_role(struct options *o, const char *word, struct error **err)
@@ -192,6 +280,15 @@ static int parse_role(struct options *o, const char *word, struct error **err)
 	return 0;
 }
 
+static unsigned processors(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (n < 1)
+		return 1;
+	return n < 4 ? (unsigned)n : 4;
+}
+
 int options_parse(struct options *options, int argc, char **argv, struct error **err)
 {
 	struct texts texts = {0};
@@ -199,7 +296,12 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 
 	*options = (struct options){.listen_fd = -1,
 		.status_fd = STDOUT_FILENO,
-		.timeout_ms = OPTIONS_TIMEOUT_S * 1000};
+		.timeout_ms = OPTIONS_TIMEOUT_S * 1000,
+		.reconnect_ms = OPTIONS_RECONNECT_S * 1000,
+		.parser = "auto",
+		.lanes = 1,
+		.threads = processors(),
+		.cache_bytes = CACHE_DEFAULT};
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--help"))
 			return fputs(help, stdout) < 0 ? -1 : 1;

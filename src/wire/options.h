@@ -5,11 +5,14 @@
 #define DROVER_WIRE_OPTIONS_H
 
 #include "wire/frame.h"
+#include "wire/source.h"
 #include "wire/tls.h"
 
 #include <stdio.h>
 
 #define OPTIONS_TIMEOUT_S 60
+#define OPTIONS_RECONNECT_S 60
+#define OPTIONS_THREADS_MAX 16
 
 struct options {
 	enum frame_role role;
@@ -22,6 +25,17 @@ struct options {
 	uint64_t bandwidth_bps; /* bytes per second; 0: no limit */
 	int64_t timeout_ms;     /* until the lane is there and the hypervisor is connected */
 	int status_fd;
+	bool plain;         /* --codec plain: the stream goes as it is */
+	const char *parser; /* --parser: what finds the pages (stream.h) */
+	unsigned lanes, threads;
+	uint64_t cache_bytes; /* of pages that were sent before */
+	int64_t reconnect_ms; /* a lane may be down for so long */
+	/* --source NAME=PATH, in the order in which they were given; names are copies. */
+	size_t sources_len;
+	struct {
+		char name[SOURCE_NAME_MAX + 1];
+		const char *path;
+	} sources[SOURCE_MAX];
 };
 
 /* Reads the arguments. 1: --help or --version was asked for and has been answered on stdout; -1 and

@@ -1,215 +1,198 @@
 /*
- * The receiving side. Threads: carry_stream (lane → hypervisor, and what the sender is told about
- * it), carry_back (hypervisor → lane: return path), and the main thread, which watches.
+ * The receiving side. Threads: the decoders and the writer (recv_stream.c), those of the lanes
+ * (link.h, accept.h), carry_back (hypervisor → lane: return path), and the main thread, which
+ * watches.
  */
 #include "base/clock.h"
 #include "base/fault.h"
 #include "wire/accept.h"
-#include "wire/codec.h"
-#include "wire/endpoint.h"
-#include "wire/hash.h"
-#include "wire/sides.h"
+#include "wire/receiver.h"
+#include "wire/report.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The sender is told what has been written after so many bytes, or so long. */
-#define ACK_BYTES (1u << 20)
-#define ACK_MS 20
-
-struct receiver {
-	const struct options *options;
-	struct run *run;
-	struct lane *lane;
-	struct endpoint output;
-	struct chunk_pool *pool, *back_pool;
-	const struct wire_codec *codec;
-	void *codec_state;
-	struct wire_sink sink;
-	struct run_counts counts;
-	struct frame_end end; /* of what has been written */
-	struct hash *hash;
-
-	/* The last ACK, and what it could say now. */
-	pthread_mutex_t ack_mutex;
-	struct frame_ack written, acked;
-	int64_t acked_ms;
-};
-
-/* Tells the sender what has been written, when there is something to tell and it is time. */
-static void send_ack(struct receiver *r, bool now)
-{
-	uint8_t payload[FRAME_ACK_SIZE];
-	int64_t now_ms = clock_ms();
-	bool due;
-
-	pthread_mutex_lock(&r->ack_mutex);
-	due = now || r->written.bytes - r->acked.bytes >= ACK_BYTES ||
-	      (r->written.sequence != r->acked.sequence && now_ms - r->acked_ms >= ACK_MS);
-	if (due) {
-		r->acked = r->written;
-		r->acked_ms = now_ms;
-		frame_ack_encode(&r->acked, payload);
-	}
-	pthread_mutex_unlock(&r->ack_mutex);
-	if (due)
-		lane_send(r->lane, FRAME_ACK, payload, sizeof(payload), NULL);
-}
-
-/* The codec's sink. */
-static int write_piece(void *arg, struct chunk *chunk, struct error **err)
+static int take(void *arg, struct chunk *chunk, struct error **err)
 {
 	struct receiver *r = arg;
-	int result = endpoint_write(&r->output, chunk->data, chunk->len, err);
 
-	if (result < 0)
-		return error_prefix(
-			err, "after %llu bytes of the stream", (unsigned long long)r->end.bytes);
-	hash_update(r->hash, chunk->data, chunk->len);
-	r->end.bytes += chunk->len;
-	r->counts.stream_bytes = r->end.bytes;
-	chunk_give_back(r->pool, chunk);
-	return 0;
-}
-
-static int take_stream(struct receiver *r, struct chunk *chunk, struct error **err)
-{
-	uint64_t sequence = chunk->sequence;
-
-	if (r->codec->decode(r->codec_state, chunk, &r->sink, err) < 0)
-		return -1;
-	pthread_mutex_lock(&r->ack_mutex);
-	r->written = (struct frame_ack){sequence, r->end.bytes};
-	pthread_mutex_unlock(&r->ack_mutex);
-	/* A lane that has broken is found by reading: it may still hold the reason. */
-	send_ack(r, false);
-	return 0;
-}
-
-static int check_end(struct receiver *r, const struct chunk *chunk, struct error **err)
-{
-	uint8_t payload[FRAME_END_SIZE];
-	struct frame_end theirs;
-
-	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
-		return -1;
-	r->end.hash = hash_digest(r->hash);
-	if (theirs.bytes != r->end.bytes || theirs.hash != r->end.hash)
-		return error_set(err, ERROR_FAILED, 0,
-			"%s: the stream arrived changed: %llu bytes here, %llu there",
-			lane_name(r->lane), (unsigned long long)r->end.bytes,
-			(unsigned long long)theirs.bytes);
-	if (fault_point("wire.recv.before_ack", err) < 0)
-		return -1;
-	frame_end_encode(&r->end, payload);
-	return lane_send(r->lane, FRAME_END_ACK, payload, sizeof(payload), err);
-}
-
-/* Takes the chunk over. 1 after the last one. */
-static int take_frame(struct receiver *r, struct chunk *chunk, struct error **err)
-{
-	struct frame_ack ack;
-	uint8_t type = chunk->type;
-	int result = 0;
-
-	if (type == FRAME_DATA || type >= FRAME_CODEC)
-		return take_stream(r, chunk, err);
-	/* Nothing is kept yet that an ACK of the return path would let go: it is a sign of life. */
-	if (type == FRAME_END)
-		result = check_end(r, chunk, err) < 0 ? -1 : 1;
-	else if (type == FRAME_ACK)
-		result = frame_ack_decode(chunk->data, chunk->len, &ack, err);
-	else
-		result = error_set(
-			err, ERROR_REQUEST, 0, "a frame of type %s came", frame_type_name(type));
-	chunk_give_back(r->pool, chunk);
-	return result;
-}
-
-static int carry(struct receiver *r, struct error **err)
-{
-	int result = 0;
-
-	while (result == 0) {
-		struct chunk *chunk = chunk_take(r->pool);
-
-		if (lane_receive(r->lane, chunk, err) < 0)
-			return -1;
-		result = take_frame(r, chunk, err);
+	switch (chunk->type) {
+	case FRAME_SETUP:
+	case FRAME_DATA:
+	case FRAME_BATCH:
+	case FRAME_END:
+		return recv_stream_take(r, chunk, err);
+	case FRAME_PAGES:
+		return recv_stream_pages(r, chunk, err);
+	default:
+		return error_set(err, ERROR_REQUEST, 0, "a frame of type %s came",
+			frame_type_name(chunk->type));
 	}
-	/* What the sender did wrong, and not what the hypervisor did. */
-	if (result < 0 && (*err)->kind == ERROR_REQUEST)
-		error_prefix(err, "%s", lane_name(r->lane));
-	return result < 0 ? -1 : 0;
 }
 
-static void *carry_stream(void *arg)
+static void release(void *arg, struct out_frame *frame)
 {
 	struct receiver *r = arg;
-	struct error *err = NULL;
 
-	if (carry(r, &err) == 0)
+	pthread_mutex_lock(&r->mutex);
+	if (frame == &r->end_frame) {
+		r->complete = true;
 		run_end(r->run);
-	else
-		run_fail(r->run, err);
-	return NULL;
+	} else if (frame != &r->setup_frame) {
+		struct return_piece *piece = (struct return_piece *)frame;
+
+		piece->next = r->returns;
+		r->returns = piece;
+		pthread_cond_broadcast(&r->change);
+	}
+	pthread_mutex_unlock(&r->mutex);
 }
 
+/* Of the return path: nobody counts its bytes. */
+static bool acked(void *arg, uint64_t bytes)
+{
+	(void)arg;
+	return bytes == 0;
+}
+
+static struct frame_ack dealt(void *arg)
+{
+	struct receiver *r = arg;
+	struct frame_ack ack;
+
+	pthread_mutex_lock(&r->mutex);
+	ack = r->written;
+	pthread_mutex_unlock(&r->mutex);
+	return ack;
+}
+
+static void again(void *arg)
+{
+	recv_stream_ask_again(arg);
+}
+
+static bool complete(void *arg)
+{
+	struct receiver *r = arg;
+	bool done;
+
+	pthread_mutex_lock(&r->mutex);
+	done = r->complete;
+	pthread_mutex_unlock(&r->mutex);
+	return done;
+}
+
+static struct return_piece *take_return(struct receiver *r)
+{
+	struct return_piece *piece;
+
+	pthread_mutex_lock(&r->mutex);
+	while (!r->returns)
+		pthread_cond_wait(&r->change, &r->mutex);
+	piece = r->returns;
+	r->returns = piece->next;
+	pthread_mutex_unlock(&r->mutex);
+	return piece;
+}
+
+/* A hypervisor that has closed its end is seen by those who move the stream; a return path may end
+ * before it. */
 static void *carry_back(void *arg)
 {
 	struct receiver *r = arg;
-	struct chunk *chunk = chunk_take(r->back_pool);
-	struct error *err = NULL;
-	ssize_t n;
-
-	chunk->type = FRAME_RETURN;
-	while ((n = endpoint_read(&r->output, chunk->data, chunk->cap, &err)) > 0) {
-		chunk->len = (size_t)n;
-		if (lane_send_chunk(r->lane, chunk, &err) < 0)
-			break;
-	}
-	/* A hypervisor that has closed its end, or a lane that broke, is seen by those who move the
-	 * stream; a return path may end before it. */
-	error_free(&err);
-	return NULL;
-}
-
-static int choose_codec(
-	struct receiver *r, uint64_t mine, const struct frame_hello *theirs, struct error **err)
-{
-	size_t back =
-		theirs->payload_max < SIDES_PAYLOAD ? theirs->payload_max & ~15u : SIDES_PAYLOAD;
-
-	r->codec = wire_codec_choose(mine & theirs->features);
-	r->pool = chunk_pool_open(SIDES_CHUNKS, SIDES_PAYLOAD, err);
-	r->back_pool = r->pool ? chunk_pool_open(1, back, err) : NULL;
-	if (!r->back_pool)
-		return -1;
-	r->sink = (struct wire_sink){write_piece, r};
-	r->codec_state = r->codec->open(r->pool, err);
-	return r->codec_state ? 0 : -1;
-}
-
-static int accept_one(struct receiver *r, const struct tls_credentials *credentials,
-	int64_t deadline_ms, struct error **err)
-{
-	struct frame_hello *mine = calloc(1, sizeof(*mine));
 	struct frame_hello theirs;
+	size_t max = SIDES_RETURN_MAX;
 
-	if (!mine)
-		abort();
-	mine->role = FRAME_ROLE_RECV;
-	mine->oldest = FRAME_VERSION_OLDEST;
-	mine->newest = FRAME_VERSION_NEWEST;
-	mine->features = wire_codec_features();
-	mine->payload_max = SIDES_PAYLOAD;
-	mine->next = 1;
-	strcpy(mine->migration, r->options->migration);
-	r->lane = accept_lane(r->options, r->run, credentials, mine, &theirs, deadline_ms, err);
-	if (!r->lane)
+	link_theirs(r->link, &theirs);
+	if (theirs.payload_max < max)
+		max = theirs.payload_max & ~15u;
+	for (;;) {
+		struct return_piece *piece = take_return(r);
+		ssize_t n = endpoint_read(&r->output, piece->data, max, NULL);
+
+		if (n <= 0)
+			return NULL;
+		link_send(r->link, &piece->frame, FRAME_RETURN, piece->data, (size_t)n);
+	}
+}
+
+static int open_link(
+	struct receiver *r, const struct tls_credentials *credentials, struct error **err)
+{
+	static struct link_handler handler = {.take = take,
+		.release = release,
+		.acked = acked,
+		.dealt = dealt,
+		.again = again,
+		.complete = complete};
+	struct link_options options = {.credentials = credentials,
+		.peer = &r->options->peer,
+		.reconnect_ms = r->options->reconnect_ms,
+		.handler = &handler,
+		.arg = r,
+		.run = r->run,
+		.hello = {.role = FRAME_ROLE_RECV,
+			.oldest = FRAME_VERSION_OLDEST,
+			.newest = FRAME_VERSION_NEWEST,
+			.payload_max = FRAME_PAYLOAD_MAX,
+			.lanes = 1,
+			.window = SIDES_PIECES}};
+
+	r->pool = chunk_pool_open(SIDES_PIECES + FRAME_LANES_MAX + 1, FRAME_PAYLOAD_MAX, err);
+	if (!r->pool)
 		return -1;
-	return choose_codec(r, mine->features, &theirs, err);
+	handler.pool = r->pool;
+	strcpy(options.hello.migration, r->options->migration);
+	r->link = link_new(&options);
+	return accept_start(r->options, r->run, credentials, r->link, err);
+}
+
+static bool is_set_up(struct receiver *r)
+{
+	bool done;
+
+	pthread_mutex_lock(&r->mutex);
+	done = r->set_up;
+	pthread_mutex_unlock(&r->mutex);
+	return done;
+}
+
+static int wait_for_setup(struct receiver *r, int64_t deadline_ms, struct error **err)
+{
+	if (accept_wait(r->run, r->link, deadline_ms, err) < 0)
+		return -1;
+	while (!is_set_up(r)) {
+		if (clock_ms() >= deadline_ms)
+			return error_set(err, ERROR_TIMEOUT, 0,
+				"link from %s: it says nothing of what it will send",
+				r->options->peer.name);
+		if (run_wait(r->run, -1, RUN_TICK_MS, err) <= 0 || link_check(r->link, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static void tell_reading(struct receiver *r)
+{
+	uint8_t payload[SETUP_READING_SIZE];
+	uint64_t blocks, ns;
+
+	source_set_reading(r->sources, &blocks, &ns);
+	setup_reading_encode(blocks, ns, payload);
+	if (blocks)
+		link_say(r->link, FRAME_READING, payload, sizeof(payload));
+}
+
+/* Whether the sender has all that it waits for, as far as can be known: it was told that all has
+ * been written, and then went away. */
+static bool told_all(struct receiver *r)
+{
+	bool told;
+
+	pthread_mutex_lock(&r->mutex);
+	told = r->end_sent;
+	pthread_mutex_unlock(&r->mutex);
+	return told;
 }
 
 static int watch(struct receiver *r, struct error **err)
@@ -217,34 +200,72 @@ static int watch(struct receiver *r, struct error **err)
 	int result;
 
 	while ((result = run_wait(r->run, -1, RUN_TICK_MS, err)) == 1) {
-		run_status_progress(r->run, &r->counts);
-		send_ack(r, lane_idle_ms(r->lane) >= LANE_ALIVE_MS);
+		run_status_progress(r->run, &r->report);
+		if (!told_all(r))
+			tell_reading(r);
+		if (link_check(r->link, err) == 0)
+			continue;
+		if (!told_all(r))
+			return -1;
+		error_free(err);
+		return 0;
 	}
 	return result;
 }
 
 static int run_threads(struct receiver *r, int64_t deadline_ms, struct error **err)
 {
+	if (wait_for_setup(r, deadline_ms, err) < 0)
+		return -1;
+	report_connected(r->run, r->link, &r->options->peer, false);
+	run_counts_start(&r->report, r->link);
 	if (endpoint_connect(&r->output, deadline_ms, err) < 0 ||
-		fault_point("wire.recv.connected", err) < 0 || run_thread(carry_stream, r, err) < 0)
+		fault_point("wire.recv.connected", err) < 0 ||
+		run_thread(recv_stream_write, r, err) < 0)
 		return -1;
 	if (r->output.both_ways && run_thread(carry_back, r, err) < 0)
 		return -1;
 	return watch(r, err);
 }
 
-static void report_connected(struct receiver *r)
+/* What its own droverd has allowed it; which of them are used is agreed on in the setup. */
+static void add_sources(struct receiver *r)
 {
-	run_status(r->run, "connected",
-		json_pack("{s:s,s:s,s:s,s:s}", "peer", lane_peer(r->lane), "address",
-			lane_address(r->lane), "cipher", lane_cipher(r->lane), "codec",
-			r->codec->name));
+	const struct options *o = r->options;
+
+	r->sources = source_set_open();
+	for (size_t i = 0; i < o->sources_len; i++) {
+		struct error *err = NULL;
+
+		if (source_set_add(
+			    r->sources, o->sources[i].name, o->sources[i].path, false, &err) < 0)
+			report_source_unused(r->run, o->sources[i].name, err);
+		error_free(&err);
+	}
 }
 
 static void prepare(struct receiver *r)
 {
 	r->hash = hash_open();
-	pthread_mutex_init(&r->ack_mutex, NULL);
+	pthread_mutex_init(&r->mutex, NULL);
+	pthread_cond_init(&r->change, NULL);
+	inbox_init(&r->in, SIDES_PIECES);
+	for (unsigned i = 0; i < SIDES_RETURNS; i++) {
+		struct return_piece *piece = calloc(1, sizeof(*piece));
+
+		if (!piece)
+			abort();
+		piece->next = r->returns;
+		r->returns = piece;
+	}
+	add_sources(r);
+}
+
+static void report(struct receiver *r)
+{
+	struct report what = {.link = r->link, .counts = &r->counts, .sources = r->sources};
+
+	run_status_end(r->run, &r->report, r->end.hash, report_end(&what));
 }
 
 int recv_run(const struct options *options, struct run *run, struct error **err)
@@ -260,15 +281,14 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 	prepare(r);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0 ||
-		run_harden(err) < 0 || accept_one(r, credentials, deadline_ms, err) < 0)
+		run_harden(err) < 0 || recv_stream_open(r, err) < 0 ||
+		open_link(r, credentials, err) < 0)
 		return -1;
-	report_connected(r);
-	run_counts_start(&r->counts, r->lane);
 	if (run_threads(r, deadline_ms, err) < 0) {
-		lane_give_up(r->lane, *err);
+		link_give_up(r->link, *err);
 		return -1;
 	}
-	lane_finish(r->lane);
-	run_status_end(run, &r->counts, r->end.hash);
+	link_finish(r->link);
+	report(r);
 	return 0;
 }

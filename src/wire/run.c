@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "wire/link.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,12 +22,10 @@
 
 /* A pipe that poll() calls writable takes a line of up to 4,096 bytes without waiting. */
 #define LINE_MAX_BYTES 2048
-#define LATE_MS 1000
 #define STATUS_WAIT_MS 1000
 
 struct run {
 	pthread_mutex_t mutex;
-	pthread_cond_t failed;
 	struct error *error;
 	bool ended;
 	int status_fd;
@@ -54,7 +53,6 @@ struct run *run_open(int status_fd, struct error **err)
 {
 	struct sigaction ends = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 	struct sigaction ignored = {.sa_handler = SIG_IGN};
-	pthread_condattr_t monotonic;
 	struct run *run = calloc(1, sizeof(*run));
 
 	if (!run || pipe2(wake_pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
@@ -64,10 +62,6 @@ struct run *run_open(int status_fd, struct error **err)
 	}
 	run->status_fd = status_fd;
 	pthread_mutex_init(&run->mutex, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&run->failed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
 	sigaction(SIGTERM, &ends, NULL);
 	sigaction(SIGINT, &ends, NULL);
 	sigaction(SIGPIPE, &ignored, NULL);
@@ -105,39 +99,18 @@ int run_thread(void *(*body)(void *), void *arg, struct error **err)
 	return errnum ? error_set(err, ERROR_FAILED, errnum, "cannot start a thread") : 0;
 }
 
-static void fail_locked(struct run *run, struct error *e)
-{
-	error_move(&run->error, e);
-	pthread_cond_broadcast(&run->failed);
-	wake();
-}
-
 void run_fail(struct run *run, struct error *e)
 {
 	pthread_mutex_lock(&run->mutex);
-	fail_locked(run, e);
+	error_move(&run->error, e);
 	pthread_mutex_unlock(&run->mutex);
-}
-
-void run_fail_late(struct run *run, struct error *e)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += LATE_MS / 1000;
-	pthread_mutex_lock(&run->mutex);
-	while (!run->error && !run->ended)
-		if (pthread_cond_timedwait(&run->failed, &run->mutex, &until) == ETIMEDOUT)
-			break;
-	fail_locked(run, e);
-	pthread_mutex_unlock(&run->mutex);
+	wake();
 }
 
 void run_end(struct run *run)
 {
 	pthread_mutex_lock(&run->mutex);
 	run->ended = true;
-	pthread_cond_broadcast(&run->failed);
 	pthread_mutex_unlock(&run->mutex);
 	wake();
 }
@@ -205,17 +178,17 @@ void run_status(struct run *run, const char *name, json_t *fields)
 		fs_write_all(run->status_fd, text, len);
 }
 
-void run_counts_start(struct run_counts *counts, struct lane *lane)
+void run_counts_start(struct run_counts *counts, struct link *link)
 {
-	counts->lane = lane;
+	counts->link = link;
 	counts->start_ms = counts->last_ms = clock_ms();
-	counts->last_wire_bytes = lane_wire_bytes(lane);
+	counts->last_wire_bytes = link_wire_bytes(link);
 }
 
 void run_status_progress(struct run *run, struct run_counts *counts)
 {
 	int64_t now_ms = clock_ms(), passed_ms = now_ms - counts->last_ms;
-	uint64_t wire_bytes = lane_wire_bytes(counts->lane);
+	uint64_t wire_bytes = link_wire_bytes(counts->link);
 	uint64_t rate_bps;
 
 	if (passed_ms < RUN_TICK_MS)
@@ -238,14 +211,19 @@ static int64_t cpu_ms(void)
 	       (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
 }
 
-void run_status_end(struct run *run, struct run_counts *counts, uint64_t hash)
+void run_status_end(struct run *run, struct run_counts *counts, uint64_t hash, json_t *more)
 {
+	json_t *fields;
 	char hex[17];
 
 	snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)hash);
-	run_status(run, "end",
-		json_pack("{s:I,s:I,s:I,s:I,s:s}", "stream_bytes", (json_int_t)counts->stream_bytes,
-			"wire_bytes", (json_int_t)lane_wire_bytes(counts->lane), "cpu_ms",
-			(json_int_t)cpu_ms(), "duration_ms",
-			(json_int_t)(clock_ms() - counts->start_ms), "xxh3", hex));
+	fields = json_pack("{s:I,s:I,s:I,s:I,s:s}", "stream_bytes",
+		(json_int_t)counts->stream_bytes, "wire_bytes",
+		(json_int_t)link_wire_bytes(counts->link), "cpu_ms", (json_int_t)cpu_ms(),
+		"duration_ms", (json_int_t)(clock_ms() - counts->start_ms), "xxh3", hex);
+	if (!fields)
+		abort();
+	json_object_update(fields, more);
+	json_decref(more);
+	run_status(run, "end", fields);
 }

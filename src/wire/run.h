@@ -9,7 +9,6 @@
 #define DROVER_WIRE_RUN_H
 
 #include "base/error.h"
-#include "wire/lane.h"
 
 #include <jansson.h>
 #include <stdatomic.h>
@@ -31,11 +30,8 @@ int run_harden(struct error **err);
 /* Starts a thread that is waited for by nobody. */
 int run_thread(void *(*body)(void *), void *arg, struct error **err);
 
-/* From any thread. run_fail takes the error over; the first one counts. run_end: all is done.
- * run_fail_late gives another thread a second to fail with what it knows: a lane that cannot be
- * sent to often holds the reason for it, to be received. */
+/* From any thread. run_fail takes the error over; the first one counts. run_end: all is done. */
 void run_fail(struct run *run, struct error *e);
-void run_fail_late(struct run *run, struct error *e);
 void run_end(struct run *run);
 /* Wakes run_wait, which then returns 1. */
 void run_wake(struct run *run);
@@ -48,17 +44,19 @@ int run_wait(struct run *run, int fd, int64_t ms, struct error **err);
  * gone, or reads nothing for a second, misses it: a migration does not depend on it. */
 void run_status(struct run *run, const char *name, json_t *fields);
 
+struct link;
+
 /* What a side counts; stream_bytes and acked_bytes are set by worker threads. */
 struct run_counts {
-	struct lane *lane;
+	struct link *link;
 	atomic_uint_fast64_t stream_bytes, acked_bytes;
 	int64_t start_ms, last_ms;
 	uint64_t last_wire_bytes;
 };
-/* Starts counting; the lane may have carried its handshake. */
-void run_counts_start(struct run_counts *counts, struct lane *lane);
-/* The status lines "progress" and "end". */
+/* Starts counting; the link may have carried its handshakes. */
+void run_counts_start(struct run_counts *counts, struct link *link);
+/* The status lines "progress" and "end"; `more` are members that are added to it, taken over. */
 void run_status_progress(struct run *run, struct run_counts *counts);
-void run_status_end(struct run *run, struct run_counts *counts, uint64_t hash);
+void run_status_end(struct run *run, struct run_counts *counts, uint64_t hash, json_t *more);
 
 #endif

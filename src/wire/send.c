@@ -1,106 +1,289 @@
 /*
- * The sending side. Threads: carry_stream (hypervisor → lane), read_lane (lane → hypervisor: return
- * path, and what the receiver says), and the main thread, which watches.
+ * The sending side. Threads: the reader and the encoders (send_stream.c), those of the lanes
+ * (link.h), carry_back (return path → hypervisor), and the main thread, which watches.
  */
 #include "base/clock.h"
 #include "base/fault.h"
-#include "wire/codec.h"
-#include "wire/endpoint.h"
-#include "wire/hash.h"
-#include "wire/pace.h"
-#include "wire/sides.h"
-#include "wire/tcp.h"
+#include "wire/report.h"
+#include "wire/sender.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#define HALF_BYTES (1u << 20)
+/* A source of references is dropped when more than one in so many misses, after so many. */
+#define MISSES_LIMIT 8
+#define MISSES_SEEN 512
+/* References rest for so long when blocks take longer to read than pages to send; this is looked at
+ * after so many blocks. */
+#define REST_US 1000000
+#define READING_SEEN 256
 
-struct sender {
-	const struct options *options;
-	struct run *run;
-	struct lane *lane;
-	struct endpoint input;
-	struct chunk_pool *pool, *back_pool;
-	const struct wire_codec *codec;
-	void *codec_state;
-	struct wire_sink sink;
-	struct pace pace;
-	uint64_t sent; /* bytes of payload */
-	struct run_counts counts;
-	struct hash *hash;
-	int64_t deadline_ms; /* for the hypervisor to connect */
-	struct frame_end end;
-	atomic_bool ended;         /* END is on its way, and s->end complete */
-	atomic_uint_fast64_t back; /* number of the last RETURN frame that was dealt with */
+static int wrong(struct error **err, const struct chunk *chunk)
+{
+	return error_set(
+		err, ERROR_REQUEST, 0, "a frame of type %s came", frame_type_name(chunk->type));
+}
+
+/* What the destination could not read, or read differently, goes as it is. */
+struct question {
+	struct sender *s;
+	const struct chunk *chunk;
+	uint8_t *answer;
+	size_t len;
+	struct error *err;
 };
 
-static void wait_us(int64_t us)
+static void answer_misses(void *arg, struct out_frame *frame)
 {
-	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+	struct question *q = arg;
+	struct batch_counts before;
+	struct batch *b;
 
-	if (us)
-		nanosleep(&ts, NULL);
+	if (frame->type != FRAME_BATCH) {
+		error_set(&q->err, ERROR_REQUEST, 0, "pages of frame %llu are asked for",
+			(unsigned long long)frame->sequence);
+		return;
+	}
+	b = ((struct piece *)frame)->batch;
+	before = b->counts;
+	q->len = batch_answer_encode(b, q->chunk->data, q->chunk->len, q->answer, &q->err);
+	pthread_mutex_lock(&q->s->mutex);
+	for (unsigned i = 0; i < SOURCE_MAX; i++)
+		q->s->counts.misses[i] += b->counts.misses[i] - before.misses[i];
+	pthread_mutex_unlock(&q->s->mutex);
 }
 
-/* The codec's sink. */
-static int send_frame(void *arg, struct chunk *chunk, struct error **err)
+static void drop_bad_sources(struct sender *s)
+{
+	pthread_mutex_lock(&s->mutex);
+	for (size_t i = 0; i < source_set_count(s->sources); i++) {
+		uint64_t hits = s->counts.hits[i], misses = s->counts.misses[i];
+
+		if (hits >= MISSES_SEEN && misses > hits / MISSES_LIMIT)
+			source_set_enable(s->sources, i, false);
+	}
+	pthread_mutex_unlock(&s->mutex);
+}
+
+static int take_miss(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	struct question q = {.s = s, .chunk = chunk};
+	uint64_t sequence;
+
+	if (batch_sequence(chunk->data, chunk->len, &sequence, err) < 0)
+		return -1;
+	q.answer = malloc(BATCH_ANSWER_PAYLOAD_MAX);
+	if (!q.answer)
+		abort();
+	/* One that was answered already is asked for again when lane 0 was connected again. */
+	link_with_frame(s->link, sequence, answer_misses, &q);
+	if (q.len)
+		link_say(s->link, FRAME_PAGES, q.answer, q.len);
+	free(q.answer);
+	return q.err ? error_move(err, q.err) : 0;
+}
+
+/* With the lock held: whether a block is read sooner than its page would have been sent. */
+static bool reading_pays(const struct sender *s, uint64_t blocks, uint64_t ns)
+{
+	const struct level_seen *seen = &s->level.seen[s->level.now];
+	double read_ns = (double)ns / (double)blocks / s->options->threads;
+	double page = STREAM_PAGE * (seen->seen_us ? seen->ratio : 1.0);
+
+	if (!s->level.capacity_bps)
+		return true;
+	return read_ns < 2e9 * page / (double)s->level.capacity_bps ||
+	       read_ns < STREAM_PAGE * seen->ns_per_byte / s->options->threads;
+}
+
+static int take_reading(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	uint64_t blocks, ns;
+	bool rest;
+
+	if (setup_reading_decode(chunk->data, chunk->len, &blocks, &ns, err) < 0)
+		return -1;
+	pthread_mutex_lock(&s->mutex);
+	if (blocks >= s->reading_blocks + READING_SEEN && ns >= s->reading_ns) {
+		rest = !reading_pays(s, blocks - s->reading_blocks, ns - s->reading_ns);
+		s->resting_until_us = rest ? clock_us() + REST_US : 0;
+		s->reading_blocks = blocks;
+		s->reading_ns = ns;
+	}
+	pthread_mutex_unlock(&s->mutex);
+	return 0;
+}
+
+/* RETURN, SETUP_ACK and END_ACK are dealt with in their order, by carry_back. */
+static int take_numbered(struct sender *s, struct chunk *chunk, struct error **err)
+{
+	enum inbox_put put;
+
+	pthread_mutex_lock(&s->mutex);
+	put = inbox_put(&s->back, chunk);
+	if (put == INBOX_KEPT) {
+		inbox_take(&s->back);
+		inbox_done(&s->back, chunk->sequence, NULL);
+		pthread_cond_broadcast(&s->change);
+	}
+	pthread_mutex_unlock(&s->mutex);
+	if (put == INBOX_TOO_FAR)
+		return error_set(err, ERROR_REQUEST, 0, "frame %llu came before its time",
+			(unsigned long long)chunk->sequence);
+	return put == INBOX_KEPT;
+}
+
+static int take(void *arg, struct chunk *chunk, struct error **err)
 {
 	struct sender *s = arg;
-	bool half = s->sent < HALF_BYTES && s->sent + chunk->len >= HALF_BYTES;
+
+	switch (chunk->type) {
+	case FRAME_RETURN:
+	case FRAME_SETUP_ACK:
+	case FRAME_END_ACK:
+		return take_numbered(s, chunk, err);
+	case FRAME_MISS:
+		return take_miss(s, chunk, err);
+	case FRAME_READING:
+		return take_reading(s, chunk, err);
+	default:
+		return wrong(err, chunk);
+	}
+}
+
+static void release(void *arg, struct out_frame *frame)
+{
+	struct sender *s = arg;
+
+	send_stream_release(s, frame);
+}
+
+static bool acked(void *arg, uint64_t bytes)
+{
+	struct sender *s = arg;
+	uint64_t before = s->report.acked_bytes;
+
+	/* With several lanes an older one may come later. */
+	while (bytes > before &&
+		!atomic_compare_exchange_weak(&s->report.acked_bytes, &before, bytes))
+		;
+	return bytes <= s->report.stream_bytes;
+}
+
+static struct frame_ack dealt(void *arg)
+{
+	struct sender *s = arg;
+	struct frame_ack ack;
+
+	pthread_mutex_lock(&s->mutex);
+	ack = (struct frame_ack){.sequence = s->back.next - 1};
+	pthread_mutex_unlock(&s->mutex);
+	return ack;
+}
+
+static void again(void *arg)
+{
+	(void)arg;
+}
+
+static bool complete(void *arg)
+{
+	struct sender *s = arg;
+	bool done;
+
+	pthread_mutex_lock(&s->mutex);
+	done = s->complete;
+	pthread_mutex_unlock(&s->mutex);
+	return done;
+}
+
+static int take_setup_ack(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	struct setup_ack ack;
+
+	if (s->setup_done)
+		return error_set(err, ERROR_REQUEST, 0, "a second answer to the setup came");
+	if (setup_ack_decode(chunk->data, chunk->len, &ack, err) < 0)
+		return -1;
+	if (ack.cache_bytes > s->options->cache_bytes)
+		return error_set(err, ERROR_REQUEST, 0, "it wants a larger cache than was offered");
+	source_set_keep(s->sources, ack.sources);
+	s->cache = ack.cache_bytes ? page_cache_open(ack.cache_bytes, err) : NULL;
+	if (ack.cache_bytes && !s->cache)
+		return -1;
+	pthread_mutex_lock(&s->mutex);
+	s->setup_done = true;
+	pthread_mutex_unlock(&s->mutex);
+	run_wake(s->run);
+	return 0;
+}
+
+static int take_end_ack(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	struct frame_end theirs;
+	bool ended;
+
+	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
+		return -1;
+	pthread_mutex_lock(&s->mutex);
+	ended = s->ended;
+	pthread_mutex_unlock(&s->mutex);
+	if (!ended)
+		return error_set(err, ERROR_REQUEST, 0,
+			"it says that the stream has ended, which it has not");
+	if (theirs.bytes != s->end.bytes || theirs.hash != s->end.hash)
+		return error_set(err, ERROR_FAILED, 0,
+			"the stream arrived changed: %llu bytes there, %llu here",
+			(unsigned long long)theirs.bytes, (unsigned long long)s->end.bytes);
+	s->report.acked_bytes = theirs.bytes;
+	pthread_mutex_lock(&s->mutex);
+	s->complete = true;
+	pthread_mutex_unlock(&s->mutex);
+	return 0;
+}
+
+static int take_back(struct sender *s, const struct chunk *chunk, struct error **err)
+{
 	int result;
 
-	wait_us(pace_take(&s->pace, FRAME_HEADER + chunk->len, clock_us()));
-	result = lane_send_chunk(s->lane, chunk, err);
-	s->sent += chunk->len;
-	chunk_give_back(s->pool, chunk);
-	return result < 0 || (half && fault_point("wire.send.half", err) < 0) ? -1 : 0;
+	/* A source that cannot take the return path drops it. */
+	if (chunk->type == FRAME_RETURN)
+		return s->input.both_ways ? endpoint_write(&s->input, chunk->data, chunk->len, err)
+					  : 0;
+	result = chunk->type == FRAME_SETUP_ACK ? take_setup_ack(s, chunk, err)
+						: take_end_ack(s, chunk, err);
+	return result < 0 ? error_prefix(err, "link to %s", s->options->peer.name) : 0;
 }
 
-static int take_piece(struct sender *s, struct chunk *chunk, struct error **err)
+static struct chunk *next_back(struct sender *s)
 {
-	bool drained = chunk->len < chunk->cap;
+	struct in_slot slot;
 
-	hash_update(s->hash, chunk->data, chunk->len);
-	s->end.bytes += chunk->len;
-	s->counts.stream_bytes = s->end.bytes;
-	chunk->type = FRAME_DATA;
-	if (s->codec->encode(s->codec_state, chunk, &s->sink, err) < 0)
-		return -1;
-	return drained ? s->codec->flush(s->codec_state, &s->sink, err) : 0;
+	pthread_mutex_lock(&s->mutex);
+	while (!inbox_next(&s->back, &slot))
+		pthread_cond_wait(&s->change, &s->mutex);
+	pthread_mutex_unlock(&s->mutex);
+	return slot.chunk;
 }
 
-static int send_end(struct sender *s, struct error **err)
+static void *carry_back(void *arg)
 {
-	uint8_t payload[FRAME_END_SIZE];
+	struct sender *s = arg;
+	struct error *err = NULL;
 
-	if (s->codec->flush(s->codec_state, &s->sink, err) < 0)
-		return -1;
-	s->end.hash = hash_digest(s->hash);
-	s->ended = true;
-	frame_end_encode(&s->end, payload);
-	return lane_send(s->lane, FRAME_END, payload, sizeof(payload), err);
-}
+	while (!complete(s)) {
+		struct chunk *chunk = next_back(s);
+		int result = take_back(s, chunk, &err);
 
-static int carry(struct sender *s, struct error **err)
-{
-	if (endpoint_accept(&s->input, s->deadline_ms, err) < 0)
-		return -1;
-	for (;;) {
-		struct chunk *chunk = chunk_take(s->pool);
-		ssize_t n = endpoint_read(&s->input, chunk->data, chunk->cap, err);
-
-		if (n < 0)
-			return -1;
-		chunk->len = (size_t)n;
-		if (n > 0 && take_piece(s, chunk, err) == 0)
-			continue;
-		if (n == 0 && send_end(s, err) == 0)
-			return 0;
-		return -1;
+		chunk_give_back(s->pool, chunk);
+		link_ack(s->link);
+		if (result < 0) {
+			run_fail(s->run, err);
+			return NULL;
+		}
 	}
+	run_end(s->run);
+	return NULL;
 }
 
 static void *carry_stream(void *arg)
@@ -108,135 +291,109 @@ static void *carry_stream(void *arg)
 	struct sender *s = arg;
 	struct error *err = NULL;
 
-	if (carry(s, &err) == 0)
-		return NULL;
-	if (err->kind == ERROR_UNREACHABLE)
-		run_fail_late(s->run, err);
-	else
+	if (send_stream_carry(s, &err) < 0)
 		run_fail(s->run, err);
 	return NULL;
 }
 
-static int take_ack(struct sender *s, const struct chunk *chunk, struct error **err)
+/* A source that cannot be used is none: the migration goes on without it. */
+static void add_sources(struct sender *s)
 {
-	struct frame_ack ack;
+	const struct options *o = s->options;
 
-	if (frame_ack_decode(chunk->data, chunk->len, &ack, err) < 0)
-		return -1;
-	if (ack.bytes > s->counts.stream_bytes || ack.bytes < s->counts.acked_bytes)
-		return error_set(err, ERROR_REQUEST, 0,
-			"it says that %llu bytes have arrived, which cannot be",
-			(unsigned long long)ack.bytes);
-	s->counts.acked_bytes = ack.bytes;
-	return 0;
-}
+	s->sources = source_set_open();
+	for (size_t i = 0; i < o->sources_len && !o->plain; i++) {
+		struct error *err = NULL;
 
-static int take_end_ack(struct sender *s, const struct chunk *chunk, struct error **err)
-{
-	struct frame_end theirs;
-
-	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
-		return -1;
-	if (!s->ended)
-		return error_set(err, ERROR_REQUEST, 0,
-			"it says that the stream has ended, which it has not");
-	if (theirs.bytes != s->end.bytes || theirs.hash != s->end.hash)
-		return error_set(err, ERROR_FAILED, 0,
-			"the stream arrived changed: %llu bytes there, %llu here",
-			(unsigned long long)theirs.bytes, (unsigned long long)s->end.bytes);
-	s->counts.acked_bytes = theirs.bytes;
-	return 0;
-}
-
-/* What the destination's hypervisor wrote back. A source that cannot take it drops it. */
-static int take_return(struct sender *s, const struct chunk *chunk, struct error **err)
-{
-	s->back = chunk->sequence;
-	if (!s->input.both_ways)
-		return 0;
-	return endpoint_write(&s->input, chunk->data, chunk->len, err);
-}
-
-static int take_frame(struct sender *s, const struct chunk *chunk, struct error **err)
-{
-	int result;
-
-	switch (chunk->type) {
-	case FRAME_RETURN:
-		return take_return(s, chunk, err);
-	case FRAME_ACK:
-		result = take_ack(s, chunk, err);
-		break;
-	case FRAME_END_ACK:
-		result = take_end_ack(s, chunk, err);
-		break;
-	default:
-		result = error_set(err, ERROR_REQUEST, 0, "a frame of type %s came",
-			frame_type_name(chunk->type));
+		if (source_set_add(s->sources, o->sources[i].name, o->sources[i].path, true, &err) <
+			0)
+			report_source_unused(s->run, o->sources[i].name, err);
+		error_free(&err);
 	}
-	return result < 0 ? error_prefix(err, "%s", lane_name(s->lane)) : 0;
 }
 
-static void *read_lane(void *arg)
+static int prepare(struct sender *s, struct error **err)
 {
-	struct sender *s = arg;
-	struct chunk *chunk = chunk_take(s->back_pool);
-	struct error *err = NULL;
+	uint8_t key[PAGEHASH_KEY], sources[SOURCE_LIST_MAX];
+	struct setup setup = {
+		.cache_bytes = s->options->plain ? 0 : s->options->cache_bytes, .sources = sources};
 
-	do {
-		if (lane_receive(s->lane, chunk, &err) < 0 || take_frame(s, chunk, &err) < 0) {
-			run_fail(s->run, err);
-			return NULL;
-		}
-	} while (chunk->type != FRAME_END_ACK);
-	run_end(s->run);
-	return NULL;
+	s->hash = hash_open();
+	s->parser = stream_parser_open(s->options->plain ? "opaque" : s->options->parser);
+	if (pagehash_new_key(key, err) < 0)
+		return -1;
+	s->key = pagehash_open(key, err);
+	if (!s->key || !s->parser)
+		return -1;
+	add_sources(s);
+	memcpy(setup.key, key, sizeof(key));
+	setup.sources_len = source_set_encode(s->sources, sources);
+	s->setup_frame.len = setup_encode(&setup, s->setup_payload);
+	return 0;
 }
 
-static int connect_lane(
+static const struct link_handler handler = {
+	.take = take,
+	.release = release,
+	.acked = acked,
+	.dealt = dealt,
+	.again = again,
+	.complete = complete,
+};
+
+static int open_link(
 	struct sender *s, const struct tls_credentials *credentials, struct error **err)
 {
 	const struct options *o = s->options;
-	char address[TCP_ADDRESS_SIZE];
-	int fd = tcp_connect(o->address, s->deadline_ms, address, err);
+	static struct link_handler h;
+	struct link_options options = {.credentials = credentials,
+		.peer = &o->peer,
+		.address = o->address,
+		.bandwidth_bps = o->bandwidth_bps,
+		.reconnect_ms = o->reconnect_ms,
+		.handler = &h,
+		.arg = s,
+		.run = s->run,
+		.hello = {.role = FRAME_ROLE_SEND,
+			.oldest = FRAME_VERSION_OLDEST,
+			.newest = FRAME_VERSION_NEWEST,
+			.payload_max = SIDES_RETURN_MAX,
+			.lanes = (uint8_t)o->lanes,
+			.window = SIDES_RETURN_WINDOW}};
 
-	if (fd < 0)
-		return error_prefix(err, "lane to %s", o->peer.name);
-	s->lane = lane_open(fd, address, TLS_CONNECTS, credentials, &o->peer, err);
-	return s->lane ? 0 : -1;
+	s->pool = chunk_pool_open(SIDES_RETURN_WINDOW + FRAME_LANES_MAX + 1, SIDES_RETURN_MAX, err);
+	if (!s->pool)
+		return -1;
+	h = handler;
+	h.pool = s->pool;
+	strcpy(options.hello.migration, o->migration);
+	s->link = link_new(&options);
+	return link_connect(s->link, s->deadline_ms, err);
 }
 
-static int say_hello(struct sender *s, struct error **err)
+static bool is_set_up(struct sender *s)
 {
-	struct frame_hello theirs, mine = {.role = FRAME_ROLE_SEND,
-					   .oldest = FRAME_VERSION_OLDEST,
-					   .newest = FRAME_VERSION_NEWEST,
-					   .features = wire_codec_features(),
-					   .payload_max = SIDES_PAYLOAD,
-					   .next = 1};
-	size_t payload = SIDES_PAYLOAD;
+	bool done;
 
-	strcpy(mine.migration, s->options->migration);
-	if (lane_hello(s->lane, &mine, &theirs, err) < 0)
-		return -1;
-	if (theirs.payload_max < payload)
-		payload = theirs.payload_max & ~15u;
-	s->codec = wire_codec_choose(theirs.features & mine.features);
-	s->pool = chunk_pool_open(SIDES_CHUNKS, payload, err);
-	s->back_pool = s->pool ? chunk_pool_open(1, SIDES_PAYLOAD, err) : NULL;
-	if (!s->back_pool)
-		return -1;
-	s->sink = (struct wire_sink){send_frame, s};
-	s->codec_state = s->codec->open(s->pool, err);
-	return s->codec_state ? 0 : -1;
+	pthread_mutex_lock(&s->mutex);
+	done = s->setup_done;
+	pthread_mutex_unlock(&s->mutex);
+	return done;
 }
 
-static void report_connected(struct sender *s)
+static int set_up(struct sender *s, struct error **err)
 {
-	run_status(s->run, "connected",
-		json_pack("{s:s,s:s,s:s,s:s}", "peer", lane_peer(s->lane), "address",
-			lane_address(s->lane), "cipher", lane_cipher(s->lane), "codec",
-			s->codec->name));
+	if (run_thread(carry_back, s, err) < 0)
+		return -1;
+	link_send(s->link, &s->setup_frame, FRAME_SETUP, s->setup_payload, s->setup_frame.len);
+	while (!is_set_up(s)) {
+		if (clock_ms() >= s->deadline_ms)
+			return error_set(err, ERROR_TIMEOUT, 0, "link to %s: it does not answer",
+				s->options->peer.name);
+		if (run_wait(s->run, -1, RUN_TICK_MS, err) <= 0)
+			return -1;
+	}
+	return 0;
 }
 
 static int watch(struct sender *s, struct error **err)
@@ -244,24 +401,37 @@ static int watch(struct sender *s, struct error **err)
 	int result;
 
 	while ((result = run_wait(s->run, -1, RUN_TICK_MS, err)) == 1) {
-		struct frame_ack ack = {.sequence = s->back};
-		uint8_t payload[FRAME_ACK_SIZE];
-
-		run_status_progress(s->run, &s->counts);
-		frame_ack_encode(&ack, payload);
-		/* A lane that has broken is reported by the thread that reads it. */
-		if (lane_idle_ms(s->lane) >= LANE_ALIVE_MS)
-			lane_send(s->lane, FRAME_ACK, payload, sizeof(payload), NULL);
+		run_status_progress(s->run, &s->report);
+		drop_bad_sources(s);
+		if (link_check(s->link, err) < 0)
+			return -1;
 	}
 	return result;
 }
 
 static int run_threads(struct sender *s, struct error **err)
 {
-	if (fault_point("wire.send.connected", err) < 0 || run_thread(read_lane, s, err) < 0 ||
+	if (set_up(s, err) < 0)
+		return -1;
+	report_connected(s->run, s->link, &s->options->peer, s->options->plain);
+	run_counts_start(&s->report, s->link);
+	if (fault_point("wire.send.connected", err) < 0 || send_stream_open(s, err) < 0 ||
 		run_thread(carry_stream, s, err) < 0)
 		return -1;
 	return watch(s, err);
+}
+
+static void report(struct sender *s)
+{
+	struct report what = {.link = s->link,
+		.counts = &s->counts,
+		.sources = s->sources,
+		.stream = stream_parser_counts(s->parser),
+		.parser = stream_parser_name(s->parser),
+		.level = &s->level};
+
+	report_sources(s->run, &what);
+	run_status_end(s->run, &s->report, s->end.hash, report_end(&what));
 }
 
 int send_run(const struct options *options, struct run *run, struct error **err)
@@ -273,28 +443,23 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 		abort();
 	s->options = options;
 	s->run = run;
-	s->pace.rate_bps = options->bandwidth_bps;
 	s->deadline_ms = clock_ms() + options->timeout_ms;
-	s->hash = hash_open();
+	pthread_mutex_init(&s->mutex, NULL);
+	pthread_cond_init(&s->change, NULL);
+	inbox_init(&s->back, SIDES_RETURN_WINDOW);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_input(&s->input, options->endpoint, err) < 0 ||
-		run_harden(err) < 0)
+		prepare(s, err) < 0 || run_harden(err) < 0)
 		return -1;
 	if (s->input.kind == ENDPOINT_UNIX)
 		run_status(run, "listening", json_pack("{s:s}", "path", s->input.path));
-	if (connect_lane(s, credentials, err) < 0)
+	if (open_link(s, credentials, err) < 0)
 		return -1;
-	if (say_hello(s, err) < 0)
-		goto give_up;
-	report_connected(s);
-	run_counts_start(&s->counts, s->lane);
-	if (run_threads(s, err) < 0)
-		goto give_up;
-	lane_finish(s->lane);
-	run_status_end(run, &s->counts, s->end.hash);
+	if (run_threads(s, err) < 0) {
+		link_give_up(s->link, *err);
+		return -1;
+	}
+	link_finish(s->link);
+	report(s);
 	return 0;
-
-give_up:
-	lane_give_up(s->lane, *err);
-	return -1;
 }

@@ -11,11 +11,13 @@
 #include "wire/options.h"
 #include "wire/run.h"
 
-/* Payload of the frames that are sent, and the longest that is accepted: with the header 4 TLS
- * records. */
-#define SIDES_PAYLOAD ((64u << 10) - FRAME_HEADER)
-/* The plain codec needs one. */
-#define SIDES_CHUNKS 2u
+/* Pieces of the stream that are on their way at most: the window that the receiver's hello names. */
+#define SIDES_PIECES 16u
+/* The return path: payload of a frame, and the window. */
+#define SIDES_RETURN_MAX (64u << 10)
+#define SIDES_RETURNS 8u
+/* Ends of the return path that are not RETURN frames: SETUP_ACK, END_ACK. */
+#define SIDES_RETURN_WINDOW (SIDES_RETURNS + 2u)
 
 int send_run(const struct options *options, struct run *run, struct error **err);
 int recv_run(const struct options *options, struct run *run, struct error **err);

@@ -1,0 +1,279 @@
+#include "wire/link.h"
+
+#include "base/clock.h"
+#include "wire/link_lanes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* Things said and not sent yet; more wait. */
+#define SAID_MAX 8u
+
+struct link *link_new(const struct link_options *options)
+{
+	struct link *link = calloc(1, sizeof(*link));
+	pthread_condattr_t monotonic;
+
+	if (!link || getrandom(&link->session, sizeof(link->session), 0) < 0)
+		abort();
+	link->options = *options;
+	link->pace.rate_bps = options->bandwidth_bps;
+	link->numbers_on_zero = options->hello.role == FRAME_ROLE_RECV;
+	outbox_init(&link->out, OUTBOX_WINDOW_MAX);
+	window_init(&link->window, clock_us());
+	pthread_mutex_init(&link->mutex, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&link->work, &monotonic);
+	pthread_cond_init(&link->room, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		link->slots[i] = (struct slot){.link = link, .number = i};
+	return link;
+}
+
+static uint64_t on_its_way(const struct link *link)
+{
+	return link->begun_bytes - link->window.acked;
+}
+
+int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
+{
+	int64_t now_us = clock_us();
+	struct out_frame *frame;
+
+	if (!outbox_acked(&link->out, sequence))
+		return error_set(err, ERROR_REQUEST, 0,
+			"it says that frame %llu has arrived, which was not sent",
+			(unsigned long long)sequence);
+	while ((frame = outbox_release(&link->out))) {
+		window_acked(&link->window, frame->len, now_us - frame->begun_us, now_us);
+		link->options.handler->release(link->options.arg, frame);
+	}
+	pthread_cond_broadcast(&link->room);
+	return 0;
+}
+
+void link_wait_room(struct link *link)
+{
+	pthread_mutex_lock(&link->mutex);
+	while (!outbox_has_room(&link->out) ||
+		(on_its_way(link) && on_its_way(link) >= window_bytes(&link->window)))
+		pthread_cond_wait(&link->room, &link->mutex);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_begin(struct link *link, struct out_frame *frame, size_t expected)
+{
+	pthread_mutex_lock(&link->mutex);
+	while (!outbox_has_room(&link->out))
+		pthread_cond_wait(&link->room, &link->mutex);
+	outbox_begin(&link->out, frame, clock_us());
+	frame->expected = expected;
+	link->begun_bytes += expected;
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_ready(struct link *link, struct out_frame *frame)
+{
+	pthread_mutex_lock(&link->mutex);
+	link->begun_bytes += frame->len - frame->expected;
+	outbox_ready(&link->out, frame);
+	pthread_cond_broadcast(&link->work);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_send(struct link *link, struct out_frame *frame, enum frame_type type, const void *data,
+	size_t len)
+{
+	link_begin(link, frame, len);
+	frame->type = (uint8_t)type;
+	frame->data = data;
+	frame->len = len;
+	link_ready(link, frame);
+}
+
+bool link_hungry(struct link *link)
+{
+	bool hungry = true;
+
+	pthread_mutex_lock(&link->mutex);
+	for (uint64_t n = link->out.released + 1; n <= link->out.last; n++)
+		if (link->out.frames[n % OUTBOX_WINDOW_MAX]->state != OUT_SENT)
+			hungry = false;
+	pthread_mutex_unlock(&link->mutex);
+	return hungry;
+}
+
+bool link_with_frame(struct link *link, uint64_t sequence,
+	void (*use)(void *arg, struct out_frame *frame), void *arg)
+{
+	struct out_frame *frame;
+
+	pthread_mutex_lock(&link->mutex);
+	frame = outbox_find(&link->out, sequence);
+	if (frame)
+		use(arg, frame);
+	pthread_mutex_unlock(&link->mutex);
+	return frame != NULL;
+}
+
+void link_say(struct link *link, enum frame_type type, const void *payload, size_t len)
+{
+	struct said *said = malloc(sizeof(*said) + len);
+
+	if (!said)
+		abort();
+	*said = (struct said){.type = type, .len = len};
+	memcpy(said->data, payload, len);
+	pthread_mutex_lock(&link->mutex);
+	while (link->said_len >= SAID_MAX && !link->ending)
+		pthread_cond_wait(&link->room, &link->mutex);
+	if (link->said_last)
+		link->said_last->next = said;
+	else
+		link->said = said;
+	link->said_last = said;
+	link->said_len++;
+	pthread_cond_broadcast(&link->work);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_ack(struct link *link)
+{
+	pthread_mutex_lock(&link->mutex);
+	link->ack_due = true;
+	pthread_cond_broadcast(&link->work);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_hello(struct link *link, unsigned lane, struct frame_hello *hello)
+{
+	*hello = link->options.hello;
+	hello->session = link->session;
+	hello->lane = (uint8_t)lane;
+	hello->next = link->options.handler->dealt(link->options.arg).sequence + 1;
+}
+
+bool link_theirs(struct link *link, struct frame_hello *theirs)
+{
+	bool seen;
+
+	pthread_mutex_lock(&link->mutex);
+	*theirs = link->theirs;
+	seen = link->hello_seen;
+	pthread_mutex_unlock(&link->mutex);
+	return seen;
+}
+
+/* With the lock held. */
+static int fits(const struct link *link, const struct frame_hello *theirs, struct error **err)
+{
+	if (link->hello_seen && theirs->session != link->theirs.session)
+		return error_set(err, ERROR_REFUSED, 0,
+			"this migration has its lanes from another process already");
+	if (link->hello_seen && theirs->lanes != link->theirs.lanes)
+		return error_set(err, ERROR_REQUEST, 0, "it has %u lanes now, %u before",
+			theirs->lanes, link->theirs.lanes);
+	return 0;
+}
+
+int link_hello_fits(struct link *link, const struct frame_hello *theirs, struct error **err)
+{
+	int result;
+
+	pthread_mutex_lock(&link->mutex);
+	result = fits(link, theirs, err);
+	if (result == 0 && theirs->next > 1)
+		result = link_take_acked(link, theirs->next - 1, err);
+	if (result == 0 && !link->hello_seen) {
+		link->hello_seen = true;
+		link->theirs = *theirs;
+		link->lanes = theirs->lanes;
+		link->out.window =
+			theirs->window < OUTBOX_WINDOW_MAX ? theirs->window : OUTBOX_WINDOW_MAX;
+	}
+	pthread_mutex_unlock(&link->mutex);
+	return result;
+}
+
+void link_install(struct link *link, struct lane *lane, const struct frame_hello *theirs)
+{
+	link_install_lane(link, theirs->lane, lane);
+}
+
+static int overdue(const struct slot *slot, int64_t limit_ms, struct error **err)
+{
+	if (slot->now || !slot->was_up || clock_ms() - slot->down_ms < limit_ms)
+		return 0;
+	return error_set(err, ERROR_UNREACHABLE, 0,
+		"the connection to %s broke, and there has been no other for %lld s",
+		slot->link->options.peer->name, (long long)(limit_ms / 1000));
+}
+
+int link_check(struct link *link, struct error **err)
+{
+	int result = 0;
+
+	pthread_mutex_lock(&link->mutex);
+	for (unsigned i = 0; i <= link->lanes && result == 0; i++)
+		result = overdue(&link->slots[i], link->options.reconnect_ms, err);
+	link->sent_bytes /= 2;
+	link->sent_us /= 2;
+	pthread_mutex_unlock(&link->mutex);
+	return result;
+}
+
+const char *link_cipher(struct link *link)
+{
+	return link->cipher;
+}
+
+const char *link_address(struct link *link)
+{
+	return link->address;
+}
+
+uint64_t link_wire_bytes(struct link *link)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&link->mutex);
+	bytes = link->closed_bytes;
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		if (link->slots[i].now)
+			bytes += lane_wire_bytes(link->slots[i].now->lane);
+	pthread_mutex_unlock(&link->mutex);
+	return bytes;
+}
+
+unsigned link_reconnections(struct link *link)
+{
+	return link->reconnections;
+}
+
+uint64_t link_capacity_bps(struct link *link)
+{
+	uint64_t bps = 0;
+
+	pthread_mutex_lock(&link->mutex);
+	if (link->sent_us > 0)
+		bps = link->sent_bytes * 1000000 / link->sent_us;
+	if (link->lanes > 1)
+		bps *= link->lanes;
+	pthread_mutex_unlock(&link->mutex);
+	return bps;
+}
+
+uint64_t link_window_bytes(struct link *link)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&link->mutex);
+	bytes = window_bytes(&link->window);
+	pthread_mutex_unlock(&link->mutex);
+	return bytes;
+}

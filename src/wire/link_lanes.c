@@ -1,0 +1,344 @@
+#include "wire/link_lanes.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* When this side has ended, the other one has so long to do the same. */
+#define FINISH_MS 1000
+
+static void wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t at_ms)
+{
+	struct timespec until = {.tv_sec = at_ms / 1000, .tv_nsec = at_ms % 1000 * 1000000};
+
+	pthread_cond_timedwait(cond, mutex, &until);
+}
+
+static void report(struct connection *c, const char *event, const struct error *why)
+{
+	run_status(c->link->options.run, event,
+		json_pack("{s:i,s:s*}", "lane", (int)c->number, "message",
+			why ? why->message : NULL));
+}
+
+/* With the lock held: what a connection carried is not forgotten with it. */
+static void count_bytes(struct connection *c)
+{
+	uint64_t bytes = lane_wire_bytes(c->lane);
+
+	c->link->closed_bytes += bytes - c->counted;
+	c->counted = bytes;
+}
+
+/* With the lock held: nothing goes over this connection any more. */
+static void take_out(struct connection *c)
+{
+	struct link *link = c->link;
+	struct slot *slot = &link->slots[c->number];
+
+	c->dead = true;
+	lane_break(c->lane);
+	count_bytes(c);
+	if (slot->now == c) {
+		slot->now = NULL;
+		slot->down_ms = clock_ms();
+	}
+	if ((c->number == 0) == link->numbers_on_zero)
+		outbox_lane_lost(&link->out, c->number);
+	pthread_cond_broadcast(&link->work);
+	pthread_cond_broadcast(&link->room);
+}
+
+/* Broken connections come back; what the other side says, or does wrong, does not. */
+static bool comes_back(const struct error *why)
+{
+	return why->kind == ERROR_UNREACHABLE || why->kind == ERROR_TIMEOUT;
+}
+
+/* A thread is done with its connection, and why. */
+static void leave(struct connection *c, struct error *why)
+{
+	struct link *link = c->link;
+	bool first, last, complete = link->options.handler->complete(link->options.arg);
+
+	pthread_mutex_lock(&link->mutex);
+	first = !c->dead;
+	if (first)
+		take_out(c);
+	last = --c->threads == 0;
+	count_bytes(c);
+	first = first && !link->ending && !complete;
+	pthread_cond_broadcast(&link->work);
+	pthread_mutex_unlock(&link->mutex);
+	if (first && comes_back(why)) {
+		report(c, "reconnecting", why);
+	} else if (first) {
+		run_fail(link->options.run, why);
+		why = NULL;
+	}
+	error_free(&why);
+	if (last) {
+		lane_close(c->lane);
+		free(c);
+	}
+	if (complete)
+		run_end(link->options.run);
+}
+
+static int take_ack(struct connection *c, const struct chunk *chunk, struct error **err)
+{
+	struct link *link = c->link;
+	struct frame_ack ack;
+	int result;
+
+	if (frame_ack_decode(chunk->data, chunk->len, &ack, err) < 0)
+		return -1;
+	if (!link->options.handler->acked(link->options.arg, ack.bytes))
+		return error_set(err, ERROR_REQUEST, 0,
+			"it says that %llu bytes have arrived, which cannot be",
+			(unsigned long long)ack.bytes);
+	pthread_mutex_lock(&link->mutex);
+	result = ack.sequence < link->out.acked ? 0 : link_take_acked(link, ack.sequence, err);
+	pthread_mutex_unlock(&link->mutex);
+	return result;
+}
+
+/* 1: the chunk was kept. */
+static int take_frame(struct connection *c, struct chunk *chunk, struct error **err)
+{
+	const struct link_options *o = &c->link->options;
+	int result;
+
+	if (chunk->type == FRAME_ACK)
+		result = take_ack(c, chunk, err);
+	else if (chunk->type == FRAME_HELLO)
+		result = error_set(err, ERROR_REQUEST, 0, "a second hello came");
+	else
+		result = o->handler->take(o->arg, chunk, err);
+	if (result < 0 && (*err)->kind == ERROR_REQUEST)
+		error_prefix(err, "%s", lane_name(c->lane));
+	return result;
+}
+
+static void *receive(void *arg)
+{
+	struct connection *c = arg;
+	struct chunk_pool *pool = c->link->options.handler->pool;
+	struct chunk *chunk = chunk_take(pool);
+	struct error *err = NULL;
+	int kept;
+
+	while (lane_receive(c->lane, chunk, &err) == 0) {
+		kept = take_frame(c, chunk, &err);
+		if (kept < 0)
+			break;
+		if (kept)
+			chunk = chunk_take(pool);
+	}
+	chunk_give_back(pool, chunk);
+	leave(c, err);
+	return NULL;
+}
+
+static void wait_us(int64_t us)
+{
+	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+
+	if (us > 0)
+		nanosleep(&ts, NULL);
+}
+
+/* With the lock held, which is let go meanwhile: sends one numbered frame. */
+static int send_frame(struct connection *c, struct out_frame *frame, struct error **err)
+{
+	struct link *link = c->link;
+	int64_t start_us = clock_us(),
+		pause_us = pace_take(&link->pace, FRAME_HEADER + frame->len, start_us);
+	int result;
+
+	pthread_mutex_unlock(&link->mutex);
+	wait_us(pause_us);
+	result = lane_send_frame(c->lane, (enum frame_type)frame->type, frame->sequence,
+		frame->data, frame->len, err);
+	pthread_mutex_lock(&link->mutex);
+	link->sent_bytes += frame->len;
+	link->sent_us += (uint64_t)(clock_us() - start_us);
+	outbox_taken(&link->out, frame, result == 0 && !c->dead);
+	if (frame->acknowledged)
+		link_take_acked(link, link->out.acked, NULL);
+	else if (result < 0 || c->dead)
+		pthread_cond_broadcast(&link->work);
+	return result;
+}
+
+static int send_unlocked(struct connection *c, enum frame_type type, const void *data, size_t len,
+	struct error **err)
+{
+	int result;
+
+	pthread_mutex_unlock(&c->link->mutex);
+	result = lane_send_frame(c->lane, type, 0, data, len, err);
+	pthread_mutex_lock(&c->link->mutex);
+	return result;
+}
+
+static int send_ack(struct connection *c, struct error **err)
+{
+	struct link *link = c->link;
+	uint8_t payload[FRAME_ACK_SIZE];
+	struct frame_ack ack;
+
+	link->ack_due = false;
+	pthread_mutex_unlock(&link->mutex);
+	ack = link->options.handler->dealt(link->options.arg);
+	frame_ack_encode(&ack, payload);
+	pthread_mutex_lock(&link->mutex);
+	return send_unlocked(c, FRAME_ACK, payload, sizeof(payload), err);
+}
+
+static int send_said(struct connection *c, struct error **err)
+{
+	struct link *link = c->link;
+	struct said *said = link->said;
+	int result;
+
+	link->said = said->next;
+	if (!link->said)
+		link->said_last = NULL;
+	link->said_len--;
+	pthread_cond_broadcast(&link->room);
+	result = send_unlocked(c, said->type, said->data, said->len, err);
+	free(said);
+	return result;
+}
+
+/* With the lock held: sends the most urgent thing there is. 1: there was nothing. */
+static int send_something(struct connection *c, struct error **err)
+{
+	struct link *link = c->link;
+	struct out_frame *frame = NULL;
+
+	if (c->number == 0 && link->ack_due)
+		return send_ack(c, err);
+	if (c->number == 0 && link->said)
+		return send_said(c, err);
+	if ((c->number == 0) == link->numbers_on_zero)
+		frame = outbox_take(&link->out, c->number);
+	if (frame)
+		return send_frame(c, frame, err);
+	if (lane_idle_ms(c->lane) >= LANE_ALIVE_MS)
+		return send_ack(c, err);
+	return 1;
+}
+
+static void *transmit(void *arg)
+{
+	struct connection *c = arg;
+	struct link *link = c->link;
+	struct error *err = NULL;
+	int result = 0;
+
+	pthread_mutex_lock(&link->mutex);
+	while (!c->dead && result >= 0) {
+		result = send_something(c, &err);
+		if (result == 1 && !c->dead)
+			wait_until(&link->work, &link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
+	}
+	pthread_mutex_unlock(&link->mutex);
+	leave(c, err);
+	return NULL;
+}
+
+static struct connection *new_connection(struct link *link, unsigned number, struct lane *lane)
+{
+	struct connection *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		abort();
+	*c = (struct connection){.link = link, .lane = lane, .number = number, .threads = 2};
+	return c;
+}
+
+/* With the lock held. Whether the slot had a lane before. */
+static bool put_in(struct connection *c)
+{
+	struct link *link = c->link;
+	struct slot *slot = &link->slots[c->number];
+	bool again = slot->was_up;
+
+	if (slot->now)
+		take_out(slot->now);
+	slot->now = c;
+	slot->was_up = true;
+	link->reconnections += again;
+	if (c->number == 0) {
+		snprintf(link->cipher, sizeof(link->cipher), "%s", lane_cipher(c->lane));
+		snprintf(link->address, sizeof(link->address), "%s", lane_address(c->lane));
+		link->ack_due = true;
+	}
+	return again;
+}
+
+void link_install_lane(struct link *link, unsigned number, struct lane *lane)
+{
+	struct connection *c = new_connection(link, number, lane);
+	struct error *err = NULL;
+	bool again;
+
+	pthread_mutex_lock(&link->mutex);
+	again = put_in(c);
+	pthread_mutex_unlock(&link->mutex);
+	if (again)
+		report(c, "reconnected", NULL);
+	if (run_thread(receive, c, &err) < 0 || run_thread(transmit, c, &err) < 0) {
+		run_fail(link->options.run, err);
+		return;
+	}
+	run_wake(link->options.run);
+	if (again && number == 0)
+		link->options.handler->again(link->options.arg);
+}
+
+/* With the lock held. */
+static bool any_lane(const struct link *link)
+{
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		if (link->slots[i].now)
+			return true;
+	return false;
+}
+
+void link_finish(struct link *link)
+{
+	int64_t deadline_ms = clock_ms() + FINISH_MS;
+
+	pthread_mutex_lock(&link->mutex);
+	link->ending = true;
+	if (link->slots[0].now)
+		send_ack(link->slots[0].now, NULL);
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		if (link->slots[i].now)
+			lane_bye(link->slots[i].now->lane);
+	while (any_lane(link) && clock_ms() < deadline_ms)
+		wait_until(&link->work, &link->mutex, deadline_ms);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_give_up(struct link *link, const struct error *why)
+{
+	struct connection *last = NULL;
+
+	pthread_mutex_lock(&link->mutex);
+	link->ending = true;
+	for (unsigned i = 0; i <= FRAME_LANES_MAX && !last; i++)
+		last = link->slots[i].now;
+	if (last)
+		last->threads++;
+	pthread_mutex_unlock(&link->mutex);
+	if (last)
+		lane_give_up(last->lane, why);
+}

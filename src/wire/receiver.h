@@ -1,0 +1,65 @@
+/*
+ * Inside the receiving side: its state, shared by recv.c (the link, the return path, the watch) and
+ * recv_stream.c (the stream: decoding, putting in order, writing).
+ */
+#ifndef DROVER_WIRE_RECEIVER_H
+#define DROVER_WIRE_RECEIVER_H
+
+#include "wire/batch.h"
+#include "wire/endpoint.h"
+#include "wire/hash.h"
+#include "wire/inbox.h"
+#include "wire/link.h"
+#include "wire/setup.h"
+#include "wire/sides.h"
+
+#include <pthread.h>
+
+/* A piece of the return path; kept until the sender has acknowledged it. */
+struct return_piece {
+	struct out_frame frame; /* first: the link gives this back */
+	struct return_piece *next;
+	uint8_t data[SIDES_RETURN_MAX];
+};
+
+struct receiver {
+	const struct options *options;
+	struct run *run;
+	struct link *link;
+	struct endpoint output;
+	struct chunk_pool *pool;
+
+	/* Set by SETUP, which comes before all else. */
+	struct source_set *sources;
+	struct page_cache *cache;
+	struct pagehash *key;
+	struct out_frame setup_frame, end_frame;
+	uint8_t setup_payload[SETUP_ACK_SIZE], end_payload[FRAME_END_SIZE];
+
+	/* The writer's. */
+	struct frame_end end; /* of what has been written */
+	struct hash *hash;
+
+	pthread_mutex_t mutex; /* all that follows; taken inside the link's lock */
+	pthread_cond_t change;
+	struct inbox in;
+	struct batch *free;
+	struct return_piece *returns;
+	struct frame_ack written;
+	struct batch_counts counts;
+	bool set_up, end_sent, complete;
+
+	struct run_counts report;
+};
+
+/* Starts the decoders. The writer is a thread of its own, when the hypervisor is there. */
+int recv_stream_open(struct receiver *r, struct error **err);
+void *recv_stream_write(void *receiver);
+/* A frame of the stream came; it is kept (1), not needed (0), or wrong. */
+int recv_stream_take(struct receiver *r, struct chunk *chunk, struct error **err);
+/* Pages came that had been asked for. */
+int recv_stream_pages(struct receiver *r, const struct chunk *chunk, struct error **err);
+/* Asks again for all pages that are missing. */
+void recv_stream_ask_again(struct receiver *r);
+
+#endif

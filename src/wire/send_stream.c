@@ -1,0 +1,316 @@
+/*
+ * The stream at the source: read, parsed and planned by one thread, in order; encoded by several.
+ */
+#include "base/clock.h"
+#include "base/fault.h"
+#include "wire/sender.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HALF_BYTES (1u << 20)
+/* A piece is a fourth of what may be on its way, so that each stage has one. */
+#define PIECE_MIN (64u << 10)
+#define PIECES_IN_WINDOW 4
+/* A piece that is shorter waits so long for more while the lanes have nothing to do, and longer
+ * while they have. */
+#define SHORT_PIECE (128u << 10)
+#define HUNGRY_US 200
+/* How much the newest piece counts in the ratio. */
+#define RATIO_WEIGHT 0.1
+/* endpoint_read's. */
+#define READ_UNIT 16u
+#define BUSY_US 1000
+
+static int64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void append(struct pieces *list, struct piece *piece)
+{
+	piece->next = NULL;
+	if (list->first)
+		list->last->next = piece;
+	else
+		list->first = piece;
+	list->last = piece;
+}
+
+static struct piece *take(struct sender *s, struct pieces *list)
+{
+	struct piece *piece;
+
+	pthread_mutex_lock(&s->mutex);
+	while (!list->first)
+		pthread_cond_wait(&s->change, &s->mutex);
+	piece = list->first;
+	list->first = piece->next;
+	pthread_mutex_unlock(&s->mutex);
+	return piece;
+}
+
+static void give(struct sender *s, struct pieces *list, struct piece *piece)
+{
+	pthread_mutex_lock(&s->mutex);
+	append(list, piece);
+	pthread_cond_broadcast(&s->change);
+	pthread_mutex_unlock(&s->mutex);
+}
+
+static struct piece *new_piece(struct error **err)
+{
+	struct piece *piece = calloc(1, sizeof(*piece));
+
+	if (!piece)
+		abort();
+	piece->batch = batch_new(err);
+	piece->payload = malloc(BATCH_RAW_MAX + BATCH_EXTRA);
+	if (!piece->batch)
+		return NULL;
+	if (!piece->payload)
+		abort();
+	return piece;
+}
+
+static void encode(struct sender *s, struct batch_coder *coder, struct piece *piece)
+{
+	int64_t start_ns = clock_ns(), end_ns;
+	struct batch *b = piece->batch;
+	size_t len = batch_encode(coder, b, level_list[piece->level], piece->payload);
+	uint64_t loose = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes;
+
+	end_ns = clock_ns();
+	piece->frame.type = FRAME_BATCH;
+	piece->frame.data = piece->payload;
+	piece->frame.len = len;
+	pthread_mutex_lock(&s->mutex);
+	level_encoded(&s->level, piece->level, loose, len, end_ns - start_ns, end_ns / 1000);
+	s->ratio += RATIO_WEIGHT * ((double)len / (double)b->raw_len - s->ratio);
+	batch_counts_add(&s->counts, &b->counts);
+	pthread_mutex_unlock(&s->mutex);
+	link_ready(s->link, &piece->frame);
+}
+
+static void *encoder(void *arg)
+{
+	struct sender *s = arg;
+	struct error *err = NULL;
+	struct batch_coder *coder = batch_coder_open(s->key, &err);
+
+	if (!coder) {
+		run_fail(s->run, err);
+		return NULL;
+	}
+	for (;;)
+		encode(s, coder, take(s, &s->planned));
+}
+
+int send_stream_open(struct sender *s, struct error **err)
+{
+	unsigned threads = s->options->threads;
+
+	s->left = malloc(BATCH_RAW_MAX);
+	if (!s->left)
+		abort();
+	for (unsigned i = 0; i < SIDES_PIECES; i++) {
+		struct piece *piece = new_piece(err);
+
+		if (!piece)
+			return -1;
+		append(&s->free, piece);
+	}
+	level_init(&s->level, threads);
+	s->ratio = 1;
+	for (unsigned i = 0; i < threads; i++)
+		if (run_thread(encoder, s, err) < 0)
+			return -1;
+	return 0;
+}
+
+/* Finds the pages in what is there. */
+static void parse(struct sender *s, struct batch *b, size_t *parsed)
+{
+	struct stream_item *items = b->items + b->items_len;
+	size_t found, from = *parsed;
+
+	*parsed += stream_parse(s->parser, b->raw + from, b->raw_len - from, items,
+		BATCH_ITEMS_MAX - b->items_len, &found);
+	for (size_t i = 0; i < found; i++)
+		items[i].at += (uint32_t)from;
+	b->items_len += found;
+}
+
+static size_t piece_size(struct sender *s)
+{
+	uint64_t window = link_window_bytes(s->link) / PIECES_IN_WINDOW;
+	double size;
+
+	pthread_mutex_lock(&s->mutex);
+	size = (double)window / (s->ratio > 0.01 ? s->ratio : 0.01);
+	pthread_mutex_unlock(&s->mutex);
+	if (size < PIECE_MIN)
+		return PIECE_MIN;
+	return size < BATCH_RAW_MAX ? (size_t)size & ~4095u : BATCH_RAW_MAX;
+}
+
+/* Whether to wait for more of the stream before this piece goes. */
+static bool wait_for_more(struct sender *s, const struct batch *b)
+{
+	bool hungry = link_hungry(s->link);
+
+	if (hungry && b->raw_len >= SHORT_PIECE)
+		return endpoint_wait(&s->input, 0);
+	return endpoint_wait(&s->input, hungry ? HUNGRY_US : BUSY_US);
+}
+
+/* Whether the piece is to have more: it must have something, and there must be room. */
+static bool goes_on(struct sender *s, const struct batch *b, size_t size, size_t parsed)
+{
+	if (b->items_len == BATCH_ITEMS_MAX || b->raw_len + READ_UNIT > size)
+		return false;
+	return !parsed || wait_for_more(s, b);
+}
+
+/* Reads a piece; what the parser leaves belongs to the next one. 1 at the end of the stream. */
+static int fill(struct sender *s, struct batch *b, struct error **err)
+{
+	size_t size = piece_size(s), parsed = 0;
+
+	batch_reset(b);
+	memcpy(b->raw, s->left, s->left_len);
+	b->raw_len = s->left_len;
+	s->left_len = 0;
+	if (b->raw_len)
+		parse(s, b, &parsed);
+	while (goes_on(s, b, size, parsed)) {
+		uint8_t *at = b->raw + b->raw_len;
+		ssize_t n = endpoint_read(
+			&s->input, at, (size - b->raw_len) / READ_UNIT * READ_UNIT, err);
+
+		if (n < 0)
+			return -1;
+		if (n == 0) {
+			stream_parser_end(s->parser, b->raw_len - parsed);
+			return 1;
+		}
+		hash_update(s->hash, at, (size_t)n);
+		s->end.bytes += (uint64_t)n;
+		b->raw_len += (size_t)n;
+		parse(s, b, &parsed);
+	}
+	s->left_len = b->raw_len - parsed;
+	memcpy(s->left, b->raw + parsed, s->left_len);
+	b->raw_len = parsed;
+	return 0;
+}
+
+/* With everything in it as it is, on a link that is faster than the encoders. */
+static void send_raw(struct sender *s, struct piece *piece)
+{
+	struct batch *b = piece->batch;
+
+	if (s->options->plain)
+		b->counts.other_bytes = b->raw_len;
+	piece->frame.type = FRAME_DATA;
+	piece->frame.data = b->raw;
+	piece->frame.len = b->raw_len;
+	pthread_mutex_lock(&s->mutex);
+	s->ratio += RATIO_WEIGHT * (1 - s->ratio);
+	batch_counts_add(&s->counts, &b->counts);
+	pthread_mutex_unlock(&s->mutex);
+	link_ready(s->link, &piece->frame);
+}
+
+/* Whether nothing but copies would come of encoding it. */
+static bool as_it_is(const struct sender *s, const struct piece *piece)
+{
+	const uint64_t *pages = piece->batch->counts.pages;
+
+	if (s->options->plain)
+		return true;
+	return level_list[piece->level] == 0 && piece->batch->no_cache && !pages[BATCH_REFERENCE] &&
+	       !pages[BATCH_DIFFERENCE];
+}
+
+static void plan(struct sender *s, struct piece *piece)
+{
+	uint64_t capacity_bps = link_capacity_bps(s->link);
+	bool resting;
+
+	pthread_mutex_lock(&s->mutex);
+	level_capacity(&s->level, capacity_bps);
+	piece->level = level_choose(&s->level, clock_us());
+	resting = clock_us() < s->resting_until_us;
+	pthread_mutex_unlock(&s->mutex);
+	batch_plan(
+		piece->batch, s->cache, resting ? NULL : s->sources, level_list[piece->level] != 0);
+}
+
+static void submit(struct sender *s, struct piece *piece)
+{
+	size_t expected = (size_t)((double)piece->batch->raw_len * s->ratio);
+
+	if (!s->options->plain)
+		plan(s, piece);
+	link_begin(s->link, &piece->frame, expected);
+	piece->batch->sequence = piece->frame.sequence;
+	if (as_it_is(s, piece))
+		send_raw(s, piece);
+	else
+		give(s, &s->planned, piece);
+}
+
+/* Tells the watch how far it is; half way in there is a fault point. */
+static int count(struct sender *s, uint64_t before, struct error **err)
+{
+	s->report.stream_bytes = s->end.bytes;
+	if (before < HALF_BYTES && s->end.bytes >= HALF_BYTES)
+		return fault_point("wire.send.half", err);
+	return 0;
+}
+
+static void send_end(struct sender *s)
+{
+	s->end.hash = hash_digest(s->hash);
+	frame_end_encode(&s->end, s->end_payload);
+	pthread_mutex_lock(&s->mutex);
+	s->ended = true;
+	pthread_mutex_unlock(&s->mutex);
+	link_send(s->link, &s->end_frame, FRAME_END, s->end_payload, FRAME_END_SIZE);
+}
+
+int send_stream_carry(struct sender *s, struct error **err)
+{
+	int end = 0;
+
+	if (endpoint_accept(&s->input, s->deadline_ms, err) < 0)
+		return -1;
+	while (!end) {
+		uint64_t before = s->end.bytes;
+		struct piece *piece;
+
+		link_wait_room(s->link);
+		piece = take(s, &s->free);
+		end = fill(s, piece->batch, err);
+		if (end < 0 || count(s, before, err) < 0)
+			return -1;
+		if (piece->batch->raw_len)
+			submit(s, piece);
+		else
+			give(s, &s->free, piece);
+	}
+	send_end(s);
+	return 0;
+}
+
+void send_stream_release(struct sender *s, struct out_frame *frame)
+{
+	if (frame != &s->setup_frame && frame != &s->end_frame)
+		give(s, &s->free, (struct piece *)frame);
+}
