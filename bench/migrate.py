@@ -17,7 +17,8 @@ of QEMU's configurations of a case, which take turns, and another boot those of 
   stream_s  from the first byte of the hypervisor's stream until the guest runs there
   wire_mb   what left the source through the migration link, in 10^6 bytes, with all headers
   gap_ms    longest time without an answer that a client sees who sends a datagram a millisecond
-  cpu_s     processor time of both QEMUs, and of drover-wire on both nodes, during the move
+  cpu_s     processor time of both QEMUs, and of drover-wire on both nodes, during the move; `rest`
+            is all else on the machine, steal included: when it is large, something disturbs
 Prints medians, ratios and targets; writes all runs to build/bench/results.json, a plot of them to
 build/bench/results.svg. A move that fails or takes longer than 60 s is a result too: its status."""
 

@@ -27,9 +27,17 @@ class _Process:
             self.last = (int(fields[11]) + int(fields[12])) * TICK_S
 
 
+def _busy():
+    """Processor seconds that the machine has used, or was not given (steal), since it started."""
+    with open("/proc/stat", encoding="ascii") as stat:
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
 class Meter:
     """In a `with` block: watches QEMU and drover-wire on both nodes. seconds() tells afterwards
-    what each used inside the block, to about 0.03 s where it ended in it."""
+    what each used inside the block, to about 0.03 s where it ended in it; "rest" is what all else
+    on the machine took: the client, the kernel, droverd, and whatever has no business there."""
 
     ROLES = ("source_qemu", "destination_qemu", "send", "recv")
 
@@ -38,7 +46,7 @@ class Meter:
                       (destination.namespace, "qemu"): "destination_qemu",
                       (source.namespace, "wire"): "send",
                       (destination.namespace, "wire"): "recv"}
-        self.known, self.processes = set(), []
+        self.known, self.processes, self.busy = set(), [], 0.0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch)
 
@@ -47,12 +55,14 @@ class Meter:
         for process in self.processes:
             process.first = process.last
         self.thread.start()
+        self.busy = _busy()
         return self
 
     def __exit__(self, *exc):
         self.over.set()
         self.thread.join()
         self._look()
+        self.busy = _busy() - self.busy
         for process in self.processes:
             process.stat.close()
 
@@ -60,6 +70,7 @@ class Meter:
         used = dict.fromkeys(self.ROLES, 0.0)
         for process in self.processes:
             used[process.role] += process.last - process.first
+        used["rest"] = max(0.0, self.busy - sum(used.values()))
         return {role: round(value, 2) for role, value in used.items()}
 
     def _add(self, pid):

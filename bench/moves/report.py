@@ -41,7 +41,7 @@ def median(runs, figure):
 
 
 def _cpu(runs):
-    """Medians of the processor seconds: source's QEMU, destination's, send, recv."""
+    """Medians of the processor seconds: source's QEMU, destination's, send, recv, the rest."""
     parts = [run["cpu_s"] for run in runs if run["status"] == "ok"]
     if not parts:
         return ""
@@ -56,7 +56,7 @@ def print_medians(runs):
     print(f"\n{'':16} {'':13} {'':>5} {'total':>7} {'stream':>7} {'wire':>8} {'gap':>7}   "
           "processor seconds")
     print(f"{'case':16} {'configuration':13} {'runs':>5} {'s':>7} {'s':>7} {'MB':>8} {'ms':>7}   "
-          "QEMU   QEMU'   send   recv")
+          "QEMU   QEMU'   send   recv   rest")
     for (case, config), group in grouped(runs).items():
         good = sum(run["status"] == "ok" for run in group)
         figures = [median(group, figure) for figure in FIGURES]
