@@ -195,6 +195,8 @@ static int take_named(struct parser *p, const struct cli_option *o, const char *
 			p->args->help = on;
 		return store(p, o, NULL, on ? "1" : "0");
 	}
+	if (o->kind == CLI_MAYBE && !value)
+		value = "1";
 	if (!value && p->at < p->argc && strncmp(p->argv[p->at], "--", 2) != 0)
 		value = p->argv[p->at++];
 	if (!value || !*value)

@@ -27,6 +27,7 @@ enum cli_kind {
 	CLI_VALUE,      /* by name, once */
 	CLI_LIST,       /* by name, any number of times */
 	CLI_FLAG,       /* --yes; also yes=1, yes=0 */
+	CLI_MAYBE,      /* --limit, which means --limit=1; also --limit=5, limit=5 */
 	CLI_KEYS,       /* takes every key=value that the table does not name */
 	CLI_REST        /* the first word with no place, and all words after it as they are */
 };
@@ -42,7 +43,7 @@ struct cli_option {
 struct cli_given {
 	const struct cli_option *option;
 	char *key;   /* as it was given, for CLI_KEYS; else NULL */
-	char *value; /* "1" and "0" for a flag */
+	char *value; /* "1" and "0" for a flag; "1" where none was given */
 };
 
 struct cli_args {

@@ -153,6 +153,8 @@ static void print_option(FILE *out, const struct cli_option *o)
 		left = fs_format("%s...", o->value);
 	else if (by_place)
 		left = fs_format("%s, %s=%s", o->value, o->name, o->value);
+	else if (o->kind == CLI_MAYBE)
+		left = fs_format("--%s[=%s]", o->name, o->value);
 	else
 		left = fs_format(
 			"--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
