@@ -20,6 +20,8 @@
 /* As the API takes them. */
 #define DOWNTIME_MAX_MS 600000
 #define TIMEOUT_MAX_S (7 * 86400)
+#define ROUNDS_MAX 1000
+#define RECONNECT_MAX_S 3600
 
 const struct cli_option cli_migrate_options[] = {
 	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
@@ -28,6 +30,11 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_VALUE, "bandwidth", "RATE", "100M (bytes a second), 800mbit (no limit)", NULL},
 	{CLI_VALUE, "timeout", "SECONDS", "gives up when it has not moved by then (never)", NULL},
 	{CLI_FLAG, "pause", NULL, "pauses the guest first: one round, a long downtime", NULL},
+	{CLI_MAYBE, "postcopy", "ROUNDS",
+		"runs there after so many rounds (1), with pages still on their way; auto: when it "
+		"does not converge",
+		NULL},
+	{CLI_VALUE, "reconnect", "SECONDS", "how long a broken lane is made again (60)", NULL},
 	{CLI_FLAG, "detach", NULL, "prints the migration's id and returns", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
@@ -46,19 +53,40 @@ const struct cli_option cli_receive_options[] = {
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 
+/* What the API takes: a number of rounds or "auto". */
+static json_t *make_postcopy(const struct cli_args *args, struct error **err)
+{
+	const char *text = cli_get(args, "postcopy");
+	int64_t rounds;
+
+	if (text && !strcmp(text, "auto"))
+		return json_string(text);
+	if (text && (!strcmp(text, "no") || !strcmp(text, "off")))
+		return json_integer(0);
+	return cli_get_number(args, "postcopy", 0, ROUNDS_MAX, 0, &rounds, err) < 0
+		       ? NULL
+		       : json_integer(rounds);
+}
+
 static json_t *make_request(const struct cli_args *args, struct error **err)
 {
-	int64_t downtime_ms, timeout_s, bandwidth = 0;
+	int64_t downtime_ms, timeout_s, reconnect_s, bandwidth = 0;
 	const char *rate = cli_get(args, "bandwidth");
+	json_t *postcopy;
 
 	if (cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
 		cli_get_number(args, "timeout", 0, TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
+		cli_get_number(args, "reconnect", 1, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		(rate && cli_parse_rate("the bandwidth", rate, &bandwidth, err) < 0))
 		return NULL;
-	return json_pack("{s:s, s:s, s:{s:I, s:I, s:I, s:b}}", "vm", cli_get(args, "vm"), "node",
-		cli_get(args, "node"), "options", "downtime_ms", (json_int_t)downtime_ms,
+	postcopy = make_postcopy(args, err);
+	if (!postcopy)
+		return NULL;
+	return json_pack("{s:s, s:s, s:{s:I, s:I, s:I, s:I, s:o, s:b}}", "vm", cli_get(args, "vm"),
+		"node", cli_get(args, "node"), "options", "downtime_ms", (json_int_t)downtime_ms,
 		"bandwidth", (json_int_t)bandwidth, "timeout_ms", (json_int_t)timeout_s * 1000,
-		"pause", cli_flag(args, "pause"));
+		"reconnect_s", (json_int_t)reconnect_s, "postcopy", postcopy, "pause",
+		cli_flag(args, "pause"));
 }
 
 int cli_migrate(struct cli *cli, struct error **err)
@@ -167,6 +195,10 @@ static void print_report(const json_t *report)
 	cli_format_traffic(cli_number(report, "stream_bytes", 0), text);
 	printf(" for a stream of %s, in %lld rounds\n", text,
 		(long long)cli_number(report, "rounds", 0));
+	if (cli_number(report, "postcopy_ms", 0)) {
+		cli_format_time(cli_number(report, "postcopy_ms", 0), text);
+		printf("  post-copy:    %s, in which it ran there already\n", text);
+	}
 }
 
 static void print_migration(const json_t *m)

@@ -11,9 +11,10 @@
 	X(cancel, "POST", "/v1/migrations/{id}/cancel", API_ANY_NODE, "", "") \
 	X(receive, "POST", "/v1/migrations/{id}/receive", SERVER_LOCAL, "", "") \
 	X(expect, "POST", "/v1/migrations/{id}/expect", SERVER_PEER, "", \
-		"id vm definition epoch pause") \
+		"id vm definition epoch pause postcopy reconnect_s") \
 	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "wait_ms", "") \
 	X(handover, "POST", "/v1/migrations/{id}/handover", SERVER_PEER, "", "") \
+	X(recover, "POST", "/v1/migrations/{id}/recover", SERVER_PEER, "", "") \
 	X(give_up, "POST", "/v1/migrations/{id}/abort", SERVER_PEER, "", "")
 
 /* NULL and an error where there are none. What has begun is brought to its end by a node that has
@@ -132,6 +133,15 @@ static int handover(struct request *request, struct response *response, struct e
 
 	return m ? api_answer(response, migrations_handover(m, request_peer(request),
 						request_param(request, "id")))
+		 : -1;
+}
+
+static int recover(struct request *request, struct response *response, struct error **err)
+{
+	struct migrations *m = all(request, err);
+
+	return m ? api_answer(response, migrations_renew_lane(m, request_peer(request),
+						request_param(request, "id"), err))
 		 : -1;
 }
 

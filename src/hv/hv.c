@@ -22,6 +22,8 @@ const char *hv_migrate_phase_name(enum hv_migrate_phase phase)
 		[HV_MIGRATE_SETUP] = "setup",
 		[HV_MIGRATE_ACTIVE] = "active",
 		[HV_MIGRATE_SWITCHOVER] = "switchover",
+		[HV_MIGRATE_POSTCOPY] = "post-copy",
+		[HV_MIGRATE_POSTCOPY_PAUSED] = "post-copy, paused",
 		[HV_MIGRATE_COMPLETED] = "completed",
 		[HV_MIGRATE_FAILED] = "failed",
 		[HV_MIGRATE_CANCELLED] = "cancelled",

@@ -116,6 +116,8 @@ const char *hv_vm_console(const struct hv_vm *vm);
 struct hv_migrate_params {
 	int64_t downtime_limit_ms;
 	int64_t bandwidth_bps; /* bytes per second that the hypervisor may write; 0: no limit */
+	/* It may be switched to post-copy. Said once, to hv_vm_migrate. */
+	bool postcopy;
 };
 
 enum hv_migrate_phase {
@@ -123,7 +125,13 @@ enum hv_migrate_phase {
 	HV_MIGRATE_SETUP,
 	HV_MIGRATE_ACTIVE,     /* rounds, the guest runs */
 	HV_MIGRATE_SWITCHOVER, /* the guest is paused, the rest goes */
-	HV_MIGRATE_COMPLETED,  /* source: all written, paused; destination: all loaded, paused */
+	/* The destination has all but pages of memory, which go on: by themselves, and those that
+	 * the guest touches at once. Source: paused, and has no way back but what
+	 * hv_vm_migrate_cancel may find. Destination: loaded, and can be let run. */
+	HV_MIGRATE_POSTCOPY,
+	/* The same, but the connection broke: both wait for another (hv_vm_migrate_recover). */
+	HV_MIGRATE_POSTCOPY_PAUSED,
+	HV_MIGRATE_COMPLETED, /* source: all written, paused; destination: all loaded, paused */
 	HV_MIGRATE_FAILED,
 	HV_MIGRATE_CANCELLED
 };
@@ -139,22 +147,35 @@ struct hv_migrate_status {
 	char failure[512];      /* what the hypervisor said */
 };
 
-/* Source: starts to write the stream to the listening Unix socket `path`. Without a return path:
- * what it has completed stays paused, whatever happens to the connection after that. */
+/* Source: starts to write the stream to the listening Unix socket `path`. What it has completed
+ * stays paused, whatever happens to the connection after that. Without post-copy there is no return
+ * path, so that nothing that the destination does, or leaves, can make of a stream that was written
+ * a failed one. */
 int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
 	struct error **err);
 int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
-/* Destination: listens on `path` for the stream. Returns when it listens. */
-int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, struct error **err);
-/* Where it stands, on either side. While the last pages go out a hypervisor may answer nothing for as
- * long as the stream is held up: the phase is then HV_MIGRATE_SWITCHOVER, and the numbers are 0. */
+/* Destination: listens on `path` for the stream. Returns when it listens. With `postcopy` the
+ * stream may be switched to post-copy; ERROR_HYPERVISOR when this node does not allow that. */
+int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err);
+/* Source: orders the switch to post-copy and returns at once. The guest must be paused
+ * (hv_vm_pause): a hypervisor whose stream fails lets a guest go on that it paused itself, and
+ * never one that was paused before. It may complete instead, when little is left. */
+int hv_vm_migrate_postcopy(struct hv_vm *vm, struct error **err);
+/* In HV_MIGRATE_POSTCOPY_PAUSED. Destination: listens on `path` for another connection; source:
+ * connects to `path` and goes on. A side that has not seen that the connection broke is told so. */
+int hv_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err);
+int hv_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err);
+/* Where it stands, on either side. While the last pages go out a hypervisor may answer nothing for
+ * as long as the stream is held up: the phase is then HV_MIGRATE_SWITCHOVER, and the numbers are 0.
+ */
 int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err);
 /* Waits for the phase to become another than `phase`, at most until the deadline (that is no
  * error), by events, without asking again and again; then as hv_vm_migrate_status. */
 int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
 	struct hv_migrate_status *status, struct error **err);
-/* Source: stops an unfinished one and waits until the guest runs on here (a guest that ran), or,
- * when it had completed already, does nothing. */
+/* Source: stops an unfinished one and waits until the guest is what it was before (running, or
+ * paused by hv_vm_pause); when it had completed already, does nothing. ERROR_REFUSED in post-copy
+ * where the hypervisor has no way back (QEMU from 10.0 on). */
 int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
 
 /* Disk images, by qemu-img. size_bytes 0 with a backing file: its size. */

@@ -4,6 +4,17 @@
 /* Rounds at the first limit: all memory, and what changed during that. */
 #define FIRST_ROUNDS 2
 
+/* A round that is worth having sends away this much of what the round before left, in percent. */
+#define WORTH_PERCENT 20
+
+bool converge_needs_postcopy(int rounds, int round, int64_t before_bytes, int64_t left_bytes)
+{
+	if (rounds > 0)
+		return round > rounds;
+	return round > CONVERGE_ROUNDS &&
+	       (double)left_bytes * 100 > (double)before_bytes * (100 - WORTH_PERCENT);
+}
+
 int64_t converge_downtime_ms(int64_t limit_ms, int round)
 {
 	int64_t ms = limit_ms / 10 > FIRST_MIN_MS ? limit_ms / 10 : FIRST_MIN_MS;

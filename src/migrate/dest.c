@@ -22,7 +22,10 @@
 /* All is loaded, and the source has not said that its copy is paused: it has died, or is cut off.
  * It cannot have given the VM up without us, and we have not claimed: giving up is safe. */
 #define SILENCE_MS 120000
+/* The same in post-copy, where the source cannot go on and the guest stands still for it. */
+#define WORD_MS 10000
 #define RETRY_MS 2000
+#define MOVER_MS 2000
 
 static int bind_one(const struct addrinfo *a, int port)
 {
@@ -79,9 +82,10 @@ static int look_around(struct migration *m, struct error **err)
 {
 	int rc;
 
+	/* What may be switched to post-copy at any moment is not ended for that. */
 	if (migrations_closing(m->all))
-		return error_set(
-			err, ERROR_INTERRUPTED, 0, "droverd on %s stops", m->all->set.node);
+		return error_set(err, m->options.postcopy ? ERROR_UNDECIDED : ERROR_INTERRUPTED, 0,
+			"droverd on %s stops", m->all->set.node);
 	pthread_mutex_lock(&m->all->lock);
 	rc = check_abort(m, err);
 	pthread_mutex_unlock(&m->all->lock);
@@ -112,7 +116,8 @@ static int start_lane(struct migration *m, struct error **err)
 		return -1;
 	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
 	/* The mover removes what was at `socket`; then the hypervisor listens there. */
-	if (!m->mover || hv_vm_migrate_incoming(vm_hv(m->vm), socket, err) < 0 ||
+	if (!m->mover ||
+		hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
 		fault_point("migrate.dst.before_ready", err) < 0)
 		return -1;
 	pthread_mutex_lock(&m->all->lock);
@@ -122,7 +127,8 @@ static int start_lane(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* Until the hypervisor has loaded the whole stream; it stays paused. */
+/* Until the hypervisor has loaded the whole stream, or all that post-copy lets it begin with; it
+ * stays paused. */
 static int wait_loaded(struct migration *m, struct error **err)
 {
 	struct hv_migrate_status *s = &m->last;
@@ -130,12 +136,12 @@ static int wait_loaded(struct migration *m, struct error **err)
 	if (journal_step(m, STEP_STREAM, err) < 0 ||
 		fault_point("migrate.dst.before_loaded", err) < 0)
 		return -1;
-	while (s->phase != HV_MIGRATE_COMPLETED) {
-		if (look_around(m, err) < 0 || mover_check(m->mover, err) < 0)
+	while (s->phase != HV_MIGRATE_COMPLETED && !migration_in_postcopy(m)) {
+		if (look_around(m, err) < 0 || (m->mover && mover_check(m->mover, err) < 0))
 			return -1;
 		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0)
 			return error_prefix(err, "on %s", m->all->set.node);
-		if (s->phase == HV_MIGRATE_FAILED)
+		if (s->phase == HV_MIGRATE_FAILED || s->phase == HV_MIGRATE_CANCELLED)
 			return error_set(err, ERROR_HYPERVISOR, 0,
 				"the hypervisor on %s cannot load %s: %s", m->all->set.node,
 				m->vm_name, s->failure);
@@ -143,17 +149,22 @@ static int wait_loaded(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* Until the source says that its copy is paused for good. */
+/* Until the source says that its copy is paused for good. In post-copy it is, or the stream would
+ * not have come to this; its word tells besides that it can serve the remaining pages. When no word
+ * comes, the guest is better off here than nowhere. */
 static int wait_handover(struct migration *m, struct error **err)
 {
-	int64_t deadline = clock_ms() + SILENCE_MS;
+	bool switched = migration_in_postcopy(m);
+	int64_t deadline = clock_ms() + (switched ? WORD_MS : SILENCE_MS);
 	int rc = 0;
 
 	pthread_mutex_lock(&m->all->lock);
 	while (!m->handover && (rc = check_abort(m, err)) == 0 && !m->all->closing &&
 		clock_ms() < deadline)
 		migrations_wait(m->all, deadline);
-	if (rc == 0 && !m->handover)
+	if (rc == 0 && m->options.postcopy && m->all->closing)
+		rc = error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+	if (rc == 0 && !m->handover && !switched)
 		rc = error_set(err, ERROR_UNREACHABLE, 0,
 			"%s did not say within %d s that its copy of %s is paused", m->peer,
 			SILENCE_MS / 1000, m->vm_name);
@@ -182,32 +193,64 @@ static int find_out_claim(struct migration *m, struct error *why, struct error *
 	return error_move(err, why);
 }
 
-/* The one moment that decides: after it, this node runs the VM, whatever happens. */
-static int claim(struct migration *m, struct error **err)
+static int try_claim(struct migration *m, struct error **err)
 {
 	const struct migrate_settings *set = &m->all->set;
+	struct pool_owner now = {0};
 	struct error *e = NULL;
 
-	if (journal_step(m, STEP_CLAIM, err) < 0 ||
-		fault_point("migrate.dst.before_claim", err) < 0)
+	if (fault_point("migrate.dst.before_claim", err) < 0)
 		return -1;
-	if (pool_owner_claim(set->pool, m->vm_name, m->epoch + 1, set->node, m->id, NULL, &e) < 0 &&
-		(e->kind == ERROR_NOT_OWNER ? error_move(err, e) : find_out_claim(m, e, err)) < 0)
-		return -1;
+	if (pool_owner_claim(set->pool, m->vm_name, m->epoch + 1, set->node, m->id, &now, &e) == 0)
+		return 0;
+	/* By ourselves, at an earlier try. */
+	if (e->kind == ERROR_NOT_OWNER && !strcmp(now.node, set->node) && !strcmp(now.why, m->id)) {
+		error_free(&e);
+		return 0;
+	}
+	return e->kind == ERROR_NOT_OWNER ? error_move(err, e) : find_out_claim(m, e, err);
+}
+
+/* The one moment that decides: after it, this node runs the VM, whatever happens. In post-copy
+ * nobody else can, so that a pool that takes no claim is waited for; a source that could would have
+ * made it its own (ERROR_NOT_OWNER). */
+static int claim(struct migration *m, struct error **err)
+{
+	struct error *e = NULL;
+
+	if (journal_step(m, STEP_CLAIM, &e) < 0) {
+		if (!migration_in_postcopy(m))
+			return error_move(err, e);
+		log_warning("%s", e->message);
+		error_free(&e);
+	}
+	while (try_claim(m, &e) < 0) {
+		if (!migration_in_postcopy(m) || e->kind == ERROR_NOT_OWNER ||
+			e->kind == ERROR_UNDECIDED)
+			return error_move(err, e);
+		log_error("%s cannot be claimed and stays paused; trying again: %s", m->vm_name,
+			e->message);
+		error_free(&e);
+		if (!migrations_pause(m->all, RETRY_MS))
+			return error_set(
+				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+	}
 	m->claimed = true;
 	return 0;
 }
 
 /* An order that the hypervisor has not answered in time may still be carried out: asked again until
- * it answers, for only then it is known whether the guest runs. */
+ * it answers, for only then it is known whether the guest runs. In post-copy no other copy can run,
+ * and what keeps this one from it (a disk's lock) is waited for. */
 static int let_run(struct migration *m, struct error **err)
 {
 	struct error *e = NULL;
 
 	while (hv_vm_resume(vm_hv(m->vm), &e) < 0) {
-		if (e->kind != ERROR_TIMEOUT)
+		if (e->kind != ERROR_TIMEOUT &&
+			(!migration_in_postcopy(m) || e->kind == ERROR_NOT_RUNNING))
 			return error_move(err, e);
-		log_warning("%s was told to run and does not answer: %s", m->vm_name, e->message);
+		log_warning("%s was told to run and does not: %s", m->vm_name, e->message);
 		error_free(&e);
 		if (!migrations_pause(m->all, RETRY_MS))
 			return error_set(
@@ -218,7 +261,11 @@ static int let_run(struct migration *m, struct error **err)
 
 static int resume(struct migration *m, struct error **err)
 {
-	if (fault_point("migrate.dst.after_claim", err) < 0 || let_run(m, err) < 0)
+	int rc = fault_point("migrate.dst.after_claim", err);
+
+	if (rc == 0)
+		rc = let_run(m, err);
+	if (rc < 0)
 		return -1;
 	fault_point("migrate.dst.after_resume", NULL);
 	pthread_mutex_lock(&m->all->lock);
@@ -252,22 +299,135 @@ static void hand_back(struct migration *m)
 	} while (migrations_pause(m->all, RETRY_MS));
 }
 
+/* Another lane for hypervisors that wait for one; the source asked for it. */
+static void renew_lane(struct migration *m)
+{
+	cleanup_free char *socket = migration_socket(m);
+	cleanup_error struct error *e = NULL;
+	cleanup_fd int listen_fd = -1;
+	int port;
+
+	migration_release_mover(m, clock_ms());
+	listen_fd = listen_for_lane(&m->all->set, &port, &e);
+	if (listen_fd >= 0)
+		m->mover = migration_start_mover(m, socket, listen_fd, NULL, &e);
+	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0) {
+		log_error("%s: no new lane: %s", m->vm_name, e->message);
+		port = 0;
+	}
+	pthread_mutex_lock(&m->all->lock);
+	m->recover = false;
+	m->port = port;
+	pthread_cond_broadcast(&m->all->changed);
+	pthread_mutex_unlock(&m->all->lock);
+}
+
+/* The guest may stand still, for a page that is on the other node. */
+static int note_interruption(struct migration *m, struct error **err)
+{
+	bool stuck, over, renew;
+
+	pthread_mutex_lock(&m->all->lock);
+	stuck = m->stuck;
+	m->stuck = m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
+	over = m->stuck && (m->cancel || m->abort);
+	renew = m->recover;
+	pthread_mutex_unlock(&m->all->lock);
+	if (over)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s runs on %s without some pages of its memory, which %s has lost; stop "
+			"it "
+			"and start it again",
+			m->vm_name, m->all->set.node, m->peer);
+	if (m->stuck && !stuck)
+		log_error("the post-copy of %s from %s is interrupted: its guest waits for pages "
+			  "that are there, until %s connects again",
+			m->vm_name, m->peer, m->peer);
+	if (renew)
+		renew_lane(m);
+	migration_event(m, m->stuck ? "interrupted" : "post-copy", NULL);
+	return 0;
+}
+
+/* The guest runs here, and pages of it are still on their way. */
+static int follow(struct migration *m, struct error **err)
+{
+	struct hv_migrate_status *s = &m->last;
+	struct error *e = NULL;
+
+	/* Without the entry the next droverd finds the same by itself. */
+	journal_step(m, STEP_POSTCOPY, NULL);
+	pthread_mutex_lock(&m->all->lock);
+	m->step = STEP_POSTCOPY;
+	pthread_mutex_unlock(&m->all->lock);
+	while (s->phase != HV_MIGRATE_COMPLETED) {
+		if (migrations_closing(m->all))
+			return error_set(
+				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+		if (fault_point("migrate.dst.during_postcopy", &e) < 0 ||
+			hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, &e) <
+				0) {
+			if (e->kind == ERROR_NOT_RUNNING)
+				return error_move(err, e);
+			log_warning("%s", e->message);
+			error_free(&e);
+			migrations_pause(m->all, RETRY_MS);
+		}
+		if (s->phase == HV_MIGRATE_FAILED)
+			return error_set(err, ERROR_HYPERVISOR, 0,
+				"the hypervisor on %s gave up in post-copy: %s; stop %s and start "
+				"it "
+				"again",
+				m->all->set.node, s->failure, m->vm_name);
+		if (s->phase != HV_MIGRATE_COMPLETED && note_interruption(m, err) < 0)
+			return -1;
+	}
+	m->complete_ms = clock_ms();
+	return 0;
+}
+
 static void finish(struct migration *m, int rc, struct error *e)
 {
 	enum migrate_state state = rc == 0                      ? MIGRATE_DONE
 				   : e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED
 								: MIGRATE_FAILED;
 
-	if (m->vm && rc == 0)
+	if (m->vm && (rc == 0 || m->resumed_ms))
 		vm_give_back(m->vm);
 	else if (m->vm)
 		vm_end(m->vm);
 	m->vm = NULL;
-	if (rc == 0)
+	if (rc == 0 && m->mover)
 		mover_wait(m->mover, "end", clock_ms() + LOOK_MS, NULL);
 	migration_ended(m, state, e);
-	mover_close(m->mover);
-	m->mover = NULL;
+	migration_release_mover(m, clock_ms() + (rc == 0 ? MOVER_MS : 0));
+}
+
+/* From the claim on. */
+static int run_here(struct migration *m, struct error **err)
+{
+	if (resume(m, err) == 0)
+		return migration_in_postcopy(m) ? follow(m, err) : 0;
+	if ((*err)->kind != ERROR_UNDECIDED)
+		hand_back(m);
+	return -1;
+}
+
+/* From the stream on. */
+static int take_over(struct migration *m, struct error **err)
+{
+	if (wait_loaded(m, err) < 0 || wait_handover(m, err) < 0 || claim(m, err) < 0)
+		return -1;
+	return run_here(m, err);
+}
+
+/* Takes `e` over. */
+static void end_receiving(struct migration *m, int rc, struct error *e)
+{
+	if (rc < 0 && e->kind == ERROR_UNDECIDED)
+		error_free(&e); /* droverd stops: the journal has it */
+	else
+		finish(m, rc, e);
 }
 
 static void dest_run(struct migration *m)
@@ -278,17 +438,23 @@ static void dest_run(struct migration *m)
 	if (rc == 0)
 		rc = start_lane(m, &e);
 	if (rc == 0)
-		rc = wait_loaded(m, &e);
-	if (rc == 0)
-		rc = wait_handover(m, &e);
-	if (rc == 0)
-		rc = claim(m, &e);
-	if (rc == 0 && (rc = resume(m, &e)) < 0 && e->kind != ERROR_UNDECIDED)
-		hand_back(m);
-	if (rc < 0 && e->kind == ERROR_UNDECIDED)
-		error_free(&e); /* droverd stops: the journal has it */
-	else
-		finish(m, rc, e);
+		rc = take_over(m, &e);
+	end_receiving(m, rc, e);
+}
+
+/* A copy that may be switched to post-copy, or has been, is the VM: it is gone on with, with what
+ * the earlier droverd left running. False when the copy has failed. */
+static bool go_on_receiving(struct migration *m)
+{
+	struct error *e = NULL;
+	int rc;
+
+	if (hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) < 0 ||
+		m->last.phase == HV_MIGRATE_FAILED)
+		return false;
+	rc = m->claimed ? run_here(m, &e) : take_over(m, &e);
+	end_receiving(m, rc, e);
+	return true;
 }
 
 /* Only what the pool says we have claimed is ours; all else is ended. */
@@ -315,6 +481,12 @@ void dest_recover(struct migration *m)
 			return;
 	}
 	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
+	pthread_mutex_lock(&m->all->lock);
+	m->state = MIGRATE_RUNNING;
+	pthread_mutex_unlock(&m->all->lock);
+	if (m->vm && m->options.postcopy && (m->claimed || now.epoch == m->epoch) &&
+		go_on_receiving(m))
+		return;
 	if (m->vm && m->claimed && let_run(m, &e) == 0) {
 		hv_vm_announce(vm_hv(m->vm), NULL);
 		vm_give_back(m->vm);
@@ -336,6 +508,7 @@ void dest_recover(struct migration *m)
 		vm_end(m->vm);
 	m->vm = NULL;
 	migration_ended(m, MIGRATE_FAILED, e);
+	migration_release_mover(m, clock_ms());
 }
 
 int migrations_receive(struct migrations *all, const char *id, struct error **err)

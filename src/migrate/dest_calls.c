@@ -12,6 +12,8 @@
 #include <string.h>
 
 #define ABORT_MS 20000
+/* Less than the source waits (SOURCE_CALL_MS). */
+#define RENEW_MS 8000
 /* A handover is answered when the guest runs or the side has ended: looked at again after this. */
 #define LOOK_AGAIN_MS 60000
 
@@ -72,7 +74,8 @@ static int make_way(struct migrations *all, const char *id, const char *vm, stru
 }
 
 static struct migration *add_expected(struct migrations *all, const char *from, const char *id,
-	struct vm_def *def, int64_t epoch, bool pause, struct error **err)
+	struct vm_def *def, int64_t epoch, const struct migrate_options *options,
+	struct error **err)
 {
 	struct migration *m;
 
@@ -80,7 +83,7 @@ static struct migration *add_expected(struct migrations *all, const char *from, 
 		return NULL;
 	m = migration_new(all, id, false, def->name, from);
 	m->epoch = (uint64_t)epoch;
-	m->options.pause = pause;
+	m->options = *options;
 	if (journal_begin(m, err) < 0) {
 		migration_free(m);
 		return NULL;
@@ -93,19 +96,22 @@ static struct migration *add_expected(struct migrations *all, const char *from, 
 int migrations_expect(
 	struct migrations *all, const char *from, const json_t *request, struct error **err)
 {
-	static const char *const known[] = {"id", "vm", "definition", "epoch", "pause", NULL};
+	static const char *const known[] = {
+		"id", "vm", "definition", "epoch", "pause", "postcopy", "reconnect_s", NULL};
 	const char *id = json_get_string(request, "id", err);
 	const char *vm = id ? json_get_string(request, "vm", err) : NULL;
 	const char *conf = json_string_value(json_object_get(request, "definition"));
 	struct pool_owner owner;
 	struct vm_def *def;
 	struct migration *m;
-	int64_t epoch;
-	bool pause;
+	struct migrate_options options = {0};
+	int64_t epoch, reconnect_s;
 
 	if (!vm || json_only_known(request, known, err) < 0 || check_id(id, err) < 0 ||
 		json_get_int(request, "epoch", 1, INT64_MAX - 2, &epoch, err) < 0 ||
-		json_opt_bool(request, "pause", false, &pause, err) < 0 ||
+		json_opt_bool(request, "pause", false, &options.pause, err) < 0 ||
+		json_opt_bool(request, "postcopy", false, &options.postcopy, err) < 0 ||
+		json_opt_int(request, "reconnect_s", 0, 3600, 0, &reconnect_s, err) < 0 ||
 		vms_where(all->set.vms, vm, &owner, err) < 0)
 		return -1;
 	if (strcmp(owner.node, from) || owner.epoch != (uint64_t)epoch)
@@ -116,8 +122,10 @@ int migrations_expect(
 	def = vm_def_parse(vm, conf ? conf : "", err);
 	if (!def)
 		return -1;
-	m = check_expected(all, def, err) == 0 ? add_expected(all, from, id, def, epoch, pause, err)
-					       : NULL;
+	options.reconnect_s = (int)reconnect_s;
+	m = check_expected(all, def, err) == 0
+		    ? add_expected(all, from, id, def, epoch, &options, err)
+		    : NULL;
 	if (!m) {
 		vm_def_free(def);
 		return -1;
@@ -163,21 +171,22 @@ json_t *migrations_wait_ready(struct migrations *all, const char *from, const ch
 }
 
 /* How this side stands, for a source that wants to know whose the VM is: "running" (here, for
- * good), "ended" (our copy has ended and nothing here will claim any more: `reason` says why), or
- * "unknown". */
-static json_t *verdict(const char *state, const struct error *why)
+ * good; `whole` when nothing of it is missing; `reason` when it has ended since), "ended" (our copy
+ * has ended and nothing here will claim any more: `reason` says why), or "unknown". */
+static json_t *verdict(const char *state, bool whole, const struct error *why)
 {
 	cleanup_json json_t *error = why ? json_from_error(why) : NULL;
 
-	return json_pack("{s:s, s:O*}", "state", state, "reason", json_object_get(error, "error"));
+	return json_pack("{s:s, s:b, s:O*}", "state", state, "whole", whole, "reason",
+		json_object_get(error, "error"));
 }
 
 /* With the lock held. */
 static json_t *verdict_of(const struct migration *m)
 {
-	if (m->state == MIGRATE_DONE || (!m->ended && m->resumed_ms))
-		return verdict("running", NULL);
-	return verdict(m->ended && !m->claimed ? "ended" : "unknown", m->error);
+	if (m->state == MIGRATE_DONE || m->resumed_ms)
+		return verdict("running", m->state == MIGRATE_DONE, m->error);
+	return verdict(m->ended && !m->claimed ? "ended" : "unknown", false, m->error);
 }
 
 /* The same from the journal, where an earlier droverd of this node had the migration. */
@@ -186,15 +195,19 @@ static json_t *verdict_before(struct migrations *all, const char *from, const ch
 	cleanup_json json_t *info = journal_show(all, id, NULL);
 	const char *state = json_string_value(json_object_get(info, "state"));
 	const char *source = json_string_value(json_object_get(info, "from"));
+	const char *step = json_string_value(json_object_get(info, "step"));
+	bool done = state && !strcmp(state, "done");
 	struct error why = {.kind = ERROR_INTERRUPTED,
 		.message = "droverd on the destination was restarted and has ended its copy"};
 
 	/* A journal that was lost, or cannot be read, proves nothing. */
 	if (!state || !source || strcmp(source, from))
-		return verdict("unknown", NULL);
+		return verdict("unknown", false, NULL);
 	if (json_is_null(json_object_get(info, "ended_ms")))
-		return verdict("unknown", NULL);
-	return strcmp(state, "done") ? verdict("ended", &why) : verdict("running", NULL);
+		return verdict("unknown", false, NULL);
+	if (done || (step && !strcmp(step, migrate_step_name(STEP_POSTCOPY))))
+		return verdict("running", done, done ? NULL : &why);
+	return verdict("ended", false, &why);
 }
 
 json_t *migrations_handover(struct migrations *all, const char *from, const char *id)
@@ -215,6 +228,33 @@ json_t *migrations_handover(struct migrations *all, const char *from, const char
 	}
 	pthread_mutex_unlock(&all->lock);
 	return answer ? answer : verdict_before(all, from, id);
+}
+
+json_t *migrations_renew_lane(
+	struct migrations *all, const char *from, const char *id, struct error **err)
+{
+	int64_t deadline = clock_ms() + RENEW_MS;
+	struct migration *m;
+	json_t *answer = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	m = find_from(all, from, id, err);
+	if (m && m->step == STEP_POSTCOPY && !m->ended) {
+		m->users++;
+		m->recover = true;
+		m->port = 0;
+		pthread_cond_broadcast(&all->changed);
+		while (!m->ended && !m->port && !all->closing && clock_ms() < deadline)
+			migrations_wait(all, deadline);
+		if (m->port && !m->ended)
+			answer = json_pack("{s:i}", "port", m->port);
+		m->users--;
+	}
+	if (m && !answer)
+		error_set(err, ERROR_FAILED, 0, "%s makes no new lane for %s now", all->set.node,
+			m->vm_name);
+	pthread_mutex_unlock(&all->lock);
+	return answer;
 }
 
 json_t *migrations_abort(struct migrations *all, const char *from, const char *id)

@@ -20,8 +20,10 @@
 enum migrate_step {
 	STEP_PREPARE,  /* both sides are being made ready; nothing has moved */
 	STEP_STREAM,   /* the hypervisor's stream goes */
+	STEP_SWITCH,   /* source: the switch to post-copy has been, or may have been, ordered */
 	STEP_HANDOVER, /* source: the destination has been, or may have been, told to take over */
 	STEP_CLAIM,    /* destination: it may have claimed */
+	STEP_POSTCOPY, /* the destination runs the guest, and pages of it are still on their way */
 	STEP_END,      /* source: the other side runs the guest; our copy is ended */
 	STEP_UNDO,     /* the migration has failed and is being undone */
 	STEP_DONE
@@ -50,11 +52,13 @@ struct migration {
 	bool claimed;       /* destination: it has claimed, and not given back */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
-	bool told;              /* source: the destination has said that its copy has ended */
-	struct node_link *link; /* source: to the destination's droverd */
-	int64_t started_ms;     /* wall clock */
-	int64_t begin_ms, stream_ms, switchover_ms, paused_ms,
-		resumed_ms; /* clock_ms of the report; 0: not yet */
+	struct process_id mover_left; /* one that an earlier droverd started, and that goes on */
+	bool told;                    /* source: the destination has said that its copy has ended */
+	struct node_link *link;       /* source: to the destination's droverd */
+	int64_t started_ms;           /* wall clock */
+	/* clock_ms of the report; 0: not yet */
+	int64_t begin_ms, stream_ms, switchover_ms, paused_ms, resumed_ms, complete_ms;
+	int64_t stall_ms; /* source: since when the rest has stood still, clock_ms */
 	struct hv_migrate_status last;
 	bool was_paused_by_us; /* options.pause: the guest goes on if it comes to nothing */
 
@@ -66,6 +70,8 @@ struct migration {
 	bool cancel;   /* asked for by the user */
 	bool abort;    /* destination: the source gives up */
 	bool handover; /* destination: the source's copy is paused for good */
+	bool recover;  /* destination: the source wants a new lane for an interrupted post-copy */
+	bool stuck;    /* an interrupted post-copy has not been mended yet: it can be given up */
 	bool received; /* destination: its thread runs */
 	int port;      /* destination: where the lane is listened for */
 	struct error *error;
@@ -127,5 +133,10 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 	const char *connect, struct error **err);
 /* Path of the socket between hypervisor and data mover. The caller frees it. */
 char *migration_socket(const struct migration *m);
+/* Ends this side's data mover, whoever started it; one of an earlier droverd, which cannot be
+ * asked, is first waited for until the deadline. */
+void migration_release_mover(struct migration *m, int64_t deadline_ms);
+/* Whether the hypervisor's stream has been switched to post-copy. */
+bool migration_in_postcopy(const struct migration *m);
 
 #endif

@@ -19,6 +19,10 @@ const char migrate_schema[] =
 	" started_ms INTEGER NOT NULL, ended_ms INTEGER, error TEXT, report TEXT,"
 	" PRIMARY KEY (id, side));";
 
+/* Bits of the column `paused`, which began as a flag. */
+#define OPTION_PAUSE 1
+#define OPTION_POSTCOPY 2
+
 #define COLUMNS "id, side, vm, peer, state, step, epoch, started_ms, ended_ms, error, report"
 
 static const char *side_name(const struct migration *m)
@@ -39,7 +43,10 @@ int journal_begin(struct migration *m, struct error **err)
 		"started_ms)"
 		" VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?)",
 		"sssssiii", m->id, side_name(m), m->vm_name, m->peer, migrate_step_name(m->step),
-		(int64_t)m->epoch, (int64_t)m->options.pause, m->started_ms);
+		(int64_t)m->epoch,
+		(int64_t)((m->options.pause ? OPTION_PAUSE : 0) |
+			  (m->options.postcopy ? OPTION_POSTCOPY : 0)),
+		m->started_ms);
 }
 
 int journal_step(struct migration *m, enum migrate_step step, struct error **err)
@@ -68,12 +75,15 @@ void journal_end(struct migration *m)
 	cleanup_json json_t *error = m->error ? json_from_error(m->error) : NULL;
 	cleanup_free char *error_text = error ? json_text(error) : NULL;
 	cleanup_free char *report = m->report ? json_text(m->report) : NULL;
+	/* A guest that ran here ran for good, whatever became of it then (verdict_before). */
+	bool ran = !m->source && m->claimed && m->resumed_ms && m->state != MIGRATE_DONE;
 
 	if (db_run(m->all->set.db, NULL, &e,
 		    "UPDATE migrations SET state = ?, step = ?, ended_ms = ?, error = ?, report = ?"
 		    " WHERE id = ? AND side = ?",
-		    "ssissss", migrate_state_name(m->state), migrate_step_name(STEP_DONE),
-		    clock_wall_ms(), error_text, report, m->id, side_name(m)) < 0)
+		    "ssissss", migrate_state_name(m->state),
+		    migrate_step_name(ran ? STEP_POSTCOPY : STEP_DONE), clock_wall_ms(), error_text,
+		    report, m->id, side_name(m)) < 0)
 		log_error("the end of migration %s is not in the journal: %s", m->id, e->message);
 }
 
@@ -199,8 +209,11 @@ static int add_unfinished(sqlite3_stmt *row, void *arg)
 		db_text(row, 2), db_text(row, 3));
 	f->m->step = migrate_step_from_name(db_text(row, 4));
 	f->m->epoch = (uint64_t)sqlite3_column_int64(row, 5);
-	f->m->options.pause = sqlite3_column_int64(row, 6) != 0;
+	f->m->options.pause = sqlite3_column_int64(row, 6) & OPTION_PAUSE;
+	f->m->options.postcopy = sqlite3_column_int64(row, 6) & OPTION_POSTCOPY;
 	f->m->started_ms = sqlite3_column_int64(row, 7);
+	/* As if this droverd had seen its beginning, for the report. */
+	f->m->begin_ms = clock_ms() - (clock_wall_ms() - f->m->started_ms);
 	f->m->received = true; /* its recovery is what receives it */
 	migration_list(f->m);
 	f->mover.pid = (pid_t)sqlite3_column_int64(row, 8);

@@ -51,7 +51,12 @@ struct migrate_options {
 	int64_t bandwidth_bps;     /* bytes per second; 0: no limit */
 	int64_t timeout_ms;        /* until the switchover; 0: no limit */
 	bool pause;                /* the guest is paused first: no rounds, a long downtime */
+	bool postcopy;             /* the guest may run on the other side before all is there … */
+	int postcopy_rounds;       /* … after so many rounds; 0: when it does not converge */
+	int reconnect_s; /* for how long a broken lane is made again; 0: drover-wire's own limit */
 };
+/* A lane is made again for so long where nothing else is said: what drover-wire does. */
+#define MIGRATE_RECONNECT_S 60
 int migrate_options_parse(
 	const json_t *object, struct migrate_options *options, struct error **err);
 
@@ -76,8 +81,8 @@ json_t *migrations_events(
 char *migrations_metrics(struct migrations *m);
 
 /* Destination, called by the source's droverd (docs/api.md): */
-/* Announces a migration ({"id","vm","definition","epoch","pause"}) and checks what can be
- * checked; a task is queued after it. */
+/* Announces a migration ({"id","vm","definition","epoch","pause","postcopy","reconnect_s"}) and
+ * checks what can be checked; a task is queued after it. */
 int migrations_expect(
 	struct migrations *m, const char *from, const json_t *request, struct error **err);
 /* The task's verb `drover receive ID`: runs the destination's side to its end in this thread. */
@@ -87,11 +92,14 @@ json_t *migrations_wait_ready(struct migrations *m, const char *from, const char
 	int64_t wait_ms, struct error **err);
 /*
  * The source's hypervisor is paused for good: answers when the guest runs here, or will not.
- * {"state","reason"}: "running": here, for good; "ended": our copy has ended, and this side will
- * not claim any more (`reason` as in json_from_error, if there is one); "unknown": neither can be
- * said now.
+ * {"state","whole","reason"}: "running": here, for good (`whole`: nothing of it is missing);
+ * "ended": our copy has ended, and this side will not claim any more (`reason` as in
+ * json_from_error, if there is one); "unknown": neither can be said now.
  */
 json_t *migrations_handover(struct migrations *m, const char *from, const char *id);
+/* An interrupted post-copy: listens for another lane, {"port"}. */
+json_t *migrations_renew_lane(
+	struct migrations *m, const char *from, const char *id, struct error **err);
 /* The source gives up: ends this side's copy unless it runs, and answers in the same way. */
 json_t *migrations_abort(struct migrations *m, const char *from, const char *id);
 

@@ -28,7 +28,8 @@ struct mover {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned events; /* EVENT_… seen */
-	bool closed;     /* its status has ended: so has it, or will at once */
+	bool reconnecting;
+	bool closed; /* its status has ended: so has it, or will at once */
 	struct error *error;
 	int64_t stream_bytes, wire_bytes;
 };
@@ -53,6 +54,8 @@ static void take_line(struct mover *m, const char *line, size_t len)
 	json_opt_int(json, "stream_bytes", 0, INT64_MAX, m->stream_bytes, &m->stream_bytes, NULL);
 	json_opt_int(json, "wire_bytes", 0, INT64_MAX, m->wire_bytes, &m->wire_bytes, NULL);
 	m->events |= event_bit(event);
+	if (!strcmp(event, "reconnecting") || !strcmp(event, "reconnected"))
+		m->reconnecting = !strcmp(event, "reconnecting");
 	if (!strcmp(event, "error")) {
 		kind = json_get_string(json, "kind", NULL);
 		message = json_get_string(json, "message", NULL);
@@ -122,10 +125,12 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	cleanup_free char *status = fs_format("%d", status_fd);
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
 	cleanup_free char *local = fs_format("unix:%s", o->unix_path);
+	cleanup_free char *reconnect = fs_format("%d", o->reconnect_s);
 	const char *argv[] = {o->binary, o->connect ? "send" : "recv", "--id", o->id, "--peer",
 		o->peer, "--peer-fingerprint", o->fingerprint, "--cert", cert, "--key", key, "--ca",
 		ca, "--status-fd", status, o->connect ? "--input" : "--output", local,
-		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen, NULL};
+		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen,
+		o->reconnect_s ? "--reconnect" : NULL, reconnect, NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, o->listen_fd};
 	struct process_options options = {.argv = argv,
 		.own_session = true,
@@ -207,6 +212,16 @@ int mover_check(struct mover *m, struct error **err)
 	rc = check(m, err);
 	pthread_mutex_unlock(&m->lock);
 	return rc;
+}
+
+bool mover_reconnecting(struct mover *m)
+{
+	bool reconnecting;
+
+	pthread_mutex_lock(&m->lock);
+	reconnecting = m->reconnecting;
+	pthread_mutex_unlock(&m->lock);
+	return reconnecting;
 }
 
 int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err)

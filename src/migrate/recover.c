@@ -3,10 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#include <signal.h>
 #include <string.h>
-
-#define END_MS 2000
 
 /* With the newest first: whether one that comes after this has the VM. */
 static bool is_overtaken(struct migration *m)
@@ -28,17 +25,18 @@ static void recover_one(struct migration *m, const struct process_id *mover)
 
 	log_warning("migration %s of %s (%s %s) was not finished: taking it up at step %s", m->id,
 		m->vm_name, m->source ? "to" : "from", m->peer, migrate_step_name(m->step));
-	/* Its status pipe is gone with the droverd that started it, and so is what it carried. */
-	if (process_alive(mover)) {
-		process_signal(mover, SIGKILL);
-		process_wait(mover, clock_ms() + END_MS, NULL);
-	}
+	m->mover_left = *mover;
 	if (is_overtaken(m)) {
+		migration_release_mover(m, clock_ms());
 		error_set(&e, ERROR_INTERRUPTED, 0,
 			"it was not finished when a later migration of %s began", m->vm_name);
 		migration_ended(m, MIGRATE_FAILED, e);
 		return;
 	}
+	/* Its status pipe is gone with the droverd that started it, and so is what it carried: but
+	 * for the pages of a post-copy. */
+	if (!m->options.postcopy || (m->source && m->step <= STEP_STREAM))
+		migration_release_mover(m, clock_ms());
 	migration_spawn(m, m->source ? source_recover : dest_recover);
 }
 

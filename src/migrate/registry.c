@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,11 +17,16 @@
 #define ENDED_MAX 32
 #define CLOSE_MS 3000
 #define DOWNTIME_DEFAULT_MS 300
+#define MOVER_END_MS 2000
+#define ROUNDS_MAX 1000
+#define RECONNECT_MAX_S 3600
 
 static const char *const step_names[] = {[STEP_PREPARE] = "prepare",
 	[STEP_STREAM] = "stream",
+	[STEP_SWITCH] = "switch",
 	[STEP_HANDOVER] = "handover",
 	[STEP_CLAIM] = "claim",
+	[STEP_POSTCOPY] = "post-copy",
 	[STEP_END] = "end",
 	[STEP_UNDO] = "undo",
 	[STEP_DONE] = "done"};
@@ -254,13 +260,14 @@ static json_t *make_report(const struct migration *m)
 
 	if (m->mover)
 		mover_bytes(m->mover, &stream_bytes, &wire_bytes);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I}", "total_ms",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "total_ms",
 		(json_int_t)(now - m->begin_ms), "stream_ms",
 		(json_int_t)(m->stream_ms && m->paused_ms ? m->paused_ms - m->stream_ms : 0),
 		"downtime_ms",
 		(json_int_t)(m->paused_ms && m->resumed_ms ? m->resumed_ms - m->paused_ms : 0),
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
-		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1);
+		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
+		(json_int_t)(m->complete_ms ? m->complete_ms - m->resumed_ms : 0));
 }
 
 void migration_ended(struct migration *m, enum migrate_state state, struct error *e)
@@ -298,6 +305,22 @@ char *migration_socket(const struct migration *m)
 	return fs_format("%s/migrate.sock", vm_run_dir(m->vm));
 }
 
+void migration_release_mover(struct migration *m, int64_t deadline_ms)
+{
+	mover_close(m->mover);
+	m->mover = NULL;
+	if (m->mover_left.pid && !process_wait(&m->mover_left, deadline_ms, NULL)) {
+		process_signal(&m->mover_left, SIGKILL);
+		process_wait(&m->mover_left, clock_ms() + MOVER_END_MS, NULL);
+	}
+	m->mover_left.pid = 0;
+}
+
+bool migration_in_postcopy(const struct migration *m)
+{
+	return m->last.phase == HV_MIGRATE_POSTCOPY || m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
+}
+
 struct mover *migration_start_mover(struct migration *m, const char *unix_path, int listen_fd,
 	const char *connect, struct error **err)
 {
@@ -316,6 +339,7 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		.key_pem = set->identity->key_pem,
 		.ca_pem = set->identity->ca_pem,
 		.log_fd = log_fd,
+		.reconnect_s = m->options.reconnect_s,
 		.uid = set->uid,
 		.gid = set->gid};
 	struct mover *mover;
@@ -333,10 +357,30 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 	return mover;
 }
 
+/* "auto", or a number of rounds; 0 is none. */
+static int parse_postcopy(const json_t *object, struct migrate_options *o, struct error **err)
+{
+	const char *text = json_string_value(json_object_get(object, "postcopy"));
+	int64_t rounds = 0;
+
+	if (!text && json_opt_int(object, "postcopy", 0, ROUNDS_MAX, 0, &rounds, err) < 0)
+		return -1;
+	if (text && strcmp(text, "auto"))
+		return error_set(err, ERROR_REQUEST, 0,
+			"\"postcopy\" is a number of rounds or \"auto\", not \"%s\"", text);
+	o->postcopy = text || rounds > 0;
+	o->postcopy_rounds = (int)rounds;
+	if (o->postcopy && o->pause)
+		return error_set(err, ERROR_USAGE, 0,
+			"a guest that is paused first needs no post-copy; say either");
+	return 0;
+}
+
 int migrate_options_parse(const json_t *object, struct migrate_options *o, struct error **err)
 {
 	static const char *const known[] = {
-		"downtime_ms", "bandwidth", "timeout_ms", "pause", NULL};
+		"downtime_ms", "bandwidth", "timeout_ms", "pause", "postcopy", "reconnect_s", NULL};
+	int64_t reconnect_s;
 
 	*o = (struct migrate_options){.downtime_limit_ms = DOWNTIME_DEFAULT_MS};
 	if (!object || json_is_null(object))
@@ -350,9 +394,11 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 			0 ||
 		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
 			err) < 0 ||
-		json_opt_bool(object, "pause", false, &o->pause, err) < 0)
+		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
+		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0)
 		return -1;
-	return 0;
+	o->reconnect_s = (int)reconnect_s;
+	return parse_postcopy(object, o, err);
 }
 
 json_t *migrations_show(struct migrations *all, const char *id, struct error **err)
@@ -400,6 +446,21 @@ json_t *migrations_events(
 	return json_pack("{s:[], s:b}", "events", "ended", true);
 }
 
+/* With the lock held. */
+static int too_late(const struct migration *m, struct error **err)
+{
+	const char *to = m->source ? m->peer : m->all->set.node;
+
+	if (m->step == STEP_SWITCH || m->step == STEP_POSTCOPY)
+		return error_set(err, ERROR_REFUSED, 0,
+			"it is too late to cancel: %s has been switched to post-copy, and each "
+			"node "
+			"has a part of it; it will be whole on %s",
+			m->vm_name, to);
+	return error_set(err, ERROR_REFUSED, 0,
+		"it is too late to cancel: %s is being handed over to %s", m->vm_name, to);
+}
+
 int migrations_cancel(struct migrations *all, const char *id, struct error **err)
 {
 	struct migration *m;
@@ -411,10 +472,14 @@ int migrations_cancel(struct migrations *all, const char *id, struct error **err
 		rc = error_set(err, ERROR_NOT_FOUND, 0,
 			"no migration %s is in progress on %s; `drover migration ls` lists them",
 			id, all->set.node);
-	else if (m->step >= STEP_HANDOVER)
+	else if (m->step > STEP_STREAM && !m->stuck)
+		rc = too_late(m, err);
+	else if (!m->source && m->options.postcopy && !m->stuck)
+		/* Here it is not known whether it has been switched: this copy may be the VM. */
 		rc = error_set(err, ERROR_REFUSED, 0,
-			"it is too late to cancel: %s is being handed over to %s", m->vm_name,
-			m->source ? m->peer : all->set.node);
+			"a post-copy migration is cancelled on %s, from where %s comes: `drover "
+			"migration cancel %s --node %s`",
+			m->peer, m->vm_name, id, m->peer);
 	else
 		m->cancel = true;
 	pthread_cond_broadcast(&all->changed);

@@ -103,9 +103,20 @@ static enum verdict ask_pool(struct migration *m, struct error **err)
 	return !strcmp(now.node, m->peer) && !strcmp(now.why, m->id) ? ask_claimer(m, err) : THEIRS;
 }
 
-/* The pool's verdict, else the destination's word; asks both again until one is known. The VM stays
- * paused meanwhile, for nothing else is safe. */
-static enum verdict settle_ownership(struct migration *m, struct error **why)
+void source_say_undecided(struct migration *m, const struct error *e)
+{
+	pthread_mutex_lock(&m->all->lock);
+	if (m->state != MIGRATE_UNDECIDED)
+		log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s tells who "
+			  "runs it: %s",
+			m->vm_name, m->all->set.node, m->peer, e ? e->message : "");
+	m->state = MIGRATE_UNDECIDED;
+	pthread_mutex_unlock(&m->all->lock);
+	migration_event(m, "undecided", e ? e->message : NULL);
+}
+
+/* The VM stays paused meanwhile, for nothing else is safe. */
+enum verdict source_settle_ownership(struct migration *m, struct error **why)
 {
 	for (;;) {
 		cleanup_error struct error *e = NULL;
@@ -115,15 +126,7 @@ static enum verdict settle_ownership(struct migration *m, struct error **why)
 			verdict = abort_destination(m, why);
 		if (verdict != UNKNOWN)
 			return verdict;
-		pthread_mutex_lock(&m->all->lock);
-		if (m->state != MIGRATE_UNDECIDED)
-			log_error("%s is UNDECIDED: it stays paused on %s until the pool or %s "
-				  "tells who "
-				  "runs it: %s",
-				m->vm_name, m->all->set.node, m->peer, e ? e->message : "");
-		m->state = MIGRATE_UNDECIDED;
-		pthread_mutex_unlock(&m->all->lock);
-		migration_event(m, "undecided", e ? e->message : NULL);
+		source_say_undecided(m, e);
 		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
 			return UNKNOWN;
 	}
@@ -136,6 +139,35 @@ static void finish_theirs(struct migration *m, struct error *e)
 	source_end_copy(m);
 	migration_event(m, "done", NULL);
 	migration_ended(m, MIGRATE_DONE, NULL);
+}
+
+/* It has been moved, and will never be whole: the other side, which may wait for ever, is told. */
+static void finish_broken(struct migration *m, struct error *e)
+{
+	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	cleanup_error struct error *unused = NULL;
+
+	m->told = false;
+	abort_destination(m, &unused);
+	source_end_copy(m);
+	error_prefix(&e,
+		"%s was moved to %s without some pages of its memory, which are lost; stop it "
+		"there "
+		"and start it again",
+		m->vm_name, m->peer);
+	migration_ended(m, state, e);
+}
+
+/* Ours, and cannot run again: its node is free to start it anew. */
+static void finish_lost(struct migration *m, struct error *e)
+{
+	error_prefix(&e,
+		"%s has lost its memory between two nodes: %s ended its copy after the switch to "
+		"post-copy, and the hypervisor on %s cannot take that back; start it again",
+		m->vm_name, m->peer, m->all->set.node);
+	vm_end(m->vm);
+	m->vm = NULL;
+	migration_ended(m, MIGRATE_FAILED, e);
 }
 
 /* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
@@ -182,16 +214,17 @@ static void finish_ours(struct migration *m, struct error *e)
 }
 
 /*
- * A migration that did not go through, or of which it is not known. Until STEP_HANDOVER was in the
- * journal the destination cannot have claimed: the VM is ours. After it, its word or the pool
- * decides.
+ * A migration that did not go through, or of which it is not known. Until STEP_SWITCH or
+ * STEP_HANDOVER was in the journal the destination cannot have claimed: the VM is ours. After it,
+ * its word or the pool decides.
  */
 void source_settle(struct migration *m, struct error *e)
 {
 	enum verdict verdict;
+	bool switched = m->options.postcopy && m->step > STEP_STREAM && m->step != STEP_UNDO;
 
-	migration_event(m, "undo", e->message);
-	if (m->step < STEP_HANDOVER || m->step == STEP_UNDO) {
+	migration_event(m, switched ? "post-copy" : "undo", e->message);
+	if (m->step <= STEP_STREAM || m->step == STEP_UNDO) {
 		verdict = OURS;
 		journal_step(m, STEP_UNDO, NULL);
 		/* Told before its stream breaks, the destination knows that nothing is wrong with
@@ -201,17 +234,41 @@ void source_settle(struct migration *m, struct error *e)
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
 	} else if (m->step == STEP_END) {
 		verdict = THEIRS;
+	} else if (switched) {
+		verdict = source_settle_switched(m, &e);
 	} else {
 		/* The pool first: with our claim in it nobody can claim later, whatever was said.
 		 */
-		verdict = settle_ownership(m, &e);
+		verdict = source_settle_ownership(m, &e);
 	}
 	if (verdict == THEIRS)
 		finish_theirs(m, e);
+	else if (verdict == BROKEN)
+		finish_broken(m, e);
+	else if (verdict == LOST)
+		finish_lost(m, e);
 	else if (verdict == OURS)
 		finish_ours(m, e);
 	else
 		error_free(&e); /* droverd stops: the journal has it */
+}
+
+/* The destination has it. Where our copy was needed for its pages, only the destination knows
+ * whether it has got them all. */
+static void recover_theirs(struct migration *m, struct error *e)
+{
+	if (m->step != STEP_POSTCOPY && m->step != STEP_SWITCH) {
+		error_free(&e);
+		migration_ended(m, MIGRATE_DONE, NULL);
+		return;
+	}
+	abort_destination(m, &e);
+	error_prefix(&e,
+		"the hypervisor on %s ended during the post-copy of %s; `drover migration show %s "
+		"--node %s` tells whether all of its memory had arrived there",
+		m->all->set.node, m->vm_name, m->id, m->peer);
+	migration_ended(m, MIGRATE_FAILED, e);
+	source_release_lane(m);
 }
 
 /* Nothing of ours can run any more, or it cannot be known. The ownership of a VM whose hypervisor
@@ -225,11 +282,10 @@ static void recover_without_copy(struct migration *m, struct error *e)
 		error_free(&e);
 		return; /* the journal keeps it for the next start */
 	}
-	if (m->step >= STEP_HANDOVER && m->step != STEP_UNDO &&
+	if (m->step > STEP_STREAM && m->step != STEP_UNDO &&
 		pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
 		!strcmp(now.node, m->peer)) {
-		error_free(&e);
-		migration_ended(m, MIGRATE_DONE, NULL);
+		recover_theirs(m, e);
 		return;
 	}
 	abort_destination(m, &e);

@@ -11,13 +11,18 @@
 #include "migrate/converge.h"
 #include "migrate/source.h"
 
-#include <signal.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define CALL_MS 10000
+#define CALL_MS SOURCE_CALL_MS
+/* Asked by the way, it must not keep from what goes on. */
+#define ASK_ANSWER_MS 3000
+/* A droverd that is not there is being started again, or is not. */
+#define REFUSED_MS 5000
+#define AGAIN_MS 500
 /* The destination starts a hypervisor meanwhile. */
 #define READY_MS 60000
 #define LANE_MS 15000
@@ -27,8 +32,12 @@
 /* A switchover takes as long as the downtime limit says; longer is a network that stalls, and the
  * guest is better off here. */
 #define SWITCHOVER_MS 15000
-/* The destination loads the rest of the stream, claims and resumes meanwhile. */
-#define HANDOVER_MS 60000
+
+struct rounds {
+	int number;
+	int64_t left_bytes; /* to be sent when it began */
+	bool wants_switch;  /* to post-copy */
+};
 
 int source_call(struct migration *m, const char *method, const char *what, const json_t *body,
 	int timeout_ms, json_t **answer, struct error **err)
@@ -38,6 +47,35 @@ int source_call(struct migration *m, const char *method, const char *what, const
 		.method = method, .path = path, .body = body, .timeout_ms = timeout_ms};
 
 	return node_link_call(m->link, &request, answer, err);
+}
+
+bool source_may_call_again(struct migration *m, const struct error *e, int64_t since_ms)
+{
+	int s = m->options.reconnect_s ? m->options.reconnect_s : MIGRATE_RECONNECT_S;
+	int64_t limit_ms = (int64_t)s * 1000;
+
+	if (e->kind != ERROR_UNREACHABLE && e->kind != ERROR_TIMEOUT)
+		return false;
+	if (e->errnum == ECONNREFUSED && !m->options.postcopy)
+		limit_ms = REFUSED_MS;
+	return clock_ms() - since_ms < limit_ms;
+}
+
+int source_call_again(struct migration *m, const char *method, const char *what, json_t **answer,
+	struct error **err)
+{
+	int64_t since_ms = clock_ms();
+	struct error *e = NULL;
+
+	while (source_call(m, method, what, NULL, CALL_MS, answer, &e) < 0) {
+		if (!source_may_call_again(m, e, since_ms))
+			return error_move(err, e);
+		log_warning("%s; asking again", e->message);
+		error_free(&e);
+		if (!migrations_pause(m->all, AGAIN_MS))
+			return SOURCE_LEFT;
+	}
+	return 0;
 }
 
 static bool cancelled(struct migration *m)
@@ -63,9 +101,12 @@ static int check_cancelled(struct migration *m, struct error **err)
 static int expect(struct migration *m, struct error **err)
 {
 	cleanup_free char *conf = vm_def_format(vm_definition(m->vm));
-	cleanup_json json_t *body =
-		json_pack("{s:s, s:s, s:s, s:I, s:b}", "id", m->id, "vm", m->vm_name, "definition",
-			conf, "epoch", (json_int_t)m->epoch, "pause", m->options.pause);
+	/* What is not asked for is not said: an older droverd would refuse the word. */
+	cleanup_json json_t *body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o*, s:o*}", "id", m->id,
+		"vm", m->vm_name, "definition", conf, "epoch", (json_int_t)m->epoch, "pause",
+		m->options.pause, "postcopy", m->options.postcopy ? json_true() : NULL,
+		"reconnect_s",
+		m->options.reconnect_s ? json_integer(m->options.reconnect_s) : NULL);
 	cleanup_json json_t *task = json_pack("{s:[s,s]}", "argv", "receive", m->id);
 	struct http_request queue = {
 		.method = "POST", .path = "/v1/tasks", .body = task, .timeout_ms = CALL_MS};
@@ -78,13 +119,22 @@ static int expect(struct migration *m, struct error **err)
 	return node_link_call(m->link, &queue, NULL, err);
 }
 
+int source_lane_address(struct migration *m, int port, char lane[300], struct error **err)
+{
+	struct pool_node *node = pool_node_read(m->all->set.pool, m->peer, err);
+	char host[256];
+	int ignored, rc = node ? http_split_address(node->address, host, &ignored, err) : -1;
+
+	pool_node_free(node);
+	if (rc == 0)
+		snprintf(lane, 300, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, port);
+	return rc;
+}
+
 /* Waits until the destination listens; `lane` gets HOST:PORT. */
 static int wait_ready(struct migration *m, char lane[300], struct error **err)
 {
 	int64_t deadline = clock_ms() + READY_MS, port = 0;
-	struct pool_node *node;
-	char host[256];
-	int ignored, rc;
 
 	while (port == 0) {
 		cleanup_json json_t *answer = NULL;
@@ -99,12 +149,7 @@ static int wait_ready(struct migration *m, char lane[300], struct error **err)
 				"%s was not ready for %s within %d s", m->peer, m->vm_name,
 				READY_MS / 1000);
 	}
-	node = pool_node_read(m->all->set.pool, m->peer, err);
-	rc = node ? http_split_address(node->address, host, &ignored, err) : -1;
-	pool_node_free(node);
-	if (rc == 0)
-		snprintf(lane, 300, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, (int)port);
-	return rc;
+	return source_lane_address(m, (int)port, lane, err);
 }
 
 static int prepare(struct migration *m, struct error **err)
@@ -124,7 +169,8 @@ static struct hv_migrate_params params_for_round(const struct migration *m, int 
 {
 	return (struct hv_migrate_params){
 		.downtime_limit_ms = converge_downtime_ms(m->options.downtime_limit_ms, round),
-		.bandwidth_bps = m->options.bandwidth_bps};
+		.bandwidth_bps = m->options.bandwidth_bps,
+		.postcopy = m->options.postcopy};
 }
 
 static int start_stream(struct migration *m, struct error **err)
@@ -144,8 +190,41 @@ static int start_stream(struct migration *m, struct error **err)
 	return hv_vm_migrate(vm_hv(m->vm), socket, &params, err);
 }
 
+/* Without an answer it may be a network that is cut. */
+static int ask_destination(struct migration *m, int64_t *heard_ms, struct error **err)
+{
+	struct error *e = NULL;
+
+	if (source_call(m, "GET", "ready", NULL, ASK_ANSWER_MS, NULL, &e) == 0) {
+		*heard_ms = clock_ms();
+		return 0;
+	}
+	if (!source_may_call_again(m, e, *heard_ms))
+		return error_move(err, e);
+	log_warning("%s; going on", e->message);
+	error_free(&e);
+	return 0;
+}
+
+/* A stall is not held against a lane that is being made again: that has a limit of its own. */
+static int check_stall(struct migration *m, struct error **err)
+{
+	int64_t now = clock_ms();
+
+	if (m->last.phase != HV_MIGRATE_SWITCHOVER)
+		return 0;
+	if (mover_reconnecting(m->mover))
+		m->stall_ms = now;
+	if (now - m->stall_ms < m->options.downtime_limit_ms + SWITCHOVER_MS)
+		return 0;
+	return error_set(err, ERROR_TIMEOUT, 0,
+		"the rest of %s did not get through to %s in %lld s, while it stood still",
+		m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
+}
+
 /* What may end the rounds from outside. */
-static int look_around(struct migration *m, int64_t *asked_ms, struct error **err)
+static int look_around(
+	struct migration *m, int64_t *asked_ms, int64_t *heard_ms, struct error **err)
 {
 	int64_t now = clock_ms();
 
@@ -154,7 +233,8 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 	if (check_cancelled(m, err) < 0 || mover_check(m->mover, err) < 0 ||
 		fault_point("migrate.src.during_rounds", err) < 0)
 		return -1;
-	if (m->options.timeout_ms && now - m->stream_ms > m->options.timeout_ms)
+	if (m->options.timeout_ms && m->step == STEP_STREAM &&
+		now - m->stream_ms > m->options.timeout_ms)
 		return error_set(err, ERROR_TIMEOUT, 0,
 			"%s did not come to a switchover within %lld s: it changes %lld MB/s while "
 			"%lld MB/s "
@@ -162,48 +242,71 @@ static int look_around(struct migration *m, int64_t *asked_ms, struct error **er
 			m->vm_name, (long long)m->options.timeout_ms / 1000,
 			(long long)m->last.dirty_rate_bps / 1000000,
 			(long long)m->last.rate_bps / 1000000);
-	if (m->last.phase == HV_MIGRATE_SWITCHOVER &&
-		now - m->switchover_ms > m->options.downtime_limit_ms + SWITCHOVER_MS)
-		return error_set(err, ERROR_TIMEOUT, 0,
-			"the rest of %s did not get through to %s in %lld s, while it stood still",
-			m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
-	if (now - *asked_ms < ASK_MS)
+	if (check_stall(m, err) < 0)
+		return -1;
+	/* A guest that stands still does not wait for an answer that changes nothing. */
+	if (now - *asked_ms < ASK_MS || m->paused_ms)
 		return 0;
 	*asked_ms = now;
-	return source_call(m, "GET", "ready", NULL, CALL_MS, NULL, err);
+	return ask_destination(m, heard_ms, err);
 }
 
 static void note_switchover(struct migration *m)
 {
+	bool by_us = m->options.pause || m->step == STEP_SWITCH;
 	int64_t now = clock_ms();
 
 	if (m->last.phase < HV_MIGRATE_SWITCHOVER) {
 		/* What looked like one was a hypervisor that was busy. */
-		m->switchover_ms = 0;
-		m->paused_ms = m->options.pause ? m->paused_ms : 0;
+		m->switchover_ms = m->stall_ms = 0;
+		m->paused_ms = by_us ? m->paused_ms : 0;
 		return;
 	}
 	m->switchover_ms = m->switchover_ms ? m->switchover_ms : now;
+	m->stall_ms = m->stall_ms ? m->stall_ms : now;
 	m->paused_ms = m->paused_ms ? m->paused_ms : now;
 	/* It may answer only after the last page: then its own count says when the guest stopped.
 	 */
-	if (m->last.phase == HV_MIGRATE_COMPLETED && m->paused_ms > now - m->last.downtime_ms)
+	if (m->last.phase == HV_MIGRATE_COMPLETED && !by_us &&
+		m->paused_ms > now - m->last.downtime_ms)
 		m->paused_ms = now - m->last.downtime_ms;
 }
 
-/* Follows the hypervisor until it has written everything and its guest is paused. */
+/* What a new round asks for. */
+static int begin_round(struct migration *m, struct rounds *r, struct error **err)
+{
+	struct hv_migrate_params params = params_for_round(m, m->last.round);
+	int64_t before_bytes = r->left_bytes;
+
+	if (m->step != STEP_STREAM)
+		return 0;
+	if (m->last.round > r->number) {
+		r->number = m->last.round;
+		r->left_bytes = m->last.remaining_bytes;
+		r->wants_switch =
+			m->options.postcopy && converge_needs_postcopy(m->options.postcopy_rounds,
+						       r->number, before_bytes, r->left_bytes);
+		if (hv_vm_migrate_set(vm_hv(m->vm), &params, err) < 0)
+			return -1;
+	}
+	return r->wants_switch ? source_switch(m, err) : 0;
+}
+
+/* Follows the hypervisor until its guest is paused for good: it has written everything, or all but
+ * pages that post-copy brings. */
 static int stream(struct migration *m, struct error **err)
 {
 	struct hv_vm *hv = vm_hv(m->vm);
 	struct hv_migrate_status *s = &m->last;
-	int64_t asked_ms = clock_ms();
-	int round = 1, rc;
+	struct rounds rounds = {.number = 1};
+	int64_t asked_ms = clock_ms(), heard_ms = asked_ms;
+	int rc;
 
 	for (;;) {
 		if (hv_vm_migrate_wait(hv, s->phase, clock_ms() + LOOK_MS, s, err) < 0)
 			return -1;
 		note_switchover(m);
-		if (s->phase == HV_MIGRATE_COMPLETED)
+		if (s->phase == HV_MIGRATE_COMPLETED || migration_in_postcopy(m))
 			return 0;
 		if (s->phase == HV_MIGRATE_FAILED || s->phase == HV_MIGRATE_CANCELLED) {
 			if (mover_check(m->mover, err) < 0)
@@ -212,27 +315,21 @@ static int stream(struct migration *m, struct error **err)
 				"the hypervisor of %s gave up: %s", m->vm_name,
 				*s->failure ? s->failure : "it does not say why");
 		}
-		rc = look_around(m, &asked_ms, err);
+		rc = look_around(m, &asked_ms, &heard_ms, err);
+		if (rc == 0 && s->phase != HV_MIGRATE_SWITCHOVER)
+			rc = begin_round(m, &rounds, err);
 		if (rc < 0)
 			return rc;
-		if (s->round > round) {
-			struct hv_migrate_params params = params_for_round(m, s->round);
-
-			round = s->round;
-			if (hv_vm_migrate_set(hv, &params, err) < 0)
-				return -1;
-		}
 		migration_event(
-			m, s->phase == HV_MIGRATE_SWITCHOVER ? "switchover" : "rounds", NULL);
+			m, m->paused_ms && !m->options.pause ? "switchover" : "rounds", NULL);
 	}
 }
 
-/* A cancel comes either before this, and is heeded, or after it, and is refused. */
-static int too_late_to_cancel(struct migration *m, struct error **err)
+int source_pass_cancel(struct migration *m, enum migrate_step step, struct error **err)
 {
 	pthread_mutex_lock(&m->all->lock);
 	if (!m->cancel)
-		m->step = STEP_HANDOVER;
+		m->step = step;
 	pthread_mutex_unlock(&m->all->lock);
 	return check_cancelled(m, err);
 }
@@ -260,15 +357,20 @@ enum verdict source_take_word(const json_t *answer, struct error **err)
 }
 
 /* From the journal's entry on, the destination may claim: only its word, or the pool, tells then.
- */
+ * In post-copy that has been so since the switch. */
 static int handover(struct migration *m, struct error **err)
 {
 	cleanup_json json_t *answer = NULL;
+	int rc;
 
-	if (too_late_to_cancel(m, err) < 0 || journal_step(m, STEP_HANDOVER, err) < 0 ||
-		fault_point("migrate.src.before_handover", err) < 0 ||
-		source_call(m, "POST", "handover", NULL, HANDOVER_MS, &answer, err) < 0)
+	if (!migration_in_postcopy(m) && (source_pass_cancel(m, STEP_HANDOVER, err) < 0 ||
+						 journal_step(m, STEP_HANDOVER, err) < 0))
 		return -1;
+	rc = fault_point("migrate.src.before_handover", err);
+	if (rc == 0)
+		rc = source_call_again(m, "POST", "handover", &answer, err);
+	if (rc < 0)
+		return rc;
 	if (source_take_word(answer, err) == THEIRS) {
 		m->resumed_ms = clock_ms();
 		return 0;
@@ -292,8 +394,7 @@ void source_end_copy(struct migration *m)
 
 void source_release_lane(struct migration *m)
 {
-	mover_close(m->mover);
-	m->mover = NULL;
+	migration_release_mover(m, clock_ms() + LANE_MS);
 	if (m->link)
 		node_link_close(m->link);
 	m->link = NULL;
@@ -310,10 +411,13 @@ void source_run(struct migration *m)
 		rc = stream(m, &e);
 	if (rc == 0)
 		rc = handover(m, &e);
+	if (rc == 0 && migration_in_postcopy(m))
+		rc = source_follow(m, &e);
 	if (rc == SOURCE_LEFT) {
 		/* The journal has it. Until then the guest runs on, and is not paused for nobody.
 		 */
-		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
+		if (m->step <= STEP_STREAM)
+			hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
 		return;
 	}
 	if (rc < 0) {

@@ -327,10 +327,13 @@ static int not_connected(struct http_client *client, CURLcode code, struct error
 		return error_set(err, ERROR_DAEMON, 0,
 			"%s does not answer: %s; is it running? `systemctl status droverd` tells",
 			client->what, text);
-	return error_set(err, ERROR_UNREACHABLE, 0,
+	error_set(err, ERROR_UNREACHABLE, 0,
 		"%s does not answer: %s; is droverd running there, and does its address in `drover "
 		"node ls` lead to it?",
 		client->what, text);
+	if (err)
+		(*err)->errnum = (int)number;
+	return -1;
 }
 
 /* Turns what libcurl says into an error of ours. */

@@ -62,9 +62,9 @@ void http_close(struct http_client *client);
  * Sends a request and reads a JSON object. An answer that holds an error becomes that error.
  * *answer may be NULL when it is not wanted; the caller owns it.
  * ERROR_DAEMON: droverd does not answer on its socket. ERROR_UNREACHABLE "node2 (10.78.0.2:7780)
- * does not answer: Connection refused": cannot be reached, or stopped answering. ERROR_CERTIFICATE:
- * it is not who it should be. ERROR_REQUEST: it answered something that is no JSON object, or more
- * than JSON_TEXT_MAX. ERROR_TIMEOUT (Unix socket only). ERROR_CANCELLED.
+ * does not answer: Connection refused": cannot be reached (errnum says why), or stopped answering.
+ * ERROR_CERTIFICATE: it is not who it should be. ERROR_REQUEST: it answered something that is no
+ * JSON object, or more than JSON_TEXT_MAX. ERROR_TIMEOUT (Unix socket only). ERROR_CANCELLED.
  */
 int http_call(struct http_client *client, const struct http_request *request, json_t **answer,
 	struct error **err);

@@ -542,7 +542,7 @@ static void move_paused(struct hv *from, struct hv *to)
 	must(hv_vm_pause(a->hv, &test_error));
 	add_devices(b);
 	start_with(b, to, true);
-	must(hv_vm_migrate_incoming(b->hv, path, &test_error));
+	must(hv_vm_migrate_incoming(b->hv, path, false, &test_error));
 	must(hv_vm_migrate(a->hv, path, &fast, &test_error));
 	wait_phase(a, HV_MIGRATE_COMPLETED);
 	wait_phase(b, HV_MIGRATE_COMPLETED);

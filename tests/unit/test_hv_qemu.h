@@ -323,7 +323,7 @@ static struct guest *destination(int i, const struct guest *from, struct hv *hv,
 	g->def = from->def;
 	start_with(g, hv, true);
 	*path = fs_format("%s/stream.sock", g->dir);
-	must(hv_vm_migrate_incoming(g->hv, *path, &test_error));
+	must(hv_vm_migrate_incoming(g->hv, *path, false, &test_error));
 	return g;
 }
 

@@ -46,10 +46,13 @@ int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, 
 		return error_set(err, ERROR_USAGE, 0,
 			"%s: the downtime limit is 1 to %d ms, and the bandwidth not negative",
 			vm->name, DOWNTIME_MAX_MS);
-	/* To QEMU as to us a bandwidth of 0 is no limit; what it begins with is 128 MiB/s. */
+	/* To QEMU as to us a bandwidth of 0 is no limit; what it begins with is 128 MiB/s. In
+	 * post-copy the limit is for the pages that nobody waits for. */
 	return qemu_run(vm, "migrate-set-parameters",
-		json_pack("{s:I, s:I}", "downtime-limit", (json_int_t)params->downtime_limit_ms,
-			"max-bandwidth", (json_int_t)params->bandwidth_bps),
+		json_pack("{s:I, s:I, s:I}", "downtime-limit",
+			(json_int_t)params->downtime_limit_ms, "max-bandwidth",
+			(json_int_t)params->bandwidth_bps, "max-postcopy-bandwidth",
+			(json_int_t)params->bandwidth_bps),
 		NULL, err);
 }
 
@@ -57,8 +60,9 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 	struct error **err)
 {
 	/* With a return path the destination's answer, or its silence, would decide at the end
-	 * whether this copy runs again. That is ours to decide. */
-	static const struct capability caps[] = {{"events", true}, {"return-path", false}};
+	 * whether this copy runs again. That is ours to decide. Post-copy cannot do without. */
+	const struct capability caps[] = {{"events", true}, {"return-path", params->postcopy},
+		{"postcopy-ram", params->postcopy}};
 
 	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
 		hv_vm_migrate_set(vm, params, err) < 0)
@@ -66,14 +70,43 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 	return run_uri(vm, "migrate", path, err);
 }
 
-int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, struct error **err)
+/* QEMU tries here whether it can let a guest fault on pages that are not there yet. */
+static int allow_postcopy(struct hv_vm *vm, struct error **err)
+{
+	static const struct capability caps[] = {{"postcopy-ram", true}};
+	struct error *why = NULL;
+	const char *said;
+
+	if (set_capabilities(vm, caps, 1, &why) == 0)
+		return 0;
+	if (why->kind != ERROR_HYPERVISOR)
+		return error_move(err, why);
+	said = strstr(why->message, "capabilities: ");
+	error_set(err, ERROR_HYPERVISOR, 0,
+		"%s cannot be moved by post-copy to this node: its QEMU needs userfaultfd (%s); "
+		"let "
+		"group %u open /dev/userfaultfd%s, or set the sysctl vm.unprivileged_userfaultfd "
+		"to 1 there",
+		vm->name, said ? strchr(said, ' ') + 1 : why->message, (unsigned)vm->hv->set.gid,
+		vm->hv->facts.major < 8 ? " and use QEMU 8 or later" : "");
+	error_free(&why);
+	return -1;
+}
+
+int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err)
 {
 	/* The images, and their locks, are taken by `cont` and not when all is loaded. */
 	static const struct capability caps[] = {{"events", true}, {"late-block-activate", true}};
 
-	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0)
+	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
+		(postcopy && allow_postcopy(vm, err) < 0))
 		return -1;
 	return run_uri(vm, "migrate-incoming", path, err);
+}
+
+int hv_vm_migrate_postcopy(struct hv_vm *vm, struct error **err)
+{
+	return qemu_run(vm, "migrate-start-postcopy", NULL, NULL, err);
 }
 
 static enum hv_migrate_phase phase_of(const char *status)
@@ -84,8 +117,13 @@ static enum hv_migrate_phase phase_of(const char *status)
 	} phases[] = {
 		{"none", HV_MIGRATE_NONE}, {"setup", HV_MIGRATE_SETUP},
 		{"wait-unplug", HV_MIGRATE_SETUP}, {"pre-switchover", HV_MIGRATE_SWITCHOVER},
-		{"device", HV_MIGRATE_SWITCHOVER}, {"completed", HV_MIGRATE_COMPLETED},
-		{"failed", HV_MIGRATE_FAILED}, {"cancelled", HV_MIGRATE_CANCELLED},
+		{"device", HV_MIGRATE_SWITCHOVER}, {"postcopy-device", HV_MIGRATE_SWITCHOVER},
+		{"postcopy-active", HV_MIGRATE_POSTCOPY},
+		{"postcopy-paused", HV_MIGRATE_POSTCOPY_PAUSED},
+		{"postcopy-recover", HV_MIGRATE_POSTCOPY_PAUSED},
+		{"postcopy-recover-setup", HV_MIGRATE_POSTCOPY_PAUSED},
+		{"completed", HV_MIGRATE_COMPLETED}, {"failed", HV_MIGRATE_FAILED},
+		{"cancelled", HV_MIGRATE_CANCELLED},
 		/* and "active", "cancelling" */
 	};
 
@@ -145,6 +183,9 @@ static int query(struct hv_vm *vm, struct hv_migrate_status *status, struct erro
 	 * "failed" a moment earlier. */
 	if (status->phase == HV_MIGRATE_FAILED || status->phase == HV_MIGRATE_CANCELLED)
 		return qemu_settled_state(vm, state, err);
+	/* A destination says so before it has loaded the devices. */
+	if (status->phase == HV_MIGRATE_POSTCOPY)
+		return qemu_loaded_state(vm, state, err);
 	/* QEMU 7.2 has no status of its own for it. */
 	if (status->phase == HV_MIGRATE_ACTIVE) {
 		if (qemu_run_state(vm, state, err) < 0)
@@ -189,6 +230,62 @@ static bool unfinished(enum hv_migrate_phase phase)
 	       phase == HV_MIGRATE_SWITCHOVER;
 }
 
+static bool in_postcopy(enum hv_migrate_phase phase)
+{
+	return phase == HV_MIGRATE_POSTCOPY || phase == HV_MIGRATE_POSTCOPY_PAUSED;
+}
+
+static int no_way_back(struct hv_vm *vm, struct error **err)
+{
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s: its hypervisor cannot take a switch to post-copy back", vm->name);
+}
+
+/* Both ends of a connection that broke wait for another; one that has not seen it is told. */
+static int await_break(struct hv_vm *vm, int64_t deadline, struct error **err)
+{
+	struct error *why = NULL;
+	struct hv_migrate_status status;
+
+	if (hv_vm_migrate_status(vm, &status, err) < 0)
+		return -1;
+	/* Refused when it has seen it meanwhile. */
+	if (status.phase == HV_MIGRATE_POSTCOPY &&
+		qmp_run_oob(vm->qmp, "migrate-pause", NULL, deadline, &why) < 0 &&
+		why->kind != ERROR_HYPERVISOR)
+		return error_move(err, why);
+	error_free(&why);
+	if (status.phase == HV_MIGRATE_POSTCOPY &&
+		hv_vm_migrate_wait(vm, HV_MIGRATE_POSTCOPY, deadline, &status, err) < 0)
+		return -1;
+	if (status.phase != HV_MIGRATE_POSTCOPY_PAUSED)
+		return error_set(err, ERROR_REFUSED, 0,
+			"%s: its post-copy is not interrupted, but %s", vm->name,
+			hv_migrate_phase_name(status.phase));
+	return 0;
+}
+
+int hv_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err)
+{
+	int64_t deadline = clock_ms() + HV_ANSWER_MS;
+	cleanup_free char *uri = fs_format("unix:%s", path);
+
+	if (await_break(vm, deadline, err) < 0)
+		return -1;
+	/* Its main thread may wait for a page. */
+	return qmp_run_oob(
+		vm->qmp, "migrate-recover", json_pack("{s:s}", "uri", uri), deadline, err);
+}
+
+int hv_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err)
+{
+	cleanup_free char *uri = fs_format("unix:%s", path);
+
+	if (await_break(vm, clock_ms() + HV_ANSWER_MS, err) < 0)
+		return -1;
+	return qemu_run(vm, "migrate", json_pack("{s:s, s:b}", "uri", uri, "resume", 1), NULL, err);
+}
+
 /* At the end of a migration QEMU does not hear `migrate_cancel` before the stream has taken all;
  * but it lets itself be torn off the stream at any time, which makes the migration fail. */
 static int stop(struct hv_vm *vm, struct error **err)
@@ -217,6 +314,8 @@ int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 
 	if (hv_vm_migrate_status(vm, &status, err) < 0)
 		return -1;
+	if (in_postcopy(status.phase))
+		return no_way_back(vm, err);
 	if (!unfinished(status.phase))
 		return 0;
 	if (stop(vm, err) < 0)
@@ -228,5 +327,5 @@ int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 		if (hv_vm_migrate_wait(vm, status.phase, deadline, &status, err) < 0)
 			return -1;
 	}
-	return 0;
+	return in_postcopy(status.phase) ? no_way_back(vm, err) : 0;
 }

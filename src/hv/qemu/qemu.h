@@ -55,6 +55,10 @@ int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **er
 /* The same, after waiting until QEMU is done with the end of a migration ("finish-migrate"), in
  * which it takes no orders. */
 int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
+/* The same on a destination, after waiting until QEMU is done with loading what it has
+ * ("inmigrate").
+ */
+int qemu_loaded_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
 /* Whether the connection is gone because the process has ended; reaps it. */
 bool qemu_gone(struct hv_vm *vm);
 

@@ -10,7 +10,7 @@
 
 /* A closed connection comes a moment before the end of the process. */
 #define GONE_MS 2000
-/* Between looks at a state whose end QEMU tells by no event (qemu_settled_state). */
+/* Between looks at a state whose end QEMU tells by no event (state_after). */
 #define LOOK_MS 2
 #define KILL_MS 10000
 
@@ -65,7 +65,9 @@ int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **er
 	return 0;
 }
 
-int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err)
+/* Waits until the run state is another than `passing`, which QEMU leaves by itself. */
+static int state_after(
+	struct hv_vm *vm, const char *passing, char state[QMP_NAME_MAX], struct error **err)
 {
 	int64_t deadline = clock_ms() + HV_ANSWER_MS;
 
@@ -74,7 +76,7 @@ int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error 
 
 		if (qemu_run_state(vm, state, err) < 0)
 			return -1;
-		if (strcmp(state, "finish-migrate"))
+		if (strcmp(state, passing))
 			return 0;
 		if (clock_ms() >= deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
@@ -82,6 +84,16 @@ int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error 
 		/* There is an event when the guest runs again, and none when it stays paused. */
 		qmp_wait_event(vm->qmp, seq, clock_ms() + LOOK_MS, NULL);
 	}
+}
+
+int qemu_settled_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err)
+{
+	return state_after(vm, "finish-migrate", state, err);
+}
+
+int qemu_loaded_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err)
+{
+	return state_after(vm, "inmigrate", state, err);
 }
 
 bool qemu_gone(struct hv_vm *vm)

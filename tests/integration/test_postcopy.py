@@ -1,0 +1,324 @@
+"""Post-copy moves of real guests between two nodes, and what happens when they fail.
+
+The guests change their memory faster than the lane carries it, so that pre-copy alone would never end.
+Each test ends with the guest's check of its own memory, with its hypervisor on exactly one node.
+"""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from droverlab.lab import VM_USER
+from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
+                          restart_with_fault, wait_rounds)
+from vms import Guest, Watch, drover, error_of, leftovers, net, wait_for
+
+# What the guest changes in a second, and what the lane may carry of it. The whole set is changed again
+# within two seconds: no round comes to an end with less to do.
+DIRTY_MB_S = 16
+LANE = "8M"
+GAP_MAX_MS = 5000
+
+
+def allow_userfaultfd(node):
+    """What docs/operations.md asks of an administrator, in the node's own mount namespace."""
+    node.run("sh", "-c", f"test -e /run/uffd || {{ mknod /run/uffd c 10 $(awk '$2 == \"userfaultfd\""
+             f" {{ print $1 }}' /proc/misc) && chgrp {VM_USER} /run/uffd && chmod 0660 /run/uffd &&"
+             " mount -n --bind /run/uffd /dev/userfaultfd; }")
+
+
+@pytest.fixture(scope="module")
+def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
+    lab = make_lab("two", nodes=2)
+    for node in lab.nodes:
+        allow_userfaultfd(node)
+    return lab
+
+
+@pytest.fixture
+def nodes(two):
+    """node1 and node2, both with a droverd; one that a test has ended is started again."""
+    for node in two.nodes:
+        if node.daemon_pid is None:
+            node.start_daemon()
+    return two.nodes
+
+
+@pytest.fixture
+def guest(two, nodes, request):
+    it = Guest(two, nodes[0], f"pc-{abs(hash(request.node.name)) % 10**8}")
+    yield it
+    for node in two.nodes:
+        if node.daemon_pid is None:
+            node.start_daemon()
+    for node in two.nodes:
+        if it.pids(node):
+            drover(node, "stop", it.name, "--timeout", "0", check=False)
+    drover(nodes[0], "rm", it.name, "--yes", check=False)
+
+
+@pytest.fixture
+def busy(guest):
+    """A guest that pre-copy would not get away."""
+    guest.ask("dirty", DIRTY_MB_S, "page")
+    return guest
+
+
+def move(node, guest, *options):
+    return move_in_background(node, guest.name, "node2", "--bandwidth", LANE, *options)
+
+
+def wait_postcopy(node, guest):
+    """Waits until the guest runs on the other side, and pages of it are still on their way."""
+    return wait_for(lambda: (m := migration_of(node, guest, "running")) and
+                    m["step"] == "post-copy" and m, "the post-copy", 60)
+
+
+def result_of(process, timeout=120):
+    """Its exit status and what it printed."""
+    out, said = process.communicate(timeout=timeout)
+    return process.returncode, out + said
+
+
+def wires(node):
+    return [pid for pid in net.pids(node.namespace)
+            if b"drover-wire\0" in open(f"/proc/{pid}/cmdline", "rb").read()]
+
+
+@pytest.mark.parametrize("how", [["--postcopy"], ["postcopy=1"], ["--postcopy=auto"]])
+def test_moves_a_guest_that_would_not_converge(nodes, busy, how):
+    node1, node2 = nodes
+    with Watch(busy) as watch:
+        _, documents = drover(node1, "migrate", busy.name, "node2", "--bandwidth", LANE, *how)
+    busy.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+    assert watch.result["longest_gap_ms"] < GAP_MAX_MS, watch.result
+    report = documents[-1]["result"]["report"]
+    assert report["postcopy_ms"] > 0 and report["downtime_ms"] > 0, report
+    assert "post-copy" in [d.get("phase") for d in documents], documents
+    assert leftovers(node1, []) == []
+    assert leftovers(node2, busy.pids(node2)) == []
+
+
+def test_moves_there_and_back(nodes, busy):
+    node1, node2 = nodes
+    with Watch(busy) as watch:
+        drover(node1, "migrate", busy.name, "node2", "--bandwidth", LANE, "--postcopy")
+        drover(node2, "migrate", busy.name, "node1", "--bandwidth", LANE, "--postcopy")
+    busy.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+
+
+def test_a_guest_that_converges_needs_no_postcopy(nodes, guest):
+    node1, node2 = nodes
+    with Watch(guest) as watch:
+        _, documents = drover(node1, "migrate", guest.name, "node2", "--postcopy=auto")
+    guest.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+    assert documents[-1]["result"]["report"]["postcopy_ms"] == 0, documents[-1]
+    assert leftovers(node1, []) == []
+
+
+def test_a_guest_with_a_disk_moves_too(two, nodes):
+    node1, node2 = nodes
+    it = Guest(two, node1, "pcdisk", disk="disk0.qcow2,size=64M")
+    it.ask("disk", "/dev/vda", 50)
+    it.ask("dirty", DIRTY_MB_S, "page")
+    try:
+        drover(node1, "migrate", it.name, "node2", "--bandwidth", LANE, "--postcopy")
+        it.assert_runs_only_on(node2)
+        before = it.ask("status")["disk_records"]
+        wait_for(lambda: it.ask("status")["disk_records"] > before + 10, "more records")
+        assert it.ask("status")["disk_errno"] == 0
+    finally:
+        it.remove(node2)
+
+
+def test_a_node_that_forbids_userfaultfd_is_named_before_anything_moves(nodes, busy):
+    node1, node2 = nodes
+    node2.run("chmod", "0600", "/dev/userfaultfd")
+    try:
+        status, documents = drover(node1, "migrate", busy.name, "node2", "--postcopy", check=False)
+    finally:
+        node2.run("chmod", "0660", "/dev/userfaultfd")
+    assert error_of(documents)["kind"] == "hypervisor" and status == error_of(documents)["exit"]
+    for word in ("userfaultfd", "node2", str(VM_USER)):
+        assert word in error_of(documents)["message"], documents
+    busy.assert_runs_only_on(node1)
+    assert_nothing_is_left(node2)
+
+
+def test_pausing_first_and_postcopy_exclude_each_other(nodes, guest):
+    _, documents = drover(nodes[0], "migrate", guest.name, "node2", "--pause", "--postcopy",
+                          check=False)
+    assert error_of(documents)["kind"] == "usage", documents
+
+
+def test_a_cancel_before_the_switch_leaves_it_running_where_it_was(nodes, busy):
+    node1, node2 = nodes
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy=1000")
+        found = wait_rounds(node1, busy)
+        status, documents = drover(node2, "migration", "cancel", found["id"], check=False)
+        assert error_of(documents)["kind"] == "refused" and "node1" in error_of(documents)["message"]
+        drover(node1, "migration", "cancel", found["id"])
+        status, said = result_of(moving)
+    assert status == 27, said
+    busy.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(node2)
+
+
+def test_a_cancel_after_the_switch_is_refused(nodes, busy):
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy")
+    found = wait_postcopy(node1, busy)
+    for node in nodes:
+        _, documents = drover(node, "migration", "cancel", found["id"], check=False)
+        assert error_of(documents)["kind"] == "refused", documents
+        assert "post-copy" in error_of(documents)["message"], documents
+    for verb in (["stop"], ["rm", "--yes"], ["migrate", busy.name, "node1"]):
+        words = verb if busy.name in verb else [verb[0], busy.name, *verb[1:]]
+        _, documents = drover(node2, *words, check=False)
+        assert error_of(documents)["kind"] in ("busy", "running"), (verb, documents)
+    status, said = result_of(moving)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
+
+
+@pytest.mark.parametrize("number, how", [(0, signal.SIGKILL), (1, signal.SIGKILL),
+                                         (0, signal.SIGTERM), (1, signal.SIGTERM)])
+def test_a_droverd_that_ends_in_postcopy_picks_it_up_again(nodes, busy, number, how):
+    node1, node2 = nodes
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy")
+        wait_postcopy(node1, busy)
+        nodes[number].stop_daemon(how)
+        assert len(busy.pids(node1)) == 1 and len(busy.pids(node2)) == 1
+        nodes[number].start_daemon()
+        wait_for(lambda: migration_of(node1, busy, "done") and migration_of(node2, busy, "done"),
+                 "the end of the migration", 60)
+        result_of(moving)
+    busy.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(node1)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_droverd_that_is_away_until_all_pages_are_there_learns_of_it(nodes, busy, number):
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy")
+    wait_postcopy(node1, busy)
+    nodes[number].stop_daemon(signal.SIGKILL)
+    wait_for(lambda: not wires(node1) and not wires(node2), "the end of the post-copy", 60)
+    nodes[number].start_daemon()
+    wait_for(lambda: migration_of(node1, busy, "done") and migration_of(node2, busy, "done"),
+             "the end of the migration", 60)
+    result_of(moving)
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
+
+
+@pytest.mark.parametrize("fault, number, runs_on", [
+    ("migrate.src.before_switch", 0, 0), ("migrate.src.after_switch", 0, 1),
+    ("migrate.src.before_handover", 0, 1), ("migrate.dst.before_claim", 1, 1),
+    ("migrate.dst.after_claim", 1, 1), ("migrate.dst.after_resume", 1, 1),
+    ("migrate.src.before_end", 0, 1)])
+def test_a_droverd_killed_at_a_step_leaves_one_copy(nodes, busy, fault, number, runs_on):
+    node1, _ = nodes
+    victim = nodes[number]
+    restart_with_fault(victim, f"{fault}:kill")
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy")
+        wait_for(lambda: victim.daemon_pid is None, "the death of droverd", 60)
+        victim.start_daemon()
+        result_of(moving)
+        state = "failed" if runs_on == 0 else "done"
+        wait_for(lambda: migration_of(node1, busy, state), "the end of the migration", 60)
+    busy.assert_runs_only_on(nodes[runs_on])
+    assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(nodes[1 - runs_on])
+
+
+def test_a_source_that_does_not_come_back_does_not_hold_the_guest_up(nodes, busy):
+    """The word that the destination waits for does not come: it claims without, after a while."""
+    node1, node2 = nodes
+    restart_with_fault(node1, "migrate.src.before_handover:kill")
+    moving = move(node1, busy, "--postcopy")
+    wait_for(lambda: node1.daemon_pid is None, "the death of droverd", 60)
+    wait_for(lambda: migration_of(node2, busy, "done"), "the end of the migration", 60)
+    result_of(moving)
+    node1.start_daemon()
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
+
+
+def test_a_pool_that_takes_no_claim_is_waited_for(nodes, busy):
+    """Past the switch nobody else could run it: the destination tries again until the pool lets it."""
+    node1, node2 = nodes
+    directory = busy.lab.pool / "vms" / busy.name
+    gate = f"{busy.lab.directory}/go"
+    restart_with_fault(node2, f"migrate.dst.before_claim:file={gate}")
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy")
+        wait_for(lambda: (m := migration_of(node2, busy, "running")) and m["step"] == "claim",
+                 "the claim", 60)
+        subprocess.run(["chattr", "+i", str(directory)], check=True)
+        try:
+            open(gate, "w", encoding="ascii").close()
+            wait_for(lambda: "cannot be claimed and stays paused" in node2.log_tail(50), "a claim that fails")
+        finally:
+            subprocess.run(["chattr", "-i", str(directory)], check=True)
+            os.unlink(gate)
+        # The fault point holds each try: it is let pass again.
+        open(gate, "w", encoding="ascii").close()
+        status, said = result_of(moving)
+    os.unlink(gate)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
+    node1, node2 = nodes
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy")
+        wait_postcopy(node1, busy)
+        os.kill(wires(nodes[number])[0], signal.SIGKILL)
+        status, said = result_of(moving)
+    assert status == 0, said
+    assert "interrupted" in said, said
+    busy.assert_runs_only_on(node2)
+    assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(node1)
+
+
+def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy")
+    wait_postcopy(node1, busy)
+    os.kill(busy.pids(node1)[0], signal.SIGKILL)
+    status, said = result_of(moving)
+    assert status != 0
+    assert "without some pages" in said and "start it again" in said, said
+    wait_for(lambda: migration_of(node2, busy, "failed"), "the end of the migration", 60)
+    assert_nothing_is_left(node1)
+    drover(node2, "stop", busy.name, "--hard")
+    drover(node1, "start", busy.name)
+    wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
+
+
+def test_a_destination_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy")
+    wait_postcopy(node1, busy)
+    os.kill(busy.pids(node2)[0], signal.SIGKILL)
+    status, said = result_of(moving)
+    assert status != 0 and "start it again" in said, said
+    for node in nodes:
+        wait_for(lambda node=node: not busy.pids(node), "the end of both copies")
+    drover(node1, "start", busy.name)
+    wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
