@@ -44,14 +44,14 @@ def wait_for(process, event):
     sys.exit(f"drover-wire ended with status {process.wait()}")
 
 
-def start(folder, source, output, *options, **popen_options):
+def start(folder, source, output, *options, send_only=(), **popen_options):
     """Both sides, connected: (sender, receiver). The options are for both, those of Popen for the
     sender."""
     receiver = _start(folder, "recv", "node2", "node1", "--output", output, "--listen",
                       "127.0.0.1:0", *options)
     port = wait_for(receiver, "listening")["port"]
     sender = _start(folder, "send", "node1", "node2", "--input", source, "--connect",
-                    f"127.0.0.1:{port}", *options, **popen_options)
+                    f"127.0.0.1:{port}", *options, *send_only, **popen_options)
     wait_for(sender, "connected")
     return sender, receiver
 
