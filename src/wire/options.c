@@ -129,9 +129,12 @@ static int parse_count(const char *name, int64_t max, unsigned *count, struct er
 
 static int parse_cache(struct options *o, struct error **err)
 {
+	o->cache_bytes = 0;
+	if (!strcmp(optarg, "0"))
+		return 0;
 	if (fs_parse_size("--cache", optarg, CACHE_MAX, &o->cache_bytes, err) < 0)
 		return -1;
-	if (o->cache_bytes && o->cache_bytes < CACHE_MIN)
+	if (o->cache_bytes < CACHE_MIN)
 		return error_set(
 			err, ERROR_USAGE, 0, "--cache is 0 or at least %u bytes", CACHE_MIN);
 	return 0;

@@ -92,6 +92,8 @@ static void *open_end(void *arg)
 			.newest = 1,
 			.payload_max = 65520,
 			.next = 1,
+			.lanes = 1,
+			.window = 16,
 			.migration = "m1"};
 
 	end->lane = lane_open(end->fd, "here", end->side, end->credentials, &end->peer, NULL);
@@ -123,28 +125,31 @@ static void open_lanes(void)
 }
 
 #define FRAMES 1500
+#define PAYLOAD 65520u
 #define KEYS 5 /* GnuTLS takes 8 changes a second */
 
 static void *send_many(void *arg)
 {
 	struct end *end = arg;
-	struct chunk_pool *pool = chunk_pool_open(1, 65520, NULL);
-	struct chunk *chunk = chunk_take(pool);
+	enum frame_type type = end->side == TLS_CONNECTS ? FRAME_DATA : FRAME_RETURN;
+	uint8_t *data = malloc(PAYLOAD);
 	struct error *err = NULL;
 
-	chunk->type = end->side == TLS_CONNECTS ? FRAME_DATA : FRAME_RETURN;
+	if (!data)
+		abort();
 	for (unsigned i = 0; i < FRAMES && !err; i++) {
-		chunk->len = 1 + i * 7919u % chunk->cap;
-		memset(chunk->data, (int)(i & 0xff), chunk->len);
+		size_t len = 1 + i * 7919u % PAYLOAD;
+
+		memset(data, (int)(i & 0xff), len);
 		if (i % (FRAMES / KEYS) == FRAMES / KEYS / 2)
 			lane_update_key(end->lane, &err);
 		if (!err)
-			lane_send_chunk(end->lane, chunk, &err);
+			lane_send_frame(end->lane, type, i + 1, data, len, &err);
 	}
 	if (err)
 		print_error("%s\n", err->message);
 	error_free(&err);
-	chunk_pool_close(pool);
+	free(data);
 	return NULL;
 }
 
@@ -154,7 +159,7 @@ static unsigned arrived[2];
 static void *receive_many(void *arg)
 {
 	struct end *end = arg;
-	struct chunk_pool *pool = chunk_pool_open(1, 65520, NULL);
+	struct chunk_pool *pool = chunk_pool_open(1, PAYLOAD, NULL);
 	struct chunk *chunk = chunk_take(pool);
 	struct error *err = NULL;
 	unsigned i = 0;
@@ -196,7 +201,7 @@ static void *send_great(void *arg)
 {
 	struct end *end = arg;
 
-	if (lane_send_chunk(end->lane, great, NULL) < 0)
+	if (lane_send_frame(end->lane, FRAME_DATA, 1, great->data, great->len, NULL) < 0)
 		abort();
 	return NULL;
 }
@@ -209,7 +214,6 @@ static void test_frame_of_the_greatest_length_arrives(void **state)
 
 	(void)state;
 	great = chunk_take(pool);
-	great->type = FRAME_DATA;
 	great->len = great->cap;
 	for (size_t i = 0; i < great->len; i++)
 		great->data[i] = (uint8_t)(i * 31 >> 4);
