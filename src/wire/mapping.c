@@ -49,11 +49,17 @@ static void on_bus_error(int signal, siginfo_t *info, void *context)
 	errno = keep;
 }
 
+/* Again where somebody has put his own handler there since. */
 static void install(void)
 {
-	struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO}, now;
 
-	sigaction(SIGBUS, &action, &before);
+	pthread_mutex_lock(&lock);
+	sigaction(SIGBUS, NULL, &now);
+	if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_bus_error)
+		sigaction(SIGBUS, &action, &before);
+	pthread_mutex_unlock(&lock);
 }
 
 static struct mapping *take_place(void)
@@ -69,12 +75,10 @@ static struct mapping *take_place(void)
 
 struct mapping *mapping_open(int fd, size_t len, const char *what, struct error **err)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct mapping *m;
+	struct mapping *m = take_place();
 	void *at;
 
-	pthread_once(&once, install);
-	m = take_place();
+	install();
 	if (!m) {
 		error_set(err, ERROR_BUSY, 0, "cannot map %s: %u files are mapped already", what,
 			MAPPING_MAX);

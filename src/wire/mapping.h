@@ -4,8 +4,8 @@
  * with SIGBUS. Here such a look finds zeros, and so does every later one: the handler puts
  * anonymous memory in the mapping's place.
  *
- * The handler is the process's and is installed by the first mapping. A SIGBUS from elsewhere does
- * what it did before.
+ * The handler is the process's; opening a mapping puts it there. A SIGBUS from elsewhere does what
+ * it did before.
  */
 #ifndef DROVER_WIRE_MAPPING_H
 #define DROVER_WIRE_MAPPING_H
