@@ -175,10 +175,12 @@ void page_cache_put(
 	unsigned way = way_of(set, tag);
 	bool again = seen_before(c, block, address);
 
+	if (way == WAYS && !again)
+		return;
 	if (way == WAYS)
 		way = way_of(set, 0);
 	if (way == WAYS)
-		way = again ? victim(set) : WAYS;
+		way = victim(set);
 	if (way == WAYS)
 		return;
 	if (set->slot[way] == NO_SLOT)

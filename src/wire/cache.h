@@ -4,12 +4,12 @@
  * and nothing else decides what is in it: no clock, no chance, no address of a pointer. So the two
  * are always equal.
  *
- * The rule, for sets of 8 pages. A page that is in the cache is replaced by its new version. One
- * that is not takes a free place of its set. When the set is full, a page that is sent whole for
- * the first time is not admitted, so that a round over more memory than the cache holds does not
- * push everything out. One that was sent whole before takes the place of a page that was not sent
- * again since it came in; when all eight were, they are what is rewritten all the time, and one in
- * four newcomers takes the place of one of them, in turn.
+ * The rule, for sets of 8 pages. A page that is in the cache is replaced by its new version. A page
+ * that is sent whole for the first time is not admitted: most pages are sent once, and to keep them
+ * would cost both nodes a copy of the guest's memory. One that was sent whole before takes a free
+ * place of its set; when there is none, that of a page that was not sent again since it came in;
+ * when all eight were, they are what is rewritten all the time, and one in four newcomers takes the
+ * place of one of them, in turn.
  *
  * Which pages were sent whole before is remembered as one bit for each page of memory; pages 64 GiB
  * apart share theirs.

@@ -132,16 +132,11 @@ static int open_file(const char *path, struct error **err)
 	return fd;
 }
 
-struct index *index_open(
-	const char *image, const struct index_identity *identity, struct error **err)
+struct index *index_open_file(
+	int fd, const char *path, const struct index_identity *identity, struct error **err)
 {
-	cleanup_free char *path = index_path(image);
-	cleanup_fd int fd = open_file(path, err);
-	struct index *index;
+	struct index *index = calloc(1, sizeof(*index));
 
-	if (fd < 0)
-		return NULL;
-	index = calloc(1, sizeof(*index));
 	if (!index)
 		abort();
 	if (read_header(fd, path, identity, index, err) == 0)
@@ -151,6 +146,15 @@ struct index *index_open(
 		return index;
 	free(index);
 	return NULL;
+}
+
+struct index *index_open(
+	const char *image, const struct index_identity *identity, struct error **err)
+{
+	cleanup_free char *path = index_path(image);
+	cleanup_fd int fd = open_file(path, err);
+
+	return fd < 0 ? NULL : index_open_file(fd, path, identity, err);
 }
 
 void index_close(struct index *index)

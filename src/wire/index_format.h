@@ -54,4 +54,8 @@ static inline void index_slot_set(
 	memcpy(bucket + (column * INDEX_SLOTS + slot) * sizeof(v), &v, sizeof(v));
 }
 
+/* index_open of a file that is open; `path` is for messages. */
+struct index *index_open_file(
+	int fd, const char *path, const struct index_identity *identity, struct error **err);
+
 #endif

@@ -18,12 +18,14 @@ static const struct {
 #define TRY_EVERY 12u
 #define TRY_AGE_US 400000
 #define TRY_WORTH 0.6
-/* What another level must be better by. */
-#define BETTER 1.04
+/* A level is good enough when it gives so much of the rate of the best one. */
+#define ENOUGH 0.9
+/* How much slower than its processor time encoding can be believed to be. */
+#define SLOWNESS_MAX 4.0
 
 void level_init(struct level *l, unsigned threads)
 {
-	*l = (struct level){.threads = threads ? threads : 1, .now = 3};
+	*l = (struct level){.threads = threads ? threads : 1, .now = 3, .slowness = 1};
 }
 
 void level_capacity(struct level *l, uint64_t bps)
@@ -31,12 +33,13 @@ void level_capacity(struct level *l, uint64_t bps)
 	l->capacity_bps = bps;
 }
 
-void level_encoded(
-	struct level *l, unsigned index, size_t in, size_t out, int64_t ns, int64_t now_us)
+void level_encoded(struct level *l, unsigned index, size_t in, size_t out, int64_t cpu_ns,
+	int64_t clock_ns, int64_t now_us)
 {
 	struct level_seen *seen = &l->seen[index];
-	double cost = (double)ns / (double)(in ? in : 1),
-	       ratio = (double)out / (double)(in ? in : 1);
+	double cost = (double)cpu_ns / (double)(in ? in : 1);
+	double ratio = (double)out / (double)(in ? in : 1);
+	double slowness = (double)clock_ns / (double)(cpu_ns > 0 ? cpu_ns : 1);
 
 	seen->batches++;
 	if (in < SMALL_BYTES)
@@ -48,6 +51,9 @@ void level_encoded(
 	seen->ns_per_byte += WEIGHT * (cost - seen->ns_per_byte);
 	seen->ratio += WEIGHT * (ratio - seen->ratio);
 	seen->seen_us = now_us;
+	if (slowness > SLOWNESS_MAX)
+		slowness = SLOWNESS_MAX;
+	l->slowness += WEIGHT * (slowness - l->slowness);
 }
 
 /* The level that was seen last, to guess from. */
@@ -75,7 +81,7 @@ static double rate(const struct level *l, unsigned index, unsigned known)
 		if (known > 0 && index > 0)
 			ratio *= base->ratio / guess[known].ratio;
 	}
-	encode = 1e9 * l->threads / ns;
+	encode = 1e9 * l->threads / (ns * l->slowness);
 	send = (double)l->capacity_bps / ratio;
 	return encode < send ? encode : send;
 }
@@ -92,13 +98,16 @@ static unsigned neighbour(const struct level *l, int64_t now_us, unsigned known)
 
 unsigned level_choose(struct level *l, int64_t now_us)
 {
-	unsigned known = newest(l), best = l->now;
+	unsigned known = newest(l), best = LEVEL_COUNT - 1;
+	double most = 0;
 
 	if (!l->capacity_bps)
 		return l->now;
 	for (unsigned i = 0; i < LEVEL_COUNT; i++)
-		if (rate(l, i, known) > BETTER * rate(l, best, known))
-			best = i;
+		if (rate(l, i, known) > most)
+			most = rate(l, i, known);
+	while (best > 0 && rate(l, best, known) < ENOUGH * most)
+		best--;
 	l->now = best;
 	if (++l->count % TRY_EVERY == 0)
 		return neighbour(l, now_us, known);

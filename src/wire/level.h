@@ -19,7 +19,7 @@
 extern const int level_list[LEVEL_COUNT];
 
 struct level_seen {
-	double ns_per_byte; /* to encode, by one thread */
+	double ns_per_byte; /* processor time to encode, of one thread */
 	double ratio;       /* what is left of a byte */
 	int64_t seen_us;    /* 0: never */
 	uint64_t batches;
@@ -29,15 +29,17 @@ struct level {
 	unsigned threads;
 	struct level_seen seen[LEVEL_COUNT];
 	unsigned now, count;
+	double slowness; /* time of the clock for a unit of processor time, in encoding */
 	uint64_t capacity_bps;
 };
 
 void level_init(struct level *l, unsigned threads);
 /* How many bytes a second the lanes take; 0: not known yet. */
 void level_capacity(struct level *l, uint64_t bps);
-/* A batch was encoded: `in` bytes that could be compressed became `out` bytes. */
-void level_encoded(
-	struct level *l, unsigned index, size_t in, size_t out, int64_t ns, int64_t now_us);
+/* A batch was encoded: `in` bytes that could be compressed became `out` bytes, in so much time of
+ * the processor and of the clock. */
+void level_encoded(struct level *l, unsigned index, size_t in, size_t out, int64_t cpu_ns,
+	int64_t clock_ns, int64_t now_us);
 /* For the next batch: an index into level_list. */
 unsigned level_choose(struct level *l, int64_t now_us);
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* What the lanes take is known when they have taken so much: buffers swallow the first of it. */
+#define CAPACITY_BYTES (256u << 10)
 /* Things said and not sent yet; more wait. */
 #define SAID_MAX 8u
 
@@ -260,7 +262,7 @@ uint64_t link_capacity_bps(struct link *link)
 	uint64_t bps = 0;
 
 	pthread_mutex_lock(&link->mutex);
-	if (link->sent_us > 0)
+	if (link->sent_bytes >= CAPACITY_BYTES && link->sent_us > 0)
 		bps = link->sent_bytes * 1000000 / link->sent_us;
 	if (link->lanes > 1)
 		bps *= link->lanes;

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+/* Shorter frames tell nothing of how fast a lane is. */
+#define CAPACITY_FRAME (16u << 10)
 /* When this side has ended, the other one has so long to do the same. */
 #define FINISH_MS 1000
 
@@ -59,28 +61,37 @@ static bool comes_back(const struct error *why)
 	return why->kind == ERROR_UNREACHABLE || why->kind == ERROR_TIMEOUT;
 }
 
-/* A thread is done with its connection, and why. */
+/* With the lock held: this thread does not use the connection any more. Whether it was the last. */
+static bool let_go(struct connection *c)
+{
+	count_bytes(c);
+	pthread_cond_broadcast(&c->link->work);
+	return --c->threads == 0;
+}
+
+/* A thread is done with its connection, and why. What the other side said, or did wrong, counts
+ * also when the connection broke before it was read. */
 static void leave(struct connection *c, struct error *why)
 {
 	struct link *link = c->link;
-	bool first, last, complete = link->options.handler->complete(link->options.arg);
+	bool first, last, over, complete = link->options.handler->complete(link->options.arg);
 
 	pthread_mutex_lock(&link->mutex);
 	first = !c->dead;
 	if (first)
 		take_out(c);
-	last = --c->threads == 0;
-	count_bytes(c);
-	first = first && !link->ending && !complete;
-	pthread_cond_broadcast(&link->work);
+	over = link->ending || complete;
 	pthread_mutex_unlock(&link->mutex);
-	if (first && comes_back(why)) {
-		report(c, "reconnecting", why);
-	} else if (first) {
+	if (why && !over && !comes_back(why)) {
 		run_fail(link->options.run, why);
 		why = NULL;
+	} else if (first && !over) {
+		report(c, "reconnecting", why);
 	}
 	error_free(&why);
+	pthread_mutex_lock(&link->mutex);
+	last = let_go(c);
+	pthread_mutex_unlock(&link->mutex);
 	if (last) {
 		lane_close(c->lane);
 		free(c);
@@ -165,8 +176,10 @@ static int send_frame(struct connection *c, struct out_frame *frame, struct erro
 	result = lane_send_frame(c->lane, (enum frame_type)frame->type, frame->sequence,
 		frame->data, frame->len, err);
 	pthread_mutex_lock(&link->mutex);
-	link->sent_bytes += frame->len;
-	link->sent_us += (uint64_t)(clock_us() - start_us);
+	if (frame->len >= CAPACITY_FRAME)
+		link->sent_bytes += frame->len;
+	if (frame->len >= CAPACITY_FRAME)
+		link->sent_us += (uint64_t)(clock_us() - start_us);
 	outbox_taken(&link->out, frame, result == 0 && !c->dead);
 	if (frame->acknowledged)
 		link_take_acked(link, link->out.acked, NULL);

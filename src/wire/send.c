@@ -92,7 +92,7 @@ static bool reading_pays(const struct sender *s, uint64_t blocks, uint64_t ns)
 
 	if (!s->level.capacity_bps)
 		return true;
-	return read_ns < 2e9 * page / (double)s->level.capacity_bps ||
+	return read_ns < 4e9 * page / (double)s->level.capacity_bps ||
 	       read_ns < STREAM_PAGE * seen->ns_per_byte / s->options->threads;
 }
 

@@ -24,11 +24,11 @@
 #define READ_UNIT 16u
 #define BUSY_US 1000
 
-static int64_t clock_ns(void)
+static int64_t now_ns(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(clock, &ts);
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
@@ -80,17 +80,18 @@ static struct piece *new_piece(struct error **err)
 
 static void encode(struct sender *s, struct batch_coder *coder, struct piece *piece)
 {
-	int64_t start_ns = clock_ns(), end_ns;
+	int64_t cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID), clock_ns = now_ns(CLOCK_MONOTONIC);
 	struct batch *b = piece->batch;
 	size_t len = batch_encode(coder, b, level_list[piece->level], piece->payload);
 	uint64_t loose = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes;
 
-	end_ns = clock_ns();
+	cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+	clock_ns = now_ns(CLOCK_MONOTONIC) - clock_ns;
 	piece->frame.type = FRAME_BATCH;
 	piece->frame.data = piece->payload;
 	piece->frame.len = len;
 	pthread_mutex_lock(&s->mutex);
-	level_encoded(&s->level, piece->level, loose, len, end_ns - start_ns, end_ns / 1000);
+	level_encoded(&s->level, piece->level, loose, len, cpu_ns, clock_ns, clock_us());
 	s->ratio += RATIO_WEIGHT * ((double)len / (double)b->raw_len - s->ratio);
 	batch_counts_add(&s->counts, &b->counts);
 	pthread_mutex_unlock(&s->mutex);

@@ -100,6 +100,4 @@ size_t stream_parse(struct stream_parser *p, const uint8_t *data, size_t len,
 void stream_parser_end(struct stream_parser *p, size_t left)
 {
 	p->counts.other_bytes += left;
-	if (passes_all(p))
-		p->counts.unknown_bytes += left;
 }
