@@ -2,6 +2,7 @@
 
 import statistics
 
+PAGE_BYTES = 4096
 FIGURES = ("total_s", "stream_s", "wire_mb", "gap_ms")
 
 
@@ -79,9 +80,9 @@ def _against(label, value, target, shown=_ratio):
 def not_referenced(ours, reference_mb):
     """The part of the reference's bytes that drover sent no references for: what its own bytes
     can be held against when the rest cannot be compressed."""
-    referred = [run["report"].get("reference_bytes", 0) for run in ours
+    referred = [run["report"].get("pages", {}).get("reference", 0) for run in ours
                 if run["status"] == "ok" and "report" in run]
-    return reference_mb - (statistics.median(referred) / 1e6 if referred else 0)
+    return reference_mb - (statistics.median(referred) * PAGE_BYTES / 1e6 if referred else 0)
 
 
 def _compare(case, ours, theirs, target):
