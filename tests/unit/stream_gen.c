@@ -154,7 +154,7 @@ static void block_list(struct gen *g)
 		if (has(g, STREAM_GEN_POSTCOPY) && has(g, STREAM_GEN_HUGE_PAGES) && block % 2 == 1)
 			be64(g, HUGE_PAGE);
 		if (has(g, STREAM_GEN_IGNORE_SHARED))
-			be64(g, 0x100000000 * block);
+			be64(g, HUGE_PAGE); /* looks like the word before it */
 	}
 }
 
