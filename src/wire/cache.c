@@ -18,7 +18,7 @@ struct set {
 	uint32_t slot[WAYS]; /* number of the page's room, from 1; NO_SLOT: none yet */
 	uint8_t again;       /* bit n: the page in place n was sent again since it came in */
 	uint8_t hand;        /* where the search for a victim begins */
-	uint8_t refused;
+	uint8_t newcomers;
 	uint8_t unused[29];
 };
 _Static_assert(sizeof(struct set) == 128, "a set is two cache lines");
@@ -154,16 +154,30 @@ static bool seen_before(struct page_cache *c, uint8_t block, uint64_t address)
 /* The place for a newcomer to a full set; WAYS: it is not admitted. */
 static unsigned victim(struct set *set)
 {
-	unsigned i, way = set->hand;
+	unsigned way;
 
-	for (i = 0; i < WAYS && set->again >> way & 1; i++)
-		way = (way + 1) % WAYS;
-	if (i == WAYS) {
-		set->refused = (uint8_t)((set->refused + 1) % ADMIT_ONE_IN);
-		if (set->refused)
-			return WAYS;
-	}
+	set->newcomers = (uint8_t)((set->newcomers + 1) % ADMIT_ONE_IN);
+	if (set->newcomers)
+		return WAYS;
+	for (way = set->hand; set->again >> way & 1; way = (way + 1) % WAYS)
+		set->again &= (uint8_t) ~(1u << way);
 	set->hand = (uint8_t)((way + 1) % WAYS);
+	return way;
+}
+
+/* A place for a page that is not in the set and was sent before; WAYS: there is none. */
+static unsigned admit(struct page_cache *c, struct set *set, uint64_t tag)
+{
+	unsigned way = way_of(set, 0);
+
+	if (way == WAYS)
+		way = victim(set);
+	if (way == WAYS)
+		return WAYS;
+	if (set->slot[way] == NO_SLOT)
+		set->slot[way] = ++c->slots;
+	set->tag[way] = tag;
+	set->again &= (uint8_t) ~(1u << way);
 	return way;
 }
 
@@ -173,21 +187,13 @@ void page_cache_put(
 	uint64_t tag = make_tag(block, address);
 	struct set *set = set_of(c, tag);
 	unsigned way = way_of(set, tag);
-	bool again = seen_before(c, block, address);
 
-	if (way == WAYS && !again)
-		return;
-	if (way == WAYS)
-		way = way_of(set, 0);
-	if (way == WAYS)
-		way = victim(set);
-	if (way == WAYS)
-		return;
-	if (set->slot[way] == NO_SLOT)
-		set->slot[way] = ++c->slots;
-	set->tag[way] = tag;
-	set->again = (uint8_t)((set->again & ~(1u << way)) | (unsigned)again << way);
-	memcpy(page_at(c, set->slot[way]), page, STREAM_PAGE);
+	if (way < WAYS)
+		set->again |= (uint8_t)(1u << way);
+	else if (seen_before(c, block, address))
+		way = admit(c, set, tag);
+	if (way < WAYS)
+		memcpy(page_at(c, set->slot[way]), page, STREAM_PAGE);
 }
 
 void page_cache_drop(struct page_cache *c, uint8_t block, uint64_t address)

@@ -7,9 +7,9 @@
  * The rule, for sets of 8 pages. A page that is in the cache is replaced by its new version. A page
  * that is sent whole for the first time is not admitted: most pages are sent once, and to keep them
  * would cost both nodes a copy of the guest's memory. One that was sent whole before takes a free
- * place of its set; when there is none, that of a page that was not sent again since it came in;
- * when all eight were, they are what is rewritten all the time, and one in four newcomers takes the
- * place of one of them, in turn.
+ * place of its set. When there is none, one in four newcomers is admitted, so that more pages than
+ * there is room for do not push each other out before they come again; the page it replaces is the
+ * next one, in turn, that was not sent since its last turn.
  *
  * Which pages were sent whole before is remembered as one bit for each page of memory; pages 64 GiB
  * apart share theirs.

@@ -117,6 +117,16 @@ static size_t carry(struct ends *e, int level, bool keep)
 	return len;
 }
 
+/* Sends the page at address 0 twice, which is when it is kept. */
+static void carry_into_cache(struct ends *e, const uint8_t *page)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		batch_reset(e->sent);
+		add_item(e->sent, 0, 0, true, page);
+		carry(e, 1, true);
+	}
+}
+
 static int random_level(void)
 {
 	static const int levels[] = {0, 0, -5, -1, 1, 1, 3, 5};
@@ -225,14 +235,14 @@ static void test_a_page_that_did_not_change_takes_next_to_nothing(void **state)
 	uint8_t page[STREAM_PAGE];
 
 	fill_random(page, sizeof(page));
-	for (unsigned round = 0; round < 2; round++) {
+	for (unsigned round = 0; round < 3; round++) {
 		size_t len;
 
 		batch_reset(e->sent);
 		for (unsigned i = 0; i < 50; i++)
 			add_item(e->sent, 0, (uint64_t)i * STREAM_PAGE, true, page);
 		len = carry(e, 0, true);
-		if (round)
+		if (round == 2)
 			assert_in_range(len, 17, 64);
 	}
 	assert_int_equal(e->received->counts.pages[BATCH_DIFFERENCE], 50);
@@ -244,8 +254,7 @@ static void test_few_changed_words_take_few_bytes(void **state)
 	uint8_t page[STREAM_PAGE];
 
 	fill_random(page, sizeof(page));
-	add_item(e->sent, 0, 0, true, page);
-	carry(e, 0, true);
+	carry_into_cache(e, page);
 	for (unsigned words = 1; words <= 512; words *= 2) {
 		for (unsigned i = 0; i < words; i++)
 			page[i * (512 / words) * 8]++;
@@ -268,8 +277,8 @@ static void test_a_page_twice_in_a_batch_is_a_difference_to_itself(void **state)
 		add_item(e->sent, 0, 0, true, i == 10 ? NULL : page);
 	}
 	carry(e, 1, true);
-	assert_int_equal(e->received->counts.pages[BATCH_DATA], 2);
-	assert_int_equal(e->received->counts.pages[BATCH_DIFFERENCE], 17);
+	assert_int_equal(e->received->counts.pages[BATCH_DATA], 3);
+	assert_int_equal(e->received->counts.pages[BATCH_DIFFERENCE], 16);
 	assert_equal_caches(e);
 }
 
@@ -279,8 +288,7 @@ static void test_a_reference_takes_some_twenty_bytes_and_its_page_leaves_the_cac
 	uint8_t page[STREAM_PAGE];
 
 	fill_random(page, sizeof(page));
-	add_item(e->sent, 0, 0, true, page);
-	carry(e, 0, true);
+	carry_into_cache(e, page);
 	assert_non_null(page_cache_find(e->to, 0, 0));
 	batch_reset(e->sent);
 	for (unsigned i = 0; i < SOURCE_BLOCKS; i++)
@@ -298,8 +306,7 @@ static void test_a_batch_without_the_cache_leaves_it_alone(void **state)
 
 	fill_random(old, sizeof(old));
 	memcpy(page, old, sizeof(page));
-	add_item(e->sent, 0, 0, true, old);
-	carry(e, 1, true);
+	carry_into_cache(e, old);
 	page[0]++;
 	batch_reset(e->sent);
 	add_item(e->sent, 0, 0, true, page);

@@ -59,10 +59,12 @@ static void make_payload(struct ends *e, int level)
 	uint8_t page[STREAM_PAGE];
 
 	fill_text(page, sizeof(page));
-	page_cache_put(e->from, 0, 5 * STREAM_PAGE, page);
-	page_cache_put(e->from, 1, 6 * STREAM_PAGE, page);
-	page_cache_put(e->to, 0, 5 * STREAM_PAGE, page);
-	page_cache_put(e->to, 1, 6 * STREAM_PAGE, page);
+	for (unsigned i = 0; i < 4; i++) {
+		struct page_cache *cache = i & 1 ? e->from : e->to;
+
+		page_cache_put(cache, 0, 5 * STREAM_PAGE, page);
+		page_cache_put(cache, 1, 6 * STREAM_PAGE, page);
+	}
 	batch_reset(e->sent);
 	add_other(e->sent, 9);
 	add_item(e->sent, 0, 3 * STREAM_PAGE, true, e->set->indexed[1]);

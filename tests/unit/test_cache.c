@@ -23,10 +23,17 @@ static struct page_cache *open_cache(uint64_t size)
 	return c;
 }
 
-static void put(struct page_cache *c, uint8_t block, uint64_t number, unsigned contents)
+static void put_once(struct page_cache *c, uint8_t block, uint64_t number, unsigned contents)
 {
 	memset(page, (int)contents, sizeof(page));
 	page_cache_put(c, block, number * STREAM_PAGE, page);
+}
+
+/* Sent twice, which is when a page is kept. */
+static void put(struct page_cache *c, uint8_t block, uint64_t number, unsigned contents)
+{
+	put_once(c, block, number, ~contents);
+	put_once(c, block, number, contents);
 }
 
 static bool holds(struct page_cache *c, uint8_t block, uint64_t number, unsigned contents)
@@ -79,7 +86,7 @@ static void test_a_dropped_page_is_gone_and_its_room_is_used_again(void **state)
 	struct page_cache *c = open_cache(CACHE_MIN);
 
 	(void)state;
-	/* More often than there is room: each comes, and goes again. */
+	/* More of them than there is room for: each comes, and goes again. */
 	for (unsigned i = 0; i < 10 * PAGES; i++) {
 		put(c, 0, i, i);
 		assert_true(holds(c, 0, i, i));
@@ -101,52 +108,65 @@ static void test_pages_in_a_row_fill_nearly_all_of_it(void **state)
 	page_cache_close(c);
 }
 
-static void test_a_round_over_more_than_it_holds_leaves_what_came_first(void **state)
+static void test_pages_that_are_sent_once_are_not_kept_and_displace_nothing(void **state)
 {
 	struct page_cache *c = open_cache(CACHE_MIN);
-	size_t before;
 
 	(void)state;
-	for (unsigned i = 0; i < PAGES / 2; i++)
-		put(c, 0, i, i);
-	before = count_kept(c, 0, PAGES / 2);
+	for (unsigned i = 0; i < PAGES / 2; i++) {
+		put_once(c, 0, i, i);
+		assert_null(page_cache_find(c, 0, i * (uint64_t)STREAM_PAGE));
+		put_once(c, 0, i, i);
+		assert_true(holds(c, 0, i, i));
+	}
 	for (unsigned i = PAGES; i < 100 * PAGES; i++)
-		put(c, 0, i, i);
-	assert_int_equal(count_kept(c, 0, PAGES / 2), before);
+		put_once(c, 0, i, i);
+	assert_int_equal(count_kept(c, 0, PAGES / 2), PAGES / 2);
+	assert_int_equal(count_kept(c, PAGES, 100 * PAGES), 0);
 	page_cache_close(c);
 }
 
-static void test_pages_that_come_again_displace_those_that_do_not(void **state)
+/* Sends the pages as batch_plan does, as differences when they are kept; returns how many were. */
+static size_t send_round(struct page_cache *c, uint64_t first, uint64_t end)
+{
+	size_t kept = 0;
+
+	for (; first < end; first++)
+		if (page_cache_find(c, 0, first * STREAM_PAGE)) {
+			page_cache_renew(c, 0, first * STREAM_PAGE);
+			kept++;
+		} else {
+			put_once(c, 0, first, 0);
+		}
+	return kept;
+}
+
+static void test_pages_that_come_again_displace_those_that_do_not_any_more(void **state)
 {
 	struct page_cache *c = open_cache(CACHE_MIN);
 
 	(void)state;
-	for (unsigned i = 0; i < 10 * PAGES; i++)
-		put(c, 0, i, i);
-	/* Half as many as there is room for, sent for the second time. */
-	for (unsigned i = 5 * PAGES; i < 5 * PAGES + PAGES / 2; i++)
-		put(c, 0, i, i + 1);
-	assert_in_range(count_kept(c, 5 * PAGES, 5 * PAGES + PAGES / 2), PAGES * 2 / 5, PAGES / 2);
+	for (unsigned round = 0; round < 10; round++)
+		send_round(c, 0, PAGES);
+	assert_in_range(count_kept(c, 0, PAGES), PAGES * 9 / 10, PAGES);
+	for (unsigned round = 0; round < 20; round++)
+		send_round(c, PAGES, PAGES + PAGES / 2);
+	assert_in_range(send_round(c, PAGES, PAGES + PAGES / 2), PAGES * 9 / 20, PAGES / 2);
 	page_cache_close(c);
 }
 
 static void test_more_pages_that_come_again_than_it_holds_do_not_chase_each_other_out(void **state)
 {
 	struct page_cache *c = open_cache(CACHE_MIN);
-	size_t hits = 0;
+	size_t kept = 0;
 
 	(void)state;
-	for (unsigned round = 0; round < 40; round++)
-		for (unsigned i = 0; i < 2 * PAGES; i++) {
-			if (page_cache_find(c, 0, i * (uint64_t)STREAM_PAGE)) {
-				page_cache_renew(c, 0, i * (uint64_t)STREAM_PAGE);
-				hits += round >= 20;
-			} else {
-				put(c, 0, i, i);
-			}
-		}
-	/* Half of them fit; replacing the oldest always would give no hit at all. */
-	assert_in_range(hits, 20 * 2 * PAGES / 4, 20 * PAGES);
+	for (unsigned round = 0; round < 20; round++)
+		send_round(c, 0, 2 * PAGES);
+	for (unsigned round = 0; round < 20; round++)
+		kept += send_round(c, 0, 2 * PAGES);
+	/* Half of them fit; replacing the oldest always would find none at all. */
+	assert_in_range(kept, 20 * PAGES * 7 / 10, 20 * PAGES);
 	page_cache_close(c);
 }
 
@@ -164,8 +184,8 @@ static void test_equal_operations_make_equal_caches(void **state)
 		block = random >> 60 & 1;
 		number = (random >> 33) % (random >> 63 ? 3 * PAGES : PAGES / 2);
 		if (random >> 58 & 3) {
-			put(a, block, number, i);
-			put(b, block, number, i);
+			put_once(a, block, number, i);
+			put_once(b, block, number, i);
 		} else {
 			page_cache_drop(a, block, number * STREAM_PAGE);
 			page_cache_drop(b, block, number * STREAM_PAGE);
@@ -233,8 +253,8 @@ int main(void)
 		cmocka_unit_test(test_a_new_version_replaces_the_old_one),
 		cmocka_unit_test(test_a_dropped_page_is_gone_and_its_room_is_used_again),
 		cmocka_unit_test(test_pages_in_a_row_fill_nearly_all_of_it),
-		cmocka_unit_test(test_a_round_over_more_than_it_holds_leaves_what_came_first),
-		cmocka_unit_test(test_pages_that_come_again_displace_those_that_do_not),
+		cmocka_unit_test(test_pages_that_are_sent_once_are_not_kept_and_displace_nothing),
+		cmocka_unit_test(test_pages_that_come_again_displace_those_that_do_not_any_more),
 		cmocka_unit_test(
 			test_more_pages_that_come_again_than_it_holds_do_not_chase_each_other_out),
 		cmocka_unit_test(test_equal_operations_make_equal_caches),
