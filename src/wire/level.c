@@ -4,7 +4,7 @@ const int level_list[LEVEL_COUNT] = {0, -5, -1, 1, 3, 5, 7, 9, 12};
 
 /* What zstd 1.5 does with a guest's memory on one core of a 2024 EPYC (bench/codec): only the
  * proportions count, and only until a level has been seen. */
-static const struct {
+static const struct expected {
 	double ns_per_byte, ratio;
 } guess[LEVEL_COUNT] = {{0.1, 1.0}, {1.1, 0.34}, {1.6, 0.28}, {2.2, 0.24}, {4.0, 0.225},
 	{8.0, 0.215}, {12, 0.21}, {18, 0.205}, {40, 0.20}};
@@ -20,6 +20,8 @@ static const struct {
 #define TRY_WORTH 0.6
 /* A level is good enough when it gives so much of the rate of the best one. */
 #define ENOUGH 0.9
+/* And a higher one is worth its while when it leaves at most so much of what a lower one leaves. */
+#define WORTH 0.98
 /* How much slower than its processor time encoding can be believed to be. */
 #define SLOWNESS_MAX 4.0
 
@@ -67,22 +69,28 @@ static unsigned newest(const struct level *l)
 	return index;
 }
 
+static struct expected expect(const struct level *l, unsigned index, unsigned known)
+{
+	const struct level_seen *seen = &l->seen[index], *base = &l->seen[known];
+	struct expected e = guess[index];
+
+	if (seen->seen_us)
+		return (struct expected){seen->ns_per_byte, seen->ratio};
+	if (base->seen_us) {
+		e.ns_per_byte *= base->ns_per_byte / guess[known].ns_per_byte;
+		if (known > 0 && index > 0)
+			e.ratio *= base->ratio / guess[known].ratio;
+	}
+	return e;
+}
+
 /* Bytes of the stream a second. */
 static double rate(const struct level *l, unsigned index, unsigned known)
 {
-	const struct level_seen *seen = &l->seen[index], *base = &l->seen[known];
-	double ns = guess[index].ns_per_byte, ratio = guess[index].ratio, encode, send;
+	struct expected e = expect(l, index, known);
+	double encode = 1e9 * l->threads / (e.ns_per_byte * l->slowness);
+	double send = (double)l->capacity_bps / e.ratio;
 
-	if (seen->seen_us) {
-		ns = seen->ns_per_byte;
-		ratio = seen->ratio;
-	} else if (base->seen_us) {
-		ns *= base->ns_per_byte / guess[known].ns_per_byte;
-		if (known > 0 && index > 0)
-			ratio *= base->ratio / guess[known].ratio;
-	}
-	encode = 1e9 * l->threads / (ns * l->slowness);
-	send = (double)l->capacity_bps / ratio;
 	return encode < send ? encode : send;
 }
 
@@ -96,20 +104,34 @@ static unsigned neighbour(const struct level *l, int64_t now_us, unsigned known)
 	return other;
 }
 
-unsigned level_choose(struct level *l, int64_t now_us)
+/* Of the levels that are fast enough, the lowest of those that leave the least. */
+static unsigned best(const struct level *l, unsigned known)
 {
-	unsigned known = newest(l), best = LEVEL_COUNT - 1;
-	double most = 0;
+	double most = 0, least = 0;
+	unsigned index = 0;
 
-	if (!l->capacity_bps)
-		return l->now;
 	for (unsigned i = 0; i < LEVEL_COUNT; i++)
 		if (rate(l, i, known) > most)
 			most = rate(l, i, known);
-	while (best > 0 && rate(l, best, known) < ENOUGH * most)
-		best--;
-	l->now = best;
+	for (unsigned i = 0; i < LEVEL_COUNT; i++) {
+		double left = expect(l, i, known).ratio;
+
+		if (rate(l, i, known) < ENOUGH * most || (least && left > WORTH * least))
+			continue;
+		least = left;
+		index = i;
+	}
+	return index;
+}
+
+unsigned level_choose(struct level *l, int64_t now_us)
+{
+	unsigned known = newest(l);
+
+	if (!l->capacity_bps)
+		return l->now;
+	l->now = best(l, known);
 	if (++l->count % TRY_EVERY == 0)
 		return neighbour(l, now_us, known);
-	return best;
+	return l->now;
 }

@@ -61,12 +61,15 @@ static bool comes_back(const struct error *why)
 	return why->kind == ERROR_UNREACHABLE || why->kind == ERROR_TIMEOUT;
 }
 
-/* With the lock held: this thread does not use the connection any more. Whether it was the last. */
-static bool let_go(struct connection *c)
+/* With the lock held: this thread does not use the connection any more. The last one frees it. */
+static void let_go(struct connection *c)
 {
 	count_bytes(c);
 	pthread_cond_broadcast(&c->link->work);
-	return --c->threads == 0;
+	if (--c->threads)
+		return;
+	lane_close(c->lane);
+	free(c);
 }
 
 /* A thread is done with its connection, and why. What the other side said, or did wrong, counts
@@ -74,7 +77,7 @@ static bool let_go(struct connection *c)
 static void leave(struct connection *c, struct error *why)
 {
 	struct link *link = c->link;
-	bool first, last, over, complete = link->options.handler->complete(link->options.arg);
+	bool first, over, complete = link->options.handler->complete(link->options.arg);
 
 	pthread_mutex_lock(&link->mutex);
 	first = !c->dead;
@@ -90,12 +93,8 @@ static void leave(struct connection *c, struct error *why)
 	}
 	error_free(&why);
 	pthread_mutex_lock(&link->mutex);
-	last = let_go(c);
+	let_go(c);
 	pthread_mutex_unlock(&link->mutex);
-	if (last) {
-		lane_close(c->lane);
-		free(c);
-	}
 	if (complete)
 		run_end(link->options.run);
 }
@@ -325,17 +324,40 @@ static bool any_lane(const struct link *link)
 	return false;
 }
 
+/* With the lock held: the connection in a slot, which is this thread's to use, too, until it lets
+ * go of it; NULL: none. */
+static struct connection *use(struct link *link, unsigned number)
+{
+	struct connection *c = link->slots[number].now;
+
+	if (c)
+		c->threads++;
+	return c;
+}
+
+/* With the lock held, which is let go meanwhile. */
+static void say_goodbye(struct link *link, unsigned number)
+{
+	struct connection *c = use(link, number);
+
+	if (!c)
+		return;
+	if (number == 0)
+		send_ack(c, NULL);
+	pthread_mutex_unlock(&link->mutex);
+	lane_bye(c->lane);
+	pthread_mutex_lock(&link->mutex);
+	let_go(c);
+}
+
 void link_finish(struct link *link)
 {
 	int64_t deadline_ms = clock_ms() + FINISH_MS;
 
 	pthread_mutex_lock(&link->mutex);
 	link->ending = true;
-	if (link->slots[0].now)
-		send_ack(link->slots[0].now, NULL);
 	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
-		if (link->slots[i].now)
-			lane_bye(link->slots[i].now->lane);
+		say_goodbye(link, i);
 	while (any_lane(link) && clock_ms() < deadline_ms)
 		wait_until(&link->work, &link->mutex, deadline_ms);
 	pthread_mutex_unlock(&link->mutex);
@@ -348,9 +370,7 @@ void link_give_up(struct link *link, const struct error *why)
 	pthread_mutex_lock(&link->mutex);
 	link->ending = true;
 	for (unsigned i = 0; i <= FRAME_LANES_MAX && !last; i++)
-		last = link->slots[i].now;
-	if (last)
-		last->threads++;
+		last = use(link, i);
 	pthread_mutex_unlock(&link->mutex);
 	if (last)
 		lane_give_up(last->lane, why);
