@@ -40,7 +40,8 @@ def guests(tmp_path, tiny_guest):
     yield start
     for guest in started:
         guest.end()
-    (tmp_path / "stream").unlink(missing_ok=True)  # some 100 MB
+    for name in ("stream", "m1"):  # some 100 MB
+        (tmp_path / name).unlink(missing_ok=True)
 
 
 def slow(source):
