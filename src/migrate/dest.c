@@ -116,9 +116,9 @@ static int start_lane(struct migration *m, struct error **err)
 		return -1;
 	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
 	/* The mover removes what was at `socket`; then the hypervisor listens there. */
-	if (!m->mover ||
-		hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
-		fault_point("migrate.dst.before_ready", err) < 0)
+	if (!m->mover || hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0)
+		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
+	if (fault_point("migrate.dst.before_ready", err) < 0)
 		return -1;
 	pthread_mutex_lock(&m->all->lock);
 	m->port = port;

@@ -17,6 +17,8 @@
 
 #define END_MS 2000
 #define LINE_MAX_BYTES 4096
+#define ARGUMENTS_MAX 32 /* without the sources, with the NULL at the end */
+#define LANES_MAX 64
 
 enum { EVENT_LISTENING = 1, EVENT_CONNECTED = 2, EVENT_END = 4 };
 
@@ -28,8 +30,8 @@ struct mover {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned events; /* EVENT_… seen */
-	bool reconnecting;
-	bool closed; /* its status has ended: so has it, or will at once */
+	uint64_t broken; /* lanes that are being made again, a bit each */
+	bool closed;     /* its status has ended: so has it, or will at once */
 	struct error *error;
 	int64_t stream_bytes, wire_bytes;
 };
@@ -40,6 +42,19 @@ static unsigned event_bit(const char *event)
 	       : !strcmp(event, "connected") ? EVENT_CONNECTED
 	       : !strcmp(event, "end")       ? EVENT_END
 					     : 0;
+}
+
+/* With the lock held. */
+static void take_lane(struct mover *m, const char *event, const json_t *json)
+{
+	int64_t lane;
+
+	if (json_opt_int(json, "lane", 0, LANES_MAX - 1, 0, &lane, NULL) < 0)
+		return;
+	if (!strcmp(event, "reconnecting"))
+		m->broken |= (uint64_t)1 << lane;
+	else if (!strcmp(event, "reconnected"))
+		m->broken &= ~((uint64_t)1 << lane);
 }
 
 /* With the lock held. */
@@ -54,8 +69,7 @@ static void take_line(struct mover *m, const char *line, size_t len)
 	json_opt_int(json, "stream_bytes", 0, INT64_MAX, m->stream_bytes, &m->stream_bytes, NULL);
 	json_opt_int(json, "wire_bytes", 0, INT64_MAX, m->wire_bytes, &m->wire_bytes, NULL);
 	m->events |= event_bit(event);
-	if (!strcmp(event, "reconnecting") || !strcmp(event, "reconnected"))
-		m->reconnecting = !strcmp(event, "reconnecting");
+	take_lane(m, event, json);
 	if (!strcmp(event, "error")) {
 		kind = json_get_string(json, "kind", NULL);
 		message = json_get_string(json, "message", NULL);
@@ -116,6 +130,27 @@ static int memory_file(const char *text, struct error **err)
 	return fd;
 }
 
+/* Puts --source NAME=PATH for each content source behind the other arguments; the first `count` of
+ * `texts` are the caller's to free. */
+static size_t add_sources(
+	const struct image_files *sources, const char **argv, char *texts[SOURCE_MAX])
+{
+	size_t count = 0;
+
+	while (*argv)
+		argv++;
+	for (size_t i = 0; sources && i < sources->count && count < SOURCE_MAX; i++) {
+		const struct image_file *f = &sources->list[i];
+
+		if (strchr(f->name, '='))
+			continue;
+		texts[count] = fs_format("%s=%s", f->name, f->path);
+		*argv++ = "--source";
+		*argv++ = texts[count++];
+	}
+	return count;
+}
+
 static int spawn(struct mover *m, const struct mover_options *o, int status_fd, const int files[3],
 	struct error **err)
 {
@@ -126,9 +161,10 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
 	cleanup_free char *local = fs_format("unix:%s", o->unix_path);
 	cleanup_free char *reconnect = fs_format("%d", o->reconnect_s);
-	const char *argv[] = {o->binary, o->connect ? "send" : "recv", "--id", o->id, "--peer",
-		o->peer, "--peer-fingerprint", o->fingerprint, "--cert", cert, "--key", key, "--ca",
-		ca, "--status-fd", status, o->connect ? "--input" : "--output", local,
+	const char *argv[ARGUMENTS_MAX + 2 * SOURCE_MAX] = {o->binary, o->connect ? "send" : "recv",
+		"--id", o->id, "--peer", o->peer, "--peer-fingerprint", o->fingerprint, "--cert",
+		cert, "--key", key, "--ca", ca, "--status-fd", status,
+		o->connect ? "--input" : "--output", local,
 		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen,
 		o->reconnect_s ? "--reconnect" : NULL, reconnect, NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, o->listen_fd};
@@ -143,8 +179,15 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		.stderr_fd = o->log_fd,
 		.pass_fds = pass,
 		.pass_fds_count = o->connect ? 4 : 5};
+	char *sources[SOURCE_MAX];
+	size_t sources_count;
+	int rc;
 
-	return process_start(&options, &m->process, err);
+	sources_count = add_sources(o->sources, argv, sources);
+	rc = process_start(&options, &m->process, err);
+	for (size_t i = 0; i < sources_count; i++)
+		free(sources[i]);
+	return rc;
 }
 
 static int start_with_files(struct mover *m, const struct mover_options *o, struct error **err)
@@ -219,7 +262,7 @@ bool mover_reconnecting(struct mover *m)
 	bool reconnecting;
 
 	pthread_mutex_lock(&m->lock);
-	reconnecting = m->reconnecting;
+	reconnecting = m->broken != 0;
 	pthread_mutex_unlock(&m->lock);
 	return reconnecting;
 }

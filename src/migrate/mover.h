@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "base/process.h"
+#include "pool/image.h"
+#include "wire/source.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +25,9 @@ struct mover_options {
 	const char *connect;   /* sender: HOST:PORT of the receiver; NULL makes a receiver */
 	int listen_fd;         /* receiver: where the lane is listened for */
 	const char *cert_pem, *key_pem, *ca_pem;
+	/* Files that both nodes may read, for references; may be NULL. The first SOURCE_MAX
+	 * are used, but none with a '=' in its name. */
+	const struct image_files *sources;
 	int reconnect_s; /* for how long it makes a broken lane again; 0: its own limit */
 	int log_fd;      /* its standard error */
 	uid_t uid;
@@ -37,7 +42,7 @@ const struct process_id *mover_process(const struct mover *m);
 int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err);
 /* 0 while it runs or when it ended well; -1 and its error when it failed. Does not wait. */
 int mover_check(struct mover *m, struct error **err);
-/* Whether its lane is broken and being made again, by its last word ("reconnecting",
+/* Whether a lane of its is broken and being made again, by its own word ("reconnecting",
  * "reconnected"). */
 bool mover_reconnecting(struct mover *m);
 void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes);

@@ -89,7 +89,20 @@ static int ask_copy(struct migration *m, struct error **err)
 	if (whole)
 		return 1;
 	reason = json_pack("{s:O*}", "error", json_object_get(answer, "reason"));
-	return json_to_error(reason, err) < 0 ? -1 : 0;
+	if (json_to_error(reason, err) == 0)
+		return 0;
+	return error_prefix(err,
+		"%s was moved to %s and has ended there in post-copy; start it again", m->vm_name,
+		m->peer);
+}
+
+static int pages_lost(struct migration *m, struct error **err)
+{
+	return error_prefix(err,
+		"%s was moved to %s without some pages of its memory, which are lost; stop it "
+		"there "
+		"and start it again",
+		m->vm_name, m->peer);
 }
 
 static bool given_up(struct migration *m)
@@ -109,8 +122,10 @@ static int mend(struct migration *m, struct error **err)
 {
 	struct error *e = NULL;
 
-	if (given_up(m))
-		return error_set(err, ERROR_CANCELLED, 0, "its remaining pages were given up");
+	if (given_up(m)) {
+		error_set(err, ERROR_CANCELLED, 0, "they were given up");
+		return pages_lost(m, err);
+	}
 	log_error("the post-copy of %s to %s is interrupted: its guest waits there for pages that "
 		  "are "
 		  "here; connecting again",
@@ -142,10 +157,12 @@ static int pages_over(struct migration *m, struct error **err)
 		whole = ask_copy(m, err);
 		if (whole)
 			return whole;
-		if (given_up(m) || clock_ms() >= deadline)
-			return error_set(err, ERROR_HYPERVISOR, 0,
-				"the hypervisor on %s gave up in post-copy: %s", m->all->set.node,
+		if (given_up(m) || clock_ms() >= deadline) {
+			error_set(err, ERROR_HYPERVISOR, 0, "the hypervisor on %s gave up: %s",
+				m->all->set.node,
 				*m->last.failure ? m->last.failure : "it does not say why");
+			return pages_lost(m, err);
+		}
 	} while (migrations_pause(m->all, RETRY_MS));
 	return SOURCE_LEFT;
 }
@@ -161,8 +178,10 @@ static int look(struct migration *m, struct error **err)
 	if (fault_point("migrate.src.during_postcopy", &e) < 0 ||
 		hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, &e) < 0) {
 		/* A hypervisor that is busy is no reason to end it. */
-		if (e->kind == ERROR_NOT_RUNNING)
-			return error_move(err, e);
+		if (e->kind == ERROR_NOT_RUNNING) {
+			error_move(err, e);
+			return pages_lost(m, err);
+		}
 		log_warning("%s", e->message);
 		error_free(&e);
 		return migrations_pause(m->all, RETRY_MS) ? 0 : SOURCE_LEFT;

@@ -342,13 +342,21 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		.reconnect_s = m->options.reconnect_s,
 		.uid = set->uid,
 		.gid = set->gid};
+	cleanup_error struct error *unread = NULL;
+	struct image_files sources;
 	struct mover *mover;
 
 	if (!peer)
 		return NULL;
 	options.fingerprint = peer->fingerprint;
+	/* It goes without them, too, with more bytes. */
+	if (image_backing_files(set->pool, vm_definition(m->vm), &sources, &unread) < 0)
+		log_warning("%s: not all of its base images are known: %s", m->vm_name,
+			unread->message);
+	options.sources = &sources;
 	unlink(unix_path);
 	mover = mover_start(&options, err);
+	image_files_free(&sources);
 	pool_node_free(peer);
 	if (mover && journal_mover(m, mover_process(mover), err) < 0) {
 		mover_close(mover);

@@ -145,16 +145,10 @@ static void finish_theirs(struct migration *m, struct error *e)
 static void finish_broken(struct migration *m, struct error *e)
 {
 	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
-	cleanup_error struct error *unused = NULL;
 
 	m->told = false;
-	abort_destination(m, &unused);
+	abort_destination(m, &e);
 	source_end_copy(m);
-	error_prefix(&e,
-		"%s was moved to %s without some pages of its memory, which are lost; stop it "
-		"there "
-		"and start it again",
-		m->vm_name, m->peer);
 	migration_ended(m, state, e);
 }
 

@@ -7,6 +7,7 @@ Each test ends with the guest's check of its own memory, with its hypervisor on 
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -20,6 +21,7 @@ from vms import Guest, Watch, drover, error_of, leftovers, net, wait_for
 DIRTY_MB_S = 16
 LANE = "8M"
 GAP_MAX_MS = 5000
+CUT_S = 20
 
 
 def allow_userfaultfd(node):
@@ -39,11 +41,19 @@ def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
 
 @pytest.fixture
 def nodes(two):
-    """node1 and node2, both with a droverd; one that a test has ended is started again."""
+    """node1 and node2, both with a droverd and no fault."""
     for node in two.nodes:
         if node.daemon_pid is None:
             node.start_daemon()
-    return two.nodes
+    yield two.nodes
+    for node in two.nodes:
+        if faulty(node):
+            node.stop_daemon()
+
+
+def faulty(node):
+    pid = node.daemon_pid
+    return pid and b"DROVER_FAULT=" in open(f"/proc/{pid}/environ", "rb").read()
 
 
 @pytest.fixture
@@ -70,10 +80,12 @@ def move(node, guest, *options):
     return move_in_background(node, guest.name, "node2", "--bandwidth", LANE, *options)
 
 
-def wait_postcopy(node, guest):
+def wait_postcopy(nodes, guest):
     """Waits until the guest runs on the other side, and pages of it are still on their way."""
-    return wait_for(lambda: (m := migration_of(node, guest, "running")) and
-                    m["step"] == "post-copy" and m, "the post-copy", 60)
+    for node in nodes:
+        found = wait_for(lambda node=node: (m := migration_of(node, guest, "running")) and
+                         m["step"] == "post-copy" and m, "the post-copy", 60)
+    return found
 
 
 def result_of(process, timeout=120):
@@ -174,7 +186,7 @@ def test_a_cancel_before_the_switch_leaves_it_running_where_it_was(nodes, busy):
 def test_a_cancel_after_the_switch_is_refused(nodes, busy):
     node1, node2 = nodes
     moving = move(node1, busy, "--postcopy")
-    found = wait_postcopy(node1, busy)
+    found = wait_postcopy(nodes, busy)
     for node in nodes:
         _, documents = drover(node, "migration", "cancel", found["id"], check=False)
         assert error_of(documents)["kind"] == "refused", documents
@@ -194,7 +206,7 @@ def test_a_droverd_that_ends_in_postcopy_picks_it_up_again(nodes, busy, number, 
     node1, node2 = nodes
     with Watch(busy) as watch:
         moving = move(node1, busy, "--postcopy")
-        wait_postcopy(node1, busy)
+        wait_postcopy(nodes, busy)
         nodes[number].stop_daemon(how)
         assert len(busy.pids(node1)) == 1 and len(busy.pids(node2)) == 1
         nodes[number].start_daemon()
@@ -210,7 +222,7 @@ def test_a_droverd_that_ends_in_postcopy_picks_it_up_again(nodes, busy, number, 
 def test_a_droverd_that_is_away_until_all_pages_are_there_learns_of_it(nodes, busy, number):
     node1, node2 = nodes
     moving = move(node1, busy, "--postcopy")
-    wait_postcopy(node1, busy)
+    wait_postcopy(nodes, busy)
     nodes[number].stop_daemon(signal.SIGKILL)
     wait_for(lambda: not wires(node1) and not wires(node2), "the end of the post-copy", 60)
     nodes[number].start_daemon()
@@ -271,11 +283,7 @@ def test_a_pool_that_takes_no_claim_is_waited_for(nodes, busy):
             wait_for(lambda: "cannot be claimed and stays paused" in node2.log_tail(50), "a claim that fails")
         finally:
             subprocess.run(["chattr", "-i", str(directory)], check=True)
-            os.unlink(gate)
-        # The fault point holds each try: it is let pass again.
-        open(gate, "w", encoding="ascii").close()
         status, said = result_of(moving)
-    os.unlink(gate)
     assert status == 0, said
     busy.assert_runs_only_on(node2)
     assert watch.result["tcp_survived"], watch.result
@@ -286,7 +294,7 @@ def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
     node1, node2 = nodes
     with Watch(busy) as watch:
         moving = move(node1, busy, "--postcopy")
-        wait_postcopy(node1, busy)
+        wait_postcopy(nodes, busy)
         os.kill(wires(nodes[number])[0], signal.SIGKILL)
         status, said = result_of(moving)
     assert status == 0, said
@@ -299,7 +307,7 @@ def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
 def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
     node1, node2 = nodes
     moving = move(node1, busy, "--postcopy")
-    wait_postcopy(node1, busy)
+    wait_postcopy(nodes, busy)
     os.kill(busy.pids(node1)[0], signal.SIGKILL)
     status, said = result_of(moving)
     assert status != 0
@@ -314,7 +322,7 @@ def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, 
 def test_a_destination_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
     node1, node2 = nodes
     moving = move(node1, busy, "--postcopy")
-    wait_postcopy(node1, busy)
+    wait_postcopy(nodes, busy)
     os.kill(busy.pids(node2)[0], signal.SIGKILL)
     status, said = result_of(moving)
     assert status != 0 and "start it again" in said, said
@@ -322,3 +330,22 @@ def test_a_destination_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(no
         wait_for(lambda node=node: not busy.pids(node), "the end of both copies")
     drover(node1, "start", busy.name)
     wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
+
+
+@pytest.mark.parametrize("how, phase", [([], "stream"), (["--postcopy"], "post-copy")])
+def test_a_network_that_is_cut_for_a_while_ends_nothing(nodes, busy, how, phase):
+    """No poll, no word and no lane is given up for a cut of 20 s."""
+    node1, node2 = nodes
+    if not how:
+        busy.ask("stop")
+    moving = move(node1, busy, *how)
+    wait_for(lambda: (m := migration_of(node1, busy, "running")) and m["step"] == phase, phase, 60)
+    subprocess.run(["ip", "-n", node2.namespace, "link", "set", "mig0", "down"], check=True)
+    try:
+        time.sleep(CUT_S)
+    finally:
+        subprocess.run(["ip", "-n", node2.namespace, "link", "set", "mig0", "up"], check=True)
+    status, said = result_of(moving, 180)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)

@@ -83,10 +83,8 @@ static int allow_postcopy(struct hv_vm *vm, struct error **err)
 		return error_move(err, why);
 	said = strstr(why->message, "capabilities: ");
 	error_set(err, ERROR_HYPERVISOR, 0,
-		"%s cannot be moved by post-copy to this node: its QEMU needs userfaultfd (%s); "
-		"let "
-		"group %u open /dev/userfaultfd%s, or set the sysctl vm.unprivileged_userfaultfd "
-		"to 1 there",
+		"%s: post-copy needs userfaultfd, which its QEMU may not use there (%s): let group "
+		"%u open /dev/userfaultfd%s, or set the sysctl vm.unprivileged_userfaultfd to 1",
 		vm->name, said ? strchr(said, ' ') + 1 : why->message, (unsigned)vm->hv->set.gid,
 		vm->hv->facts.major < 8 ? " and use QEMU 8 or later" : "");
 	error_free(&why);
