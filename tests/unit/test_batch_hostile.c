@@ -198,6 +198,134 @@ static void test_lengths_beyond_the_bounds_are_refused(void **state)
 	assert_int_equal(decode(e, e->payload, e->len), 0);
 }
 
+/* A payload of columns that are not compressed, from which a test takes what it wants to change. */
+static size_t start_columns(struct ends *e, uint32_t raw_len, uint16_t items)
+{
+	memset(e->payload, 0, HEADER);
+	e->payload[0] = 1;
+	e->payload[AT_ITEMS] = (uint8_t)(items >> 8);
+	e->payload[AT_ITEMS + 1] = (uint8_t)items;
+	set_be32(e->payload + AT_RAW, raw_len);
+	return HEADER;
+}
+
+static int end_columns(struct ends *e, size_t len)
+{
+	set_be32(e->payload + AT_COLUMNS, (uint32_t)(len - HEADER));
+	return decode(e, e->payload, len);
+}
+
+#define KIND(code, count) (uint8_t)((code) << 5 | ((count)-1))
+
+static void test_columns_that_are_longer_than_their_items_are_refused(void **state)
+{
+	struct ends *e = *state;
+	size_t len = start_columns(e, 9, 1);
+
+	/* A zero page, one run of it, at page 0. */
+	e->payload[len++] = KIND(0, 1);
+	e->payload[len++] = 0;
+	e->payload[len++] = 0;
+	assert_int_equal(end_columns(e, len), 0);
+	e->payload[len++] = 0;
+	assert_int_equal(end_columns(e, len), -1);
+}
+
+static void test_items_that_do_not_fit_into_the_piece_are_refused(void **state)
+{
+	struct ends *e = *state;
+	size_t len;
+
+	/* A full page of zeros takes 4,104 bytes; 254 of them are 1,042,416, and 255 too many. */
+	for (unsigned short_by = 0; short_by < 2; short_by++)
+		for (unsigned count = 1; count <= 255; count += 127) {
+			uint32_t raw_len = count * (STREAM_PAGE + STREAM_WORD) - short_by;
+
+			if (raw_len > BATCH_RAW_MAX)
+				raw_len = BATCH_RAW_MAX;
+			len = start_columns(e, raw_len, (uint16_t)count);
+			for (unsigned i = 0; i < count; i++)
+				e->payload[len++] = KIND(1, 1);
+			e->payload[len++] = (uint8_t)((count - 1) << 3 | (count > 16 ? 0x80 : 0));
+			if (count > 16)
+				e->payload[len++] = (uint8_t)((count - 1) >> 4);
+			e->payload[len++] = 0;
+			assert_int_equal(end_columns(e, len), short_by || count == 255 ? -1 : 0);
+		}
+}
+
+static void test_a_gap_beyond_the_piece_is_refused(void **state)
+{
+	struct ends *e = *state;
+
+	for (unsigned gap = 1; gap < 0x80; gap++) {
+		size_t len = start_columns(e, 9 + 5, 1);
+
+		e->payload[len++] = KIND(0, 1);
+		e->payload[len++] = 1; /* a gap precedes */
+		e->payload[len++] = (uint8_t)gap;
+		e->payload[len++] = 0;
+		memset(e->payload + len, 0, 5);
+		assert_int_equal(end_columns(e, len + 5), gap <= 5 ? 0 : -1);
+	}
+}
+
+static void test_a_difference_has_one_to_256_words(void **state)
+{
+	struct ends *e = *state;
+
+	for (unsigned words = 0; words <= 300; words++) {
+		size_t len = start_columns(e, STREAM_PAGE + STREAM_WORD, 1);
+		unsigned octets = (words + 7) / 8;
+
+		e->payload[len++] = KIND(3, 1);
+		e->payload[len++] = 0;
+		e->payload[len++] = 0;
+		for (unsigned i = 0; i < 64; i += 8)
+			e->payload[len++] = (uint8_t)(octets >= i + 8 ? 0xff
+						      : octets > i    ? (1u << (octets - i)) - 1
+								      : 0);
+		for (unsigned i = 0; i < octets; i++)
+			e->payload[len++] =
+				(uint8_t)(words >= i * 8 + 8 ? 0xff : (1u << words % 8) - 1);
+		memset(e->payload + len, 'w', (size_t)words * 8);
+		len += (size_t)words * 8;
+		assert_int_equal(end_columns(e, len), words && words <= 256 ? 0 : -1);
+	}
+}
+
+static void test_a_varint_that_never_ends_is_refused(void **state)
+{
+	struct ends *e = *state;
+
+	for (unsigned n = 1; n < 40; n++) {
+		size_t len = start_columns(e, 9, 1);
+
+		e->payload[len++] = KIND(0, 1);
+		e->payload[len++] = 0;
+		memset(e->payload + len, 0x80, n);
+		e->payload[len + n] = 0;
+		/* Ten octets are as long as one may be. */
+		assert_int_equal(end_columns(e, len + n + 1), n < 10 ? 0 : -1);
+	}
+}
+
+static void test_a_wrong_bit_in_a_hash_makes_a_miss(void **state)
+{
+	struct ends *e = *state;
+
+	make_payload(e, 1);
+	/* Two hashes follow the header. */
+	for (size_t bit = HEADER * 8; bit < (HEADER + 32) * 8; bit++) {
+		e->payload[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(decode(e, e->payload, e->len), 0);
+		assert_int_equal(e->received->missing, 1);
+		e->payload[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	assert_int_equal(decode(e, e->payload, e->len), 0);
+	assert_int_equal(e->received->missing, 0);
+}
+
 /* A payload of one zstd frame that holds `held` bytes, and says `said` in the batch's header. Only
  * other bytes. */
 static void make_frame(struct ends *e, size_t held, size_t said, bool with_size)
@@ -234,6 +362,21 @@ static void test_a_frame_that_expands_to_another_length_than_it_says_is_refused(
 		make_frame(e, (size_t)1 << 25, BATCH_RAW_MAX, with_size);
 		assert_int_equal(decode(e, e->payload, e->len), -1);
 	}
+}
+
+static void test_a_frame_longer_than_its_batch_can_be_is_refused(void **state)
+{
+	struct ends *e = *state;
+
+	/* It holds what it says; but no columns of so many bytes are ever made. */
+	for (size_t more = BATCH_EXTRA; more < BATCH_EXTRA + 2; more++) {
+		make_frame(e, BATCH_RAW_MAX + more, BATCH_RAW_MAX, false);
+		set_be32(e->payload + AT_COLUMNS, (uint32_t)(BATCH_RAW_MAX + more));
+		assert_int_equal(decode(e, e->payload, e->len), -1);
+	}
+	make_frame(e, 4 * BATCH_RAW_MAX, BATCH_RAW_MAX, false);
+	set_be32(e->payload + AT_COLUMNS, 4 * BATCH_RAW_MAX);
+	assert_int_equal(decode(e, e->payload, e->len), -1);
 }
 
 static void test_two_frames_and_a_frame_of_another_kind_are_refused(void **state)
@@ -451,6 +594,13 @@ int main(void)
 		end_test(test_a_payload_cut_anywhere_is_refused),
 		end_test(test_no_flipped_bit_makes_a_wrong_page_of_a_reference),
 		end_test(test_lengths_beyond_the_bounds_are_refused),
+		end_test(test_columns_that_are_longer_than_their_items_are_refused),
+		end_test(test_items_that_do_not_fit_into_the_piece_are_refused),
+		end_test(test_a_gap_beyond_the_piece_is_refused),
+		end_test(test_a_difference_has_one_to_256_words),
+		end_test(test_a_varint_that_never_ends_is_refused),
+		end_test(test_a_wrong_bit_in_a_hash_makes_a_miss),
+		end_test(test_a_frame_longer_than_its_batch_can_be_is_refused),
 		end_test(test_a_frame_that_expands_to_another_length_than_it_says_is_refused),
 		end_test(test_two_frames_and_a_frame_of_another_kind_are_refused),
 		end_test(test_a_difference_to_a_page_that_was_never_sent_is_refused),
