@@ -68,6 +68,18 @@ static const struct cli_verb verbs[] = {
 		.examples = "drover migration cancel 3f2a"},
 	{"migration follow", VERB(migration_follow), .summary = "Shows a migration's progress",
 		.examples = "drover migration follow 3f2a"},
+	{"image add", VERB(image_add),
+		.summary = "Copies a disk image into the pool and indexes it",
+		.examples = "drover image add debian.qcow2\n"
+			    "drover image add /srv/disk.img --name debian.raw\n"
+			    "drover image mode=add path=/srv/debian.qcow2"},
+	{"image index", VERB(image_index), .summary = "Makes the content index of an image",
+		.examples = "drover image index debian.qcow2\n"
+			    "drover image index /srv/images/debian.qcow2"},
+	{"image ls", VERB(image_ls), .summary = "Lists the images of the pool",
+		.examples = "drover image ls\ndrover image ls --json"},
+	{"image rm", VERB(image_rm), .summary = "Removes an image that nobody uses",
+		.examples = "drover image rm debian.qcow2\ndrover image rm debian.qcow2 --yes"},
 	{"task new", VERB(task_new), .summary = "Queues a verb to be run later",
 		.examples = "drover task new migrate web1 node2\n"
 			    "drover task new --at 02:30 --exclusive migrate web1 node2\n"

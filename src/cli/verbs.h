@@ -47,6 +47,12 @@ CLI_VERB(migration_cancel);
 CLI_VERB(migration_follow);
 CLI_VERB(receive);
 
+/* image.c */
+CLI_VERB(image_add);
+CLI_VERB(image_index);
+CLI_VERB(image_ls);
+CLI_VERB(image_rm);
+
 /* task.c */
 CLI_VERB(task_new);
 CLI_VERB(task_ls);

@@ -60,6 +60,7 @@ extern const struct server_route api_member_routes[];
 extern const struct server_route api_vm_routes[];
 extern const struct server_route api_migration_routes[];
 extern const struct server_route api_task_routes[];
+extern const struct server_route api_image_routes[];
 
 /* All of them in one table, made once. */
 const struct server_route *api_routes(void);

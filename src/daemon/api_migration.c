@@ -1,6 +1,8 @@
 /* Migrations: what a user asks, and what the source's droverd asks of the destination's. */
 #include "daemon/api.h"
 
+#include "daemon/indexer.h"
+
 #include <string.h>
 
 #define ROUTES(X) \
@@ -57,6 +59,8 @@ static int start(struct request *request, struct response *response, struct erro
 			request, response, owner.node, "POST", "/v1/migrations", body, err);
 	if (migrations_start(m->migrations, vm, to, &options, id, err) < 0)
 		return -1;
+	/* For its next move, where this one has come too early. */
+	indexer_look_at(api_daemon(request)->indexer, c->pool, vm);
 	return api_answer(response, json_pack("{s:s, s:s}", "id", id, "node", c->identity->name));
 }
 

@@ -1,6 +1,8 @@
 /* VMs: this node's, and the whole pool's as their owners see them. */
 #include "daemon/api.h"
 
+#include "daemon/indexer.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -287,10 +289,13 @@ static int remove_vm(struct request *request, struct response *response, struct 
 
 static int start(struct request *request, struct response *response, struct error **err)
 {
-	struct machine *m = daemon_machine(api_daemon(request), err);
+	struct daemon *daemon = api_daemon(request);
+	struct machine *m = daemon_machine(daemon, err);
 
 	if (!m || vms_start(m->vms, request_param(request, "vm"), err) < 0)
 		return -1;
+	indexer_look_at(
+		daemon->indexer, atomic_load(&daemon->cluster)->pool, request_param(request, "vm"));
 	return api_answer(response, json_pack("{s:s}", "state", hv_state_name(HV_RUNNING)));
 }
 

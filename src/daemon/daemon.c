@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/indexer.h"
 #include "daemon/parts.h"
 
 #include <errno.h>
@@ -163,6 +164,7 @@ static int serve_local(struct daemon *daemon, struct error **err)
 
 int daemon_start(struct daemon *daemon, int limit_ms, struct error **err)
 {
+	daemon->indexer = indexer_open(daemon->config->wire_binary);
 	if (serve_local(daemon, err) < 0)
 		return -1;
 	if (pthread_create(&daemon->thread, NULL, run, daemon) != 0)
@@ -226,8 +228,10 @@ bool daemon_stop(struct daemon *daemon, int limit_ms)
 	/* Ends the requests that wait for a migration, too. */
 	if (m && !migrations_close(m->migrations))
 		return false;
-	if (!stop_serving(daemon, until_ms))
+	/* The same goes for those that wait for an index. */
+	if (!indexer_stop(daemon->indexer, until_ms) || !stop_serving(daemon, until_ms))
 		return false;
+	indexer_free(daemon->indexer);
 	parts_close(daemon);
 	error_free(&daemon->no_hv);
 	error_free(&daemon->no_cluster);

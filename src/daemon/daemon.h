@@ -51,6 +51,8 @@ struct machine {
 	struct migrations *migrations;
 };
 
+struct indexer;
+
 struct daemon {
 	const struct config *config;
 	struct db *db;
@@ -63,6 +65,7 @@ struct daemon {
 	_Atomic(struct task_queue *) tasks;
 
 	struct server *local;    /* for this node's commands */
+	struct indexer *indexer; /* makes content indexes */
 	pthread_mutex_t joining; /* one init or join at a time */
 
 	pthread_t thread;
