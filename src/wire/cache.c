@@ -16,7 +16,7 @@
 struct set {
 	uint64_t tag[WAYS];
 	uint32_t slot[WAYS]; /* number of the page's room, from 1; NO_SLOT: none yet */
-	uint8_t again;       /* bit n: the page in place n was sent again since it came in */
+	uint8_t again;       /* bit n: the page in place n was sent since its last turn */
 	uint8_t hand;        /* where the search for a victim begins */
 	uint8_t newcomers;
 	uint8_t unused[29];

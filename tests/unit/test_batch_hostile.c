@@ -236,9 +236,10 @@ static void test_items_that_do_not_fit_into_the_piece_are_refused(void **state)
 	struct ends *e = *state;
 	size_t len;
 
-	/* A full page of zeros takes 4,104 bytes; 254 of them are 1,042,416, and 255 too many. */
+	/* A full page of zeros takes 4,104 bytes; 254 of them are 1,042,416, and 255 and
+	 * more too many. */
 	for (unsigned short_by = 0; short_by < 2; short_by++)
-		for (unsigned count = 1; count <= 255; count += 127) {
+		for (unsigned count = 1; count <= 509; count += 127) {
 			uint32_t raw_len = count * (STREAM_PAGE + STREAM_WORD) - short_by;
 
 			if (raw_len > BATCH_RAW_MAX)
@@ -250,7 +251,7 @@ static void test_items_that_do_not_fit_into_the_piece_are_refused(void **state)
 			if (count > 16)
 				e->payload[len++] = (uint8_t)((count - 1) >> 4);
 			e->payload[len++] = 0;
-			assert_int_equal(end_columns(e, len), short_by || count == 255 ? -1 : 0);
+			assert_int_equal(end_columns(e, len), short_by || count >= 255 ? -1 : 0);
 		}
 }
 
@@ -267,6 +268,17 @@ static void test_a_gap_beyond_the_piece_is_refused(void **state)
 		e->payload[len++] = 0;
 		memset(e->payload + len, 0, 5);
 		assert_int_equal(end_columns(e, len + 5), gap <= 5 ? 0 : -1);
+	}
+	for (unsigned octets = 2; octets <= 9; octets++) {
+		size_t len = start_columns(e, 9, 1);
+
+		e->payload[len++] = KIND(0, 1);
+		e->payload[len++] = 1;
+		memset(e->payload + len, 0xff, octets);
+		len += octets;
+		e->payload[len++] = 0x7f;
+		e->payload[len++] = 0;
+		assert_int_equal(end_columns(e, len), -1);
 	}
 }
 
