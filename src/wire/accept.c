@@ -52,11 +52,7 @@ static int greet(
 	struct frame_hello mine;
 
 	link_hello(a->link, 0, &mine);
-	if (lane_hello(lane, &mine, theirs, err) < 0)
-		return -1;
-	if (link_hello_fits(a->link, theirs, err) < 0)
-		return error_prefix(err, "%s", lane_name(lane));
-	return 0;
+	return lane_hello(lane, &mine, theirs, link_hello_fits, a->link, err);
 }
 
 static void *look_at(void *arg)

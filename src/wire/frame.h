@@ -67,13 +67,11 @@ enum frame_role { FRAME_ROLE_SEND = 1, FRAME_ROLE_RECV = 2 };
 
 /* Lanes that carry the stream, at most; lane 0 carries what is said about it. */
 #define FRAME_LANES_MAX 16u
-/* That side takes the frames SETUP, BATCH, PAGES (receiver) or their answers (sender). */
-#define FRAME_FEATURE_BATCH 1ull
 
 struct frame_hello {
 	enum frame_role role;
 	uint16_t oldest, newest; /* versions that are spoken */
-	uint64_t features;       /* FRAME_FEATURE_… */
+	uint64_t features;       /* none is defined */
 	uint32_t payload_max;    /* longest payload that is accepted */
 	uint64_t next;           /* first numbered frame that has not been dealt with */
 	uint8_t lane;            /* which lane this is */

@@ -340,6 +340,7 @@ static int receive_hello(struct lane *lane, const struct frame_hello *mine,
 }
 
 int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_hello *theirs,
+	int (*fits)(void *arg, const struct frame_hello *theirs, struct error **err), void *arg,
 	struct error **err)
 {
 	bool first = lane->check.side == TLS_CONNECTS;
@@ -348,6 +349,8 @@ int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_h
 	if ((first && send_hello(lane, mine, err) < 0) ||
 		receive_hello(lane, mine, theirs, err) < 0)
 		return -1;
+	if (fits && fits(arg, theirs, err) < 0)
+		return error_prefix(err, "%s", lane->name);
 	answer.lane = theirs->lane;
 	answer.lanes = theirs->lanes;
 	if (!first && send_hello(lane, &answer, err) < 0)

@@ -48,10 +48,12 @@ const char *lane_cipher(const struct lane *lane);
 
 /*
  * The side that connects says hello first; the other one answers, when it has checked it. `theirs`
- * gets what the other side said, checked: its role, a version that both speak, the migration.
- * Within what is left of LANE_SETUP_MS. From then on the lane has no deadline but LANE_SILENCE_MS.
+ * gets what the other side said, checked: its role, a version that both speak, the migration, and
+ * what `fits` demands (NULL: nothing), whose errors get the lane's name. Within what is left of
+ * LANE_SETUP_MS. From then on the lane has no deadline but LANE_SILENCE_MS.
  */
 int lane_hello(struct lane *lane, const struct frame_hello *mine, struct frame_hello *theirs,
+	int (*fits)(void *arg, const struct frame_hello *theirs, struct error **err), void *arg,
 	struct error **err);
 
 /* Sends one frame; waits while the other side takes nothing. The first is for frames without a

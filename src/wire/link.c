@@ -123,7 +123,8 @@ bool link_with_frame(struct link *link, uint64_t sequence,
 	return frame != NULL;
 }
 
-void link_say(struct link *link, enum frame_type type, const void *payload, size_t len)
+/* With the lock held. */
+static void say(struct link *link, enum frame_type type, const void *payload, size_t len)
 {
 	struct said *said = malloc(sizeof(*said) + len);
 
@@ -131,9 +132,6 @@ void link_say(struct link *link, enum frame_type type, const void *payload, size
 		abort();
 	*said = (struct said){.type = type, .len = len};
 	memcpy(said->data, payload, len);
-	pthread_mutex_lock(&link->mutex);
-	while (link->said_len >= SAID_MAX && !link->ending)
-		pthread_cond_wait(&link->room, &link->mutex);
 	if (link->said_last)
 		link->said_last->next = said;
 	else
@@ -141,6 +139,22 @@ void link_say(struct link *link, enum frame_type type, const void *payload, size
 	link->said_last = said;
 	link->said_len++;
 	pthread_cond_broadcast(&link->work);
+}
+
+void link_say(struct link *link, enum frame_type type, const void *payload, size_t len)
+{
+	pthread_mutex_lock(&link->mutex);
+	while (link->said_len >= SAID_MAX && !link->ending)
+		pthread_cond_wait(&link->room, &link->mutex);
+	say(link, type, payload, len);
+	pthread_mutex_unlock(&link->mutex);
+}
+
+void link_say_idly(struct link *link, enum frame_type type, const void *payload, size_t len)
+{
+	pthread_mutex_lock(&link->mutex);
+	if (link->slots[0].now && !link->said)
+		say(link, type, payload, len);
 	pthread_mutex_unlock(&link->mutex);
 }
 
@@ -177,14 +191,19 @@ static int fits(const struct link *link, const struct frame_hello *theirs, struc
 	if (link->hello_seen && theirs->session != link->theirs.session)
 		return error_set(err, ERROR_REFUSED, 0,
 			"this migration has its lanes from another process already");
+	if (theirs->payload_max < link->options.needs)
+		return error_set(err, ERROR_REFUSED, 0,
+			"it takes frames of %u bytes, and this side's are up to %u long",
+			theirs->payload_max, link->options.needs);
 	if (link->hello_seen && theirs->lanes != link->theirs.lanes)
 		return error_set(err, ERROR_REQUEST, 0, "it has %u lanes now, %u before",
 			theirs->lanes, link->theirs.lanes);
 	return 0;
 }
 
-int link_hello_fits(struct link *link, const struct frame_hello *theirs, struct error **err)
+int link_hello_fits(void *arg, const struct frame_hello *theirs, struct error **err)
 {
+	struct link *link = arg;
 	int result;
 
 	pthread_mutex_lock(&link->mutex);
@@ -254,7 +273,12 @@ uint64_t link_wire_bytes(struct link *link)
 
 unsigned link_reconnections(struct link *link)
 {
-	return link->reconnections;
+	unsigned reconnections;
+
+	pthread_mutex_lock(&link->mutex);
+	reconnections = link->reconnections;
+	pthread_mutex_unlock(&link->mutex);
+	return reconnections;
 }
 
 uint64_t link_capacity_bps(struct link *link)

@@ -17,8 +17,8 @@
 #include "wire/run.h"
 #include "wire/tls.h"
 
-/* Attempts to connect again: the first at once, then after pauses that double up to the second. One
- * attempt takes at most the third. */
+/* Attempts to connect again: the first at once, then after pauses that double up to the second. TCP
+ * takes at most the third for one, TLS and hello LANE_SETUP_MS. */
 #define LINK_PAUSE_MS 50
 #define LINK_PAUSE_MAX_MS 1000
 #define LINK_ATTEMPT_MS 3000
@@ -27,7 +27,7 @@
  * the process ends. */
 struct link_handler {
 	/* Memory for the next frame; waits for it. There must always be as much as the window that
-	 * this side's hello names, and one more for each lane. */
+	 * this side's hello names, one more for what is being dealt with, and one for each lane. */
 	struct chunk_pool *pool;
 	/* A frame came (any but HELLO, ACK, ERROR). 1: the chunk is kept, 0: it is the link's
 	 * again. -1 ends the run. */
@@ -50,6 +50,7 @@ struct link_options {
 	const struct tls_peer *peer;
 	struct frame_hello
 		hello;          /* this side's; lane, next and session are the link's to fill in */
+	uint32_t needs;         /* payload that the other side must accept */
 	const char *address;    /* of the receiver, for the side that connects */
 	uint64_t bandwidth_bps; /* bytes per second over all lanes; 0: no limit */
 	int64_t reconnect_ms;   /* a lane may be down for so long */
@@ -68,8 +69,9 @@ struct link *link_new(const struct link_options *options);
 int link_connect(struct link *link, int64_t deadline_ms, struct error **err);
 /* The side that listens: a lane whose hello has been answered. It is the link's. */
 void link_install(struct link *link, struct lane *lane, const struct frame_hello *theirs);
-/* Whether a hello fits what the link knows of the other side already. */
-int link_hello_fits(struct link *link, const struct frame_hello *theirs, struct error **err);
+/* Whether a hello fits what the link (a struct link) knows of the other side already; what it says
+ * of numbers and limits is taken. */
+int link_hello_fits(void *link, const struct frame_hello *theirs, struct error **err);
 /* This side's hello for that lane now. */
 void link_hello(struct link *link, unsigned lane, struct frame_hello *hello);
 /* The other side's hello, when there was one. */
@@ -95,17 +97,20 @@ bool link_with_frame(struct link *link, uint64_t sequence,
 /* Says something on lane 0, without a number: it is lost when that lane breaks. Waits while much
  * has not been said yet. */
 void link_say(struct link *link, enum frame_type type, const void *payload, size_t len);
+/* The same for what is soon out of date: it waits for nothing, and says nothing while lane 0 has
+ * something else to say, or is down. */
+void link_say_idly(struct link *link, enum frame_type type, const void *payload, size_t len);
 /* What link_handler.dealt returns has changed: it is told as soon as lane 0 can. */
 void link_ack(struct link *link);
 
 /* For the main thread, now and then: -1 when a lane has been down for too long. */
 int link_check(struct link *link, struct error **err);
-/* Says goodbye on all lanes, and waits at most a second until the other side has, too. */
+/* All is done: says goodbye on all lanes, and waits at most a second for the other side's. */
 void link_finish(struct link *link);
 /* Tells the other side why this one gives up. */
 void link_give_up(struct link *link, const struct error *why);
 
-/* Of lane 0, or, while it is down, of what it was. */
+/* Of the first lane 0. */
 const char *link_cipher(struct link *link);
 const char *link_address(struct link *link);
 /* Bytes on all TCP connections so far, both directions, with all that TLS adds. */

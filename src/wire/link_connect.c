@@ -14,11 +14,7 @@ static int say_hello(struct link *link, struct lane *lane, unsigned number, stru
 	struct frame_hello mine, theirs;
 
 	link_hello(link, number, &mine);
-	if (lane_hello(lane, &mine, &theirs, err) < 0)
-		return -1;
-	if (link_hello_fits(link, &theirs, err) < 0)
-		return error_prefix(err, "%s", lane_name(lane));
-	return 0;
+	return lane_hello(lane, &mine, &theirs, link_hello_fits, link, err);
 }
 
 static struct lane *connect_lane(

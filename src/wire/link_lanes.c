@@ -36,6 +36,19 @@ static void count_bytes(struct connection *c)
 	c->counted = bytes;
 }
 
+/* With the lock held: what has not been said on lane 0 is as lost as what was on its way. */
+static void forget_said(struct link *link)
+{
+	while (link->said) {
+		struct said *said = link->said;
+
+		link->said = said->next;
+		free(said);
+	}
+	link->said_last = NULL;
+	link->said_len = 0;
+}
+
 /* With the lock held: nothing goes over this connection any more. */
 static void take_out(struct connection *c)
 {
@@ -51,6 +64,8 @@ static void take_out(struct connection *c)
 	}
 	if ((c->number == 0) == link->numbers_on_zero)
 		outbox_lane_lost(&link->out, c->number);
+	if (c->number == 0)
+		forget_said(link);
 	pthread_cond_broadcast(&link->work);
 	pthread_cond_broadcast(&link->room);
 }
@@ -72,20 +87,24 @@ static void let_go(struct connection *c)
 	free(c);
 }
 
-/* A thread is done with its connection, and why. What the other side said, or did wrong, counts
- * also when the connection broke before it was read. */
-static void leave(struct connection *c, struct error *why)
+/* A thread is done with its connection, and why. What the other side said (`said`), or did wrong,
+ * counts also when the connection broke before it was read, and ends the run; the lane stays then,
+ * for what this side has to say of it (link_give_up). */
+static void leave(struct connection *c, struct error *why, bool said)
 {
 	struct link *link = c->link;
-	bool first, over, complete = link->options.handler->complete(link->options.arg);
+	bool first, over, fatal, complete = link->options.handler->complete(link->options.arg);
 
 	pthread_mutex_lock(&link->mutex);
-	first = !c->dead;
+	over = link->ending || complete;
+	fatal = why && !over && (said || !comes_back(why));
+	first = !c->dead && !fatal;
 	if (first)
 		take_out(c);
-	over = link->ending || complete;
+	link->ending |= fatal;
+	pthread_cond_broadcast(&link->room);
 	pthread_mutex_unlock(&link->mutex);
-	if (why && !over && !comes_back(why)) {
+	if (fatal) {
 		run_fail(link->options.run, why);
 		why = NULL;
 	} else if (first && !over) {
@@ -117,6 +136,14 @@ static int take_ack(struct connection *c, const struct chunk *chunk, struct erro
 	return result;
 }
 
+/* Lane 0 carries all but the stream. */
+static bool on_its_lane(const struct connection *c, const struct chunk *chunk)
+{
+	bool stream = c->link->numbers_on_zero && frame_type_numbered(chunk->type);
+
+	return (c->number == 0) == !stream;
+}
+
 /* 1: the chunk was kept. */
 static int take_frame(struct connection *c, struct chunk *chunk, struct error **err)
 {
@@ -127,6 +154,9 @@ static int take_frame(struct connection *c, struct chunk *chunk, struct error **
 		result = take_ack(c, chunk, err);
 	else if (chunk->type == FRAME_HELLO)
 		result = error_set(err, ERROR_REQUEST, 0, "a second hello came");
+	else if (!on_its_lane(c, chunk))
+		result = error_set(err, ERROR_REQUEST, 0, "a frame of type %s came on lane %u",
+			frame_type_name(chunk->type), c->number);
 	else
 		result = o->handler->take(o->arg, chunk, err);
 	if (result < 0 && (*err)->kind == ERROR_REQUEST)
@@ -140,17 +170,17 @@ static void *receive(void *arg)
 	struct chunk_pool *pool = c->link->options.handler->pool;
 	struct chunk *chunk = chunk_take(pool);
 	struct error *err = NULL;
-	int kept;
+	int kept = 0;
+	bool said;
 
-	while (lane_receive(c->lane, chunk, &err) == 0) {
+	while (kept >= 0 && lane_receive(c->lane, chunk, &err) == 0) {
 		kept = take_frame(c, chunk, &err);
-		if (kept < 0)
-			break;
-		if (kept)
+		if (kept > 0)
 			chunk = chunk_take(pool);
 	}
+	said = kept < 0 || chunk->type == FRAME_ERROR;
 	chunk_give_back(pool, chunk);
-	leave(c, err);
+	leave(c, err, said);
 	return NULL;
 }
 
@@ -160,31 +190,6 @@ static void wait_us(int64_t us)
 
 	if (us > 0)
 		nanosleep(&ts, NULL);
-}
-
-/* With the lock held, which is let go meanwhile: sends one numbered frame. */
-static int send_frame(struct connection *c, struct out_frame *frame, struct error **err)
-{
-	struct link *link = c->link;
-	int64_t start_us = clock_us(),
-		pause_us = pace_take(&link->pace, FRAME_HEADER + frame->len, start_us);
-	int result;
-
-	pthread_mutex_unlock(&link->mutex);
-	wait_us(pause_us);
-	result = lane_send_frame(c->lane, (enum frame_type)frame->type, frame->sequence,
-		frame->data, frame->len, err);
-	pthread_mutex_lock(&link->mutex);
-	if (frame->len >= CAPACITY_FRAME)
-		link->sent_bytes += frame->len;
-	if (frame->len >= CAPACITY_FRAME)
-		link->sent_us += (uint64_t)(clock_us() - start_us);
-	outbox_taken(&link->out, frame, result == 0 && !c->dead);
-	if (frame->acknowledged)
-		link_take_acked(link, link->out.acked, NULL);
-	else if (result < 0 || c->dead)
-		pthread_cond_broadcast(&link->work);
-	return result;
 }
 
 static int send_unlocked(struct connection *c, enum frame_type type, const void *data, size_t len,
@@ -210,6 +215,50 @@ static int send_ack(struct connection *c, struct error **err)
 	frame_ack_encode(&ack, payload);
 	pthread_mutex_lock(&link->mutex);
 	return send_unlocked(c, FRAME_ACK, payload, sizeof(payload), err);
+}
+
+/* With the lock held, which is let go meanwhile. -1: the connection broke. */
+static int wait_turn(struct connection *c, int64_t us, struct error **err)
+{
+	int result = 0;
+
+	while (us > 0 && result == 0) {
+		int64_t now_us = us < LANE_ALIVE_MS * 1000 ? us : LANE_ALIVE_MS * 1000;
+
+		pthread_mutex_unlock(&c->link->mutex);
+		wait_us(now_us);
+		pthread_mutex_lock(&c->link->mutex);
+		us -= now_us;
+		if (c->dead)
+			result = -1;
+		else if (us > 0)
+			result = send_ack(c, err);
+	}
+	return result;
+}
+
+/* With the lock held, which is let go meanwhile: sends one numbered frame. */
+static int send_frame(struct connection *c, struct out_frame *frame, struct error **err)
+{
+	struct link *link = c->link;
+	int64_t start_us = clock_us();
+	int result = wait_turn(c, pace_take(&link->pace, FRAME_HEADER + frame->len, start_us), err);
+
+	pthread_mutex_unlock(&link->mutex);
+	if (result == 0)
+		result = lane_send_frame(c->lane, (enum frame_type)frame->type, frame->sequence,
+			frame->data, frame->len, err);
+	pthread_mutex_lock(&link->mutex);
+	if (frame->len >= CAPACITY_FRAME)
+		link->sent_bytes += frame->len;
+	if (frame->len >= CAPACITY_FRAME)
+		link->sent_us += (uint64_t)(clock_us() - start_us);
+	outbox_taken(&link->out, frame, result == 0 && !c->dead);
+	if (frame->acknowledged)
+		link_take_acked(link, link->out.acked, NULL);
+	else if (result < 0 || c->dead)
+		pthread_cond_broadcast(&link->work);
+	return result;
 }
 
 static int send_said(struct connection *c, struct error **err)
@@ -261,7 +310,7 @@ static void *transmit(void *arg)
 			wait_until(&link->work, &link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
 	}
 	pthread_mutex_unlock(&link->mutex);
-	leave(c, err);
+	leave(c, err, false);
 	return NULL;
 }
 
@@ -288,9 +337,11 @@ static bool put_in(struct connection *c)
 	slot->was_up = true;
 	link->reconnections += again;
 	if (c->number == 0) {
-		snprintf(link->cipher, sizeof(link->cipher), "%s", lane_cipher(c->lane));
-		snprintf(link->address, sizeof(link->address), "%s", lane_address(c->lane));
 		link->ack_due = true;
+		if (!again)
+			snprintf(link->cipher, sizeof(link->cipher), "%s", lane_cipher(c->lane));
+		if (!again)
+			snprintf(link->address, sizeof(link->address), "%s", lane_address(c->lane));
 	}
 	return again;
 }
@@ -336,30 +387,53 @@ static struct connection *use(struct link *link, unsigned number)
 }
 
 /* With the lock held, which is let go meanwhile. */
+static void send_last_ack(struct link *link)
+{
+	struct connection *c = use(link, 0);
+
+	if (!c)
+		return;
+	send_ack(c, NULL);
+	let_go(c);
+}
+
+/* With the lock held, which is let go meanwhile. */
 static void say_goodbye(struct link *link, unsigned number)
 {
 	struct connection *c = use(link, number);
 
 	if (!c)
 		return;
-	if (number == 0)
-		send_ack(c, NULL);
 	pthread_mutex_unlock(&link->mutex);
 	lane_bye(c->lane);
 	pthread_mutex_lock(&link->mutex);
 	let_go(c);
 }
 
-void link_finish(struct link *link)
+/* With the lock held. */
+static void wait_for_goodbyes(struct link *link)
 {
 	int64_t deadline_ms = clock_ms() + FINISH_MS;
 
-	pthread_mutex_lock(&link->mutex);
-	link->ending = true;
-	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
-		say_goodbye(link, i);
 	while (any_lane(link) && clock_ms() < deadline_ms)
 		wait_until(&link->work, &link->mutex, deadline_ms);
+}
+
+/* The receiver goes first: it waits for nothing else, and the sender's last ACK must not be
+ * overtaken by the sender's goodbye on another lane. */
+void link_finish(struct link *link)
+{
+	pthread_mutex_lock(&link->mutex);
+	link->ending = true;
+	pthread_cond_broadcast(&link->work);
+	if (!link->numbers_on_zero) {
+		send_last_ack(link);
+		wait_for_goodbyes(link);
+	}
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		say_goodbye(link, i);
+	if (link->numbers_on_zero)
+		wait_for_goodbyes(link);
 	pthread_mutex_unlock(&link->mutex);
 }
 

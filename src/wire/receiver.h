@@ -28,6 +28,7 @@ struct receiver {
 	struct link *link;
 	struct endpoint output;
 	struct chunk_pool *pool;
+	int64_t deadline_ms; /* for the sender and the hypervisor to be there */
 
 	/* Set by SETUP, which comes before all else. */
 	struct source_set *sources;
@@ -52,9 +53,14 @@ struct receiver {
 	struct run_counts report;
 };
 
-/* Starts the decoders. The writer is a thread of its own, when the hypervisor is there. */
+/* Starts the decoders. */
 int recv_stream_open(struct receiver *r, struct error **err);
-void *recv_stream_write(void *receiver);
+/* The writer: gives the stream to the hypervisor, until something fails. */
+int recv_stream_write(struct receiver *r, struct error **err);
+/* Ends the run; says whose fault it was. */
+void recv_stream_fail(struct receiver *r, struct error *err);
+/* Whether SETUP has come. */
+bool recv_stream_set_up(struct receiver *r);
 /* A frame of the stream came; it is kept (1), not needed (0), or wrong. */
 int recv_stream_take(struct receiver *r, struct chunk *chunk, struct error **err);
 /* Pages came that had been asked for. */

@@ -1,7 +1,7 @@
 /*
- * The receiving side. Threads: the decoders and the writer (recv_stream.c), those of the lanes
- * (link.h, accept.h), carry_back (hypervisor → lane: return path), and the main thread, which
- * watches.
+ * The receiving side. Threads: the decoders (recv_stream.c), carry_stream (pieces in order →
+ * hypervisor), carry_back (hypervisor → link: return path), those of the lanes (link.h, accept.h),
+ * and the main thread, which watches.
  */
 #include "base/clock.h"
 #include "base/fault.h"
@@ -138,7 +138,7 @@ static int open_link(
 			.lanes = 1,
 			.window = SIDES_PIECES}};
 
-	r->pool = chunk_pool_open(SIDES_PIECES + FRAME_LANES_MAX + 1, FRAME_PAYLOAD_MAX, err);
+	r->pool = chunk_pool_open(SIDES_PIECES + SIDES_SPARE, FRAME_PAYLOAD_MAX, err);
 	if (!r->pool)
 		return -1;
 	handler.pool = r->pool;
@@ -147,22 +147,32 @@ static int open_link(
 	return accept_start(r->options, r->run, credentials, r->link, err);
 }
 
-static bool is_set_up(struct receiver *r)
+static int carry(struct receiver *r, struct error **err)
 {
-	bool done;
-
-	pthread_mutex_lock(&r->mutex);
-	done = r->set_up;
-	pthread_mutex_unlock(&r->mutex);
-	return done;
+	if (endpoint_connect(&r->output, r->deadline_ms, err) < 0 ||
+		fault_point("wire.recv.connected", err) < 0)
+		return -1;
+	if (r->output.both_ways && run_thread(carry_back, r, err) < 0)
+		return -1;
+	return recv_stream_write(r, err);
 }
 
-static int wait_for_setup(struct receiver *r, int64_t deadline_ms, struct error **err)
+static void *carry_stream(void *arg)
 {
-	if (accept_wait(r->run, r->link, deadline_ms, err) < 0)
+	struct receiver *r = arg;
+	struct error *err = NULL;
+
+	if (carry(r, &err) < 0)
+		recv_stream_fail(r, err);
+	return NULL;
+}
+
+static int wait_for_setup(struct receiver *r, struct error **err)
+{
+	if (accept_wait(r->run, r->link, r->deadline_ms, err) < 0)
 		return -1;
-	while (!is_set_up(r)) {
-		if (clock_ms() >= deadline_ms)
+	while (!recv_stream_set_up(r)) {
+		if (clock_ms() >= r->deadline_ms)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"link from %s: it says nothing of what it will send",
 				r->options->peer.name);
@@ -180,7 +190,7 @@ static void tell_reading(struct receiver *r)
 	source_set_reading(r->sources, &blocks, &ns);
 	setup_reading_encode(blocks, ns, payload);
 	if (blocks)
-		link_say(r->link, FRAME_READING, payload, sizeof(payload));
+		link_say_idly(r->link, FRAME_READING, payload, sizeof(payload));
 }
 
 /* Whether the sender has all that it waits for, as far as can be known: it was told that all has
@@ -213,19 +223,13 @@ static int watch(struct receiver *r, struct error **err)
 	return result;
 }
 
-static int run_threads(struct receiver *r, int64_t deadline_ms, struct error **err)
+static int run_threads(struct receiver *r, struct error **err)
 {
-	if (wait_for_setup(r, deadline_ms, err) < 0)
+	if (wait_for_setup(r, err) < 0)
 		return -1;
 	report_connected(r->run, r->link, &r->options->peer, false);
 	run_counts_start(&r->report, r->link);
-	if (endpoint_connect(&r->output, deadline_ms, err) < 0 ||
-		fault_point("wire.recv.connected", err) < 0 ||
-		run_thread(recv_stream_write, r, err) < 0)
-		return -1;
-	if (r->output.both_ways && run_thread(carry_back, r, err) < 0)
-		return -1;
-	return watch(r, err);
+	return run_thread(carry_stream, r, err) < 0 ? -1 : watch(r, err);
 }
 
 /* What its own droverd has allowed it; which of them are used is agreed on in the setup. */
@@ -270,7 +274,6 @@ static void report(struct receiver *r)
 
 int recv_run(const struct options *options, struct run *run, struct error **err)
 {
-	int64_t deadline_ms = clock_ms() + options->timeout_ms;
 	struct receiver *r = calloc(1, sizeof(*r));
 	struct tls_credentials *credentials;
 
@@ -278,13 +281,14 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 		abort();
 	r->options = options;
 	r->run = run;
+	r->deadline_ms = clock_ms() + options->timeout_ms;
 	prepare(r);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0 ||
 		run_harden(err) < 0 || recv_stream_open(r, err) < 0 ||
 		open_link(r, credentials, err) < 0)
 		return -1;
-	if (run_threads(r, deadline_ms, err) < 0) {
+	if (run_threads(r, err) < 0) {
 		link_give_up(r->link, *err);
 		return -1;
 	}

@@ -12,6 +12,9 @@ int recv_stream_take(struct receiver *r, struct chunk *chunk, struct error **err
 {
 	enum inbox_put put;
 
+	if ((chunk->sequence == 1) != (chunk->type == FRAME_SETUP))
+		return error_set(err, ERROR_REQUEST, 0, "frame %llu is of type %s",
+			(unsigned long long)chunk->sequence, frame_type_name(chunk->type));
 	pthread_mutex_lock(&r->mutex);
 	put = inbox_put(&r->in, chunk);
 	if (put == INBOX_KEPT)
@@ -128,9 +131,6 @@ static int set_up(struct receiver *r, const struct chunk *chunk, struct error **
 	struct setup_ack ack = {0};
 	struct setup setup;
 
-	if (chunk->sequence != 1 || r->set_up)
-		return error_set(
-			err, ERROR_REQUEST, 0, "a setup came that was not the first frame");
 	if (setup_decode(chunk->data, chunk->len, &setup, err) < 0 ||
 		source_set_agree(r->sources, setup.sources, setup.sources_len, &ack.sources, err) <
 			0)
@@ -155,11 +155,21 @@ static int set_up(struct receiver *r, const struct chunk *chunk, struct error **
 	return 0;
 }
 
+bool recv_stream_set_up(struct receiver *r)
+{
+	bool done;
+
+	pthread_mutex_lock(&r->mutex);
+	done = r->set_up;
+	pthread_mutex_unlock(&r->mutex);
+	return done;
+}
+
 static int decode(struct receiver *r, struct batch_coder **coder, const struct chunk *chunk,
 	struct error **err)
 {
 	if (chunk->type == FRAME_BATCH && !*coder) {
-		if (!r->set_up)
+		if (!recv_stream_set_up(r))
 			return error_set(err, ERROR_REQUEST, 0, "a batch came before the setup");
 		*coder = batch_coder_open(r->key, err);
 		if (!*coder)
@@ -184,13 +194,12 @@ static const struct chunk *next_arrived(struct receiver *r)
 	return chunk;
 }
 
-static int fail(struct receiver *r, struct error *err)
+void recv_stream_fail(struct receiver *r, struct error *err)
 {
 	/* What the sender did wrong, and not what the hypervisor did. */
 	if (err->kind == ERROR_REQUEST)
 		error_prefix(&err, "link from %s", r->options->peer.name);
 	run_fail(r->run, err);
-	return -1;
 }
 
 static void *decoder(void *arg)
@@ -201,7 +210,7 @@ static void *decoder(void *arg)
 
 	while (decode(r, &coder, next_arrived(r), &err) == 0)
 		;
-	fail(r, err);
+	recv_stream_fail(r, err);
 	return NULL;
 }
 
@@ -278,10 +287,8 @@ static void written(struct receiver *r, struct in_slot *slot)
 	link_ack(r->link);
 }
 
-void *recv_stream_write(void *arg)
+int recv_stream_write(struct receiver *r, struct error **err)
 {
-	struct receiver *r = arg;
-	struct error *err = NULL;
 	struct in_slot slot;
 
 	for (;;) {
@@ -289,12 +296,10 @@ void *recv_stream_write(void *arg)
 		while (!inbox_next(&r->in, &slot))
 			pthread_cond_wait(&r->change, &r->mutex);
 		pthread_mutex_unlock(&r->mutex);
-		if (write_next(r, &slot, &err) < 0)
-			break;
+		if (write_next(r, &slot, err) < 0)
+			return -1;
 		written(r, &slot);
 	}
-	fail(r, err);
-	return NULL;
 }
 
 int recv_stream_open(struct receiver *r, struct error **err)

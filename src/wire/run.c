@@ -28,6 +28,8 @@ struct run {
 	pthread_mutex_t mutex;
 	struct error *error;
 	bool ended;
+	pthread_mutex_t status_mutex;
+	bool all_said;
 	int status_fd;
 };
 
@@ -62,6 +64,7 @@ struct run *run_open(int status_fd, struct error **err)
 	}
 	run->status_fd = status_fd;
 	pthread_mutex_init(&run->mutex, NULL);
+	pthread_mutex_init(&run->status_mutex, NULL);
 	sigaction(SIGTERM, &ends, NULL);
 	sigaction(SIGINT, &ends, NULL);
 	sigaction(SIGPIPE, &ignored, NULL);
@@ -155,6 +158,15 @@ int run_wait(struct run *run, int fd, int64_t ms, struct error **err)
 	return outcome(run, err);
 }
 
+/* The last line is the last. */
+static bool may_say(struct run *run, const char *name)
+{
+	bool may = !run->all_said;
+
+	run->all_said |= !strcmp(name, "end") || !strcmp(name, "error");
+	return may;
+}
+
 void run_status(struct run *run, const char *name, json_t *fields)
 {
 	json_t *line = json_pack("{s:s}", "event", name);
@@ -172,10 +184,13 @@ void run_status(struct run *run, const char *name, json_t *fields)
 	if (len >= sizeof(text))
 		return;
 	text[len++] = '\n';
+	pthread_mutex_lock(&run->status_mutex);
 	/* There is another progress line soon; of the others there is one. */
-	if (poll(&pollfd, 1, strcmp(name, "progress") ? STATUS_WAIT_MS : 0) == 1 &&
+	if (may_say(run, name) &&
+		poll(&pollfd, 1, strcmp(name, "progress") ? STATUS_WAIT_MS : 0) == 1 &&
 		(pollfd.revents & POLLOUT))
 		fs_write_all(run->status_fd, text, len);
+	pthread_mutex_unlock(&run->status_mutex);
 }
 
 void run_counts_start(struct run_counts *counts, struct link *link)

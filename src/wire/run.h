@@ -40,8 +40,9 @@ void run_wake(struct run *run);
  * (-1: none) or `ms` have passed (these 1). */
 int run_wait(struct run *run, int fd, int64_t ms, struct error **err);
 
-/* Writes one status line, {"event":name,…}; takes `fields` over (NULL: none). A reader that has
- * gone, or reads nothing for a second, misses it: a migration does not depend on it. */
+/* Writes one status line, {"event":name,…}; takes `fields` over (NULL: none). From any thread;
+ * nothing comes after "end" or "error". A reader that has gone, or reads nothing for a second,
+ * misses it: a migration does not depend on it. */
 void run_status(struct run *run, const char *name, json_t *fields);
 
 struct link;

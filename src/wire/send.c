@@ -218,17 +218,23 @@ static int take_setup_ack(struct sender *s, const struct chunk *chunk, struct er
 	return 0;
 }
 
-static int take_end_ack(struct sender *s, const struct chunk *chunk, struct error **err)
+static bool has_ended(struct sender *s)
 {
-	struct frame_end theirs;
 	bool ended;
 
-	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
-		return -1;
 	pthread_mutex_lock(&s->mutex);
 	ended = s->ended;
 	pthread_mutex_unlock(&s->mutex);
-	if (!ended)
+	return ended;
+}
+
+static int take_end_ack(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	struct frame_end theirs;
+
+	if (frame_end_decode(chunk->data, chunk->len, &theirs, err) < 0)
+		return -1;
+	if (!has_ended(s))
 		return error_set(err, ERROR_REQUEST, 0,
 			"it says that the stream has ended, which it has not");
 	if (theirs.bytes != s->end.bytes || theirs.hash != s->end.hash)
@@ -242,14 +248,27 @@ static int take_end_ack(struct sender *s, const struct chunk *chunk, struct erro
 	return 0;
 }
 
+/* A source that cannot take the return path drops it, and so does one that has said all and is
+ * gone.
+ */
+static int take_return(struct sender *s, const struct chunk *chunk, struct error **err)
+{
+	struct error *why = NULL;
+
+	if (!s->input.both_ways || endpoint_write(&s->input, chunk->data, chunk->len, &why) == 0)
+		return 0;
+	if (!has_ended(s))
+		return error_move(err, why);
+	error_free(&why);
+	return 0;
+}
+
 static int take_back(struct sender *s, const struct chunk *chunk, struct error **err)
 {
 	int result;
 
-	/* A source that cannot take the return path drops it. */
 	if (chunk->type == FRAME_RETURN)
-		return s->input.both_ways ? endpoint_write(&s->input, chunk->data, chunk->len, err)
-					  : 0;
+		return take_return(s, chunk, err);
 	result = chunk->type == FRAME_SETUP_ACK ? take_setup_ack(s, chunk, err)
 						: take_end_ack(s, chunk, err);
 	return result < 0 ? error_prefix(err, "link to %s", s->options->peer.name) : 0;
@@ -351,6 +370,7 @@ static int open_link(
 		.address = o->address,
 		.bandwidth_bps = o->bandwidth_bps,
 		.reconnect_ms = o->reconnect_ms,
+		.needs = BATCH_RAW_MAX + BATCH_EXTRA,
 		.handler = &h,
 		.arg = s,
 		.run = s->run,
@@ -361,7 +381,7 @@ static int open_link(
 			.lanes = (uint8_t)o->lanes,
 			.window = SIDES_RETURN_WINDOW}};
 
-	s->pool = chunk_pool_open(SIDES_RETURN_WINDOW + FRAME_LANES_MAX + 1, SIDES_RETURN_MAX, err);
+	s->pool = chunk_pool_open(SIDES_RETURN_WINDOW + SIDES_SPARE, SIDES_RETURN_MAX, err);
 	if (!s->pool)
 		return -1;
 	h = handler;

@@ -126,8 +126,10 @@ int send_stream_open(struct sender *s, struct error **err)
 			return -1;
 		append(&s->free, piece);
 	}
+	pthread_mutex_lock(&s->mutex);
 	level_init(&s->level, threads);
 	s->ratio = 1;
+	pthread_mutex_unlock(&s->mutex);
 	for (unsigned i = 0; i < threads; i++)
 		if (run_thread(encoder, s, err) < 0)
 			return -1;

@@ -1,6 +1,7 @@
 #include "wire/setup.h"
 
 #include "base/buf.h"
+#include "wire/cache.h"
 
 #include <string.h>
 
@@ -12,6 +13,11 @@ size_t setup_encode(const struct setup *setup, uint8_t out[SETUP_MAX])
 	return PAGEHASH_KEY + 8 + setup->sources_len;
 }
 
+static bool cache_possible(uint64_t bytes)
+{
+	return bytes == 0 || (bytes >= CACHE_MIN && bytes <= CACHE_MAX);
+}
+
 int setup_decode(const uint8_t *in, size_t len, struct setup *setup, struct error **err)
 {
 	const uint8_t *key;
@@ -20,8 +26,9 @@ int setup_decode(const uint8_t *in, size_t len, struct setup *setup, struct erro
 	reader_init(&r, in, len);
 	key = reader_bytes(&r, PAGEHASH_KEY);
 	setup->cache_bytes = reader_be64(&r);
-	if (!key || r.failed)
-		return error_set(err, ERROR_REQUEST, 0, "a setup of %zu bytes came", len);
+	if (!key || r.failed || !cache_possible(setup->cache_bytes))
+		return error_set(err, ERROR_REQUEST, 0,
+			"a setup of %zu bytes came that makes no sense", len);
 	memcpy(setup->key, key, PAGEHASH_KEY);
 	setup->sources = r.at;
 	setup->sources_len = r.left;
@@ -41,9 +48,9 @@ int setup_ack_decode(const uint8_t *in, size_t len, struct setup_ack *ack, struc
 	reader_init(&r, in, len);
 	ack->cache_bytes = reader_be64(&r);
 	ack->sources = reader_be32(&r);
-	if (r.failed || r.left)
-		return error_set(
-			err, ERROR_REQUEST, 0, "an answer to the setup of %zu bytes came", len);
+	if (r.failed || r.left || !cache_possible(ack->cache_bytes))
+		return error_set(err, ERROR_REQUEST, 0,
+			"an answer to the setup of %zu bytes came that makes no sense", len);
 	return 0;
 }
 

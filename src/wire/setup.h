@@ -11,13 +11,14 @@
 
 struct setup {
 	uint8_t key[PAGEHASH_KEY]; /* of the hash that references carry */
-	uint64_t cache_bytes;      /* of pages that were sent before */
+	uint64_t cache_bytes;      /* of pages that were sent before: 0, or what cache.h allows */
 	const uint8_t *sources;    /* source_set_encode's; in the payload after decoding */
 	size_t sources_len;
 };
 
 #define SETUP_MAX (PAGEHASH_KEY + 8u + SOURCE_LIST_MAX)
 size_t setup_encode(const struct setup *setup, uint8_t out[SETUP_MAX]);
+/* Both decoders: ERROR_REQUEST for a wrong length or an impossible cache. */
 int setup_decode(const uint8_t *in, size_t len, struct setup *setup, struct error **err);
 
 struct setup_ack {

@@ -17,6 +17,7 @@ import wirelab
 from wirelab import Authority, Peer, Side, frame, hello
 
 MIB = 1 << 20
+NOTHING = wirelab.xxh3(b"")
 STEP = 0x9E3779B97F4A7C15
 
 
@@ -49,6 +50,35 @@ class Bench:
 
     def peer(self, port, node=None):
         return Peer.connect(port, self.authority.context(node or self.node1))
+
+    def lane(self, port, number=0, **fields):
+        """A lane of a sender in Python, after the hellos."""
+        peer = self.peer(port)
+        peer.send(frame(wirelab.HELLO, hello(wirelab.SEND, lane=number, **fields)))
+        assert peer.receive()[0] == wirelab.HELLO
+        return peer
+
+    def sender(self, port, setup=wirelab.setup()):
+        """Lanes 0 and 1 of a sender in Python, after the setup."""
+        lanes = self.lane(port), self.lane(port, 1)
+        lanes[1].send(frame(wirelab.SETUP, setup))
+        lanes[0].answer = lanes[0].receive_until(wirelab.SETUP_ACK)[2]
+        return lanes
+
+    def answer(self, server, **fields):
+        """A lane of a receiver in Python, after the hellos, and the hello that came."""
+        peer = Peer(self.authority.context(self.node2, server=True).wrap_socket(
+            server.accept()[0], server_side=True))
+        theirs = wirelab.read_hello(peer.receive()[2])
+        peer.send(frame(wirelab.HELLO, hello(wirelab.RECV, lane=theirs["lane"], **fields)))
+        return peer, theirs
+
+    def receiver(self, server, answer=struct.pack(">QI", 0, 0)):
+        """Lanes 0 and 1 of a receiver in Python, after the setup."""
+        lanes = self.answer(server)[0], self.answer(server)[0]
+        assert lanes[1].receive_until(wirelab.SETUP)[1] == 1
+        lanes[0].send(frame(wirelab.SETUP_ACK, answer))
+        return lanes
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +401,11 @@ def test_another_migration_is_refused_and_both_say_so(bench):
     (frame(wirelab.HELLO, hello(wirelab.SEND, magic=b"DRVX")), "not drover-wire's"),
     (frame(wirelab.HELLO, hello(wirelab.RECV)), "both sides want to receive"),
     (frame(wirelab.HELLO, hello(wirelab.SEND, oldest=2, newest=9)), "versions 2 to 9"),
-    (frame(wirelab.HELLO, hello(wirelab.SEND, next=7)), "where nothing began"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, next=7)), "frame 6 has arrived"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, lanes=0)), "lane 0 of 0"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, lanes=200)), "lane 0 of 200"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, lane=2)), "lane 2 of 1"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND, window=0)), "impossible limits"),
     (frame(wirelab.ERROR, b"\x07refusedno more"), "node1 says: no more"),
 ])
 def test_wrong_hello_is_refused(bench, first, says):
@@ -383,81 +417,188 @@ def test_wrong_hello_is_refused(bench, first, says):
     assert_right_one_still_gets_in(bench, receiver, port)
 
 
-def test_second_lane_gets_nothing(bench):
+def test_lane_of_another_process_is_refused(bench):
     receiver, port = bench.recv("null")
-    peer = bench.peer(port)
-    peer.send(frame(wirelab.HELLO, hello(wirelab.SEND)))
-    assert peer.receive()[0] == wirelab.HELLO
+    peer, _ = bench.sender(port)
     receiver.wait_for("connected")
-    assert bench.send("generate:1M", port).error()[0] in ("unreachable", "refused")
+    kind, message = bench.send("generate:1M", port).error()
+    assert kind == "refused" and "its lanes from another process already" in message
+    for wrong in ({"session": 2}, {"session": 1, "lanes": 2}):
+        other = bench.peer(port)
+        other.send(frame(wirelab.HELLO, hello(wirelab.SEND, **wrong)))
+        assert "process already" in (said := other.said()) or "2 lanes now, 1 before" in said
     peer.send(frame(wirelab.ERROR, b"\x09cancelledenough"))
     assert receiver.error() == ("cancelled", receiver.seen[-1]["message"])
+
+
+def test_lane_of_the_same_number_takes_the_place_of_the_first(bench, tmp_path):
+    receiver, port = bench.recv(f"file:{tmp_path}/out")
+    first, stream = bench.sender(port)
+    stream.send(frame(wirelab.DATA, b"one ", 2))
+    second = bench.lane(port)
+    assert first.is_closed()
+    assert receiver.wait_for("reconnected")["lane"] == 0
+    again = bench.lane(port, 1)
+    assert stream.is_closed()
+    # What was sent before may come again, and in any order.
+    hashed = wirelab.xxh3(b"one two ")
+    again.send(frame(wirelab.END, struct.pack(">Q", 8) + hashed, 4)
+               + frame(wirelab.DATA, b"two ", 3) + frame(wirelab.DATA, b"one ", 2))
+    number, payload = second.receive_until(wirelab.END_ACK)[1:]
+    assert (number, payload) == (2, struct.pack(">Q", 8) + hashed)
+    second.send(frame(wirelab.ACK, struct.pack(">QQ", 2, 0)))
+    assert receiver.end()["reconnections"] == 2
+    assert (tmp_path / "out").read_bytes() == b"one two "
 
 
 # How it fails
 
 
 @pytest.mark.parametrize("then,says", [
-    (frame(wirelab.DATA, b"x", number=2), "frame 2 came where 1 was due"),
-    (frame(wirelab.DATA, b"x", number=0), "DATA came with number 0"),
-    (frame(wirelab.DATA, length=0xffffffff), "4294967295 bytes long"),
-    (frame(wirelab.DATA, length=1 << 17), "were agreed"),
-    (frame(wirelab.RETURN, b"x"), "RETURN came"),
-    (frame(wirelab.HELLO, hello(wirelab.SEND)), "HELLO came"),
+    (frame(wirelab.DATA, b"x", 19), "frame 19 came before its time"),
+    (frame(wirelab.DATA, b"x", 1 << 63), "came before its time"),
+    (frame(wirelab.DATA, b"x", 0), "DATA came with number 0"),
+    (frame(wirelab.DATA, b"x", 1), "frame 1 is of type DATA"),
+    (frame(wirelab.SETUP, wirelab.setup(), 2), "frame 2 is of type SETUP"),
+    (frame(wirelab.DATA, b"", 2, 0xffffffff), "4294967295 bytes long"),
+    (frame(wirelab.DATA, b"", 2, (1 << 20) - 15), "1048561 bytes long"),
+    (frame(wirelab.RETURN, b"x", 2), "RETURN came"),
+    (frame(wirelab.SETUP_ACK, b"x" * 12, 2), "SETUP_ACK came"),
+    (frame(wirelab.END_ACK, b"x" * 16, 2), "END_ACK came"),
+    (frame(wirelab.PAGES, bytes(8)), "PAGES came on lane 1"),
+    (frame(wirelab.HELLO, hello(wirelab.SEND)), "second hello came"),
     (frame(64, b"x"), "unknown type 64"),
+    (frame(14, b"x"), "unknown type 14"),
     (frame(wirelab.ACK, b"x"), "came with 1 bytes"),
-    (frame(wirelab.END, b"x" * 15), "came with 15 bytes"),
-    (frame(wirelab.END, struct.pack(">QQ", 1, 0)), "arrived changed"),
-    (frame(wirelab.DATA, length=100)[:-1], "closed the connection"),
-    (frame(wirelab.DATA, b"x" * 50, length=100), "closed the connection"),
+    (frame(wirelab.ACK, struct.pack(">QQ", 9, 0)), "frame 9 has arrived, which was not sent"),
+    (frame(wirelab.ACK, struct.pack(">QQ", 0, 1)), "1 bytes have arrived, which cannot be"),
+    (frame(wirelab.BATCH, b"", 2), ""),
+    (frame(wirelab.BATCH, bytes(16), 2), ""),
+    (frame(wirelab.BATCH, b"\xff" * 4096, 2), ""),
+    (frame(wirelab.END, b"x" * 15, 2), "came with 15 bytes"),
+    (frame(wirelab.END, struct.pack(">QQ", 1, 0), 2), "arrived changed: 0 bytes here, 1 there"),
+    (frame(wirelab.DATA, b"x", 2) + frame(wirelab.END, struct.pack(">QQ", 1, 0), 3),
+     "arrived changed: 1 bytes here, 1 there"),
+    (frame(wirelab.END, bytes(8) + NOTHING, 2) + frame(wirelab.DATA, b"x", 3),
+     "after the end"),
+    (frame(wirelab.END, bytes(8) + NOTHING, 2) + frame(wirelab.END, bytes(8) + NOTHING, 3),
+     "after the end"),
 ])
 def test_sender_that_breaks_the_rules_is_cut_off(bench, then, says):
     receiver, port = bench.recv("null")
-    peer = bench.peer(port)
-    peer.send(frame(wirelab.HELLO, hello(wirelab.SEND)))
-    assert peer.receive()[0] == wirelab.HELLO
-    peer.send(then)
-    if "closed" in says:
-        peer.connection.shutdown(socket.SHUT_WR)
-    assert peer.is_closed()
-    message = receiver.error()[1]
-    assert says in message and message.startswith("lane from node1 (127.0.0.1:")
+    say, stream = bench.sender(port)
+    stream.send(then)
+    said = say.said()
+    assert say.is_closed() and stream.is_closed()
+    kind, message = receiver.error()
+    assert says in message and said in message
+    assert message.startswith(("lane from node1 (127.0.0.1:", "link from node1: "))
+    assert kind == ("failed" if "changed" in says else "request")
 
 
 @pytest.mark.parametrize("then,says", [
-    (frame(wirelab.END_ACK, struct.pack(">QQ", 0, 0)), "which it has not"),
+    (frame(wirelab.SETUP, wirelab.setup()), "SETUP came on lane 0"),
+    (frame(wirelab.BATCH, bytes(16), 2), "BATCH came on lane 0"),
+    (frame(wirelab.MISS, bytes(16)), "MISS came"),
+    (frame(wirelab.READING, bytes(16)), "READING came"),
+    (frame(wirelab.PAGES, b"x"), "without the number of their batch"),
+])
+def test_sender_that_says_what_is_not_said_on_lane_0_is_cut_off(bench, then, says):
+    receiver, port = bench.recv("null")
+    lane, _ = bench.sender(port)
+    lane.send(then)
+    assert lane.said() in receiver.error()[1]
+    assert says in receiver.seen[-1]["message"]
+
+
+@pytest.mark.parametrize("first", ids=range(12), argvalues=[
+    frame(wirelab.SETUP, b""), frame(wirelab.SETUP, wirelab.setup()[:-1]),
+    frame(wirelab.SETUP, wirelab.setup(cache=1)),
+    frame(wirelab.SETUP, wirelab.setup(cache=(1 << 64) - 1)),
+    frame(wirelab.SETUP, wirelab.setup(sources=b"\xff\xff")),
+    frame(wirelab.SETUP, wirelab.setup(sources=b"\0\x01\xff\xff" + b"x" * 300)),
+    frame(wirelab.SETUP, wirelab.setup(sources=bytes(100))),
+    frame(wirelab.SETUP, wirelab.setup() + bytes(1 << 19)),
+    frame(wirelab.BATCH, bytes(16)), frame(wirelab.DATA, b"x"),
+    frame(wirelab.END, bytes(8) + NOTHING),
+    frame(wirelab.BATCH, bytes(16), 2),
+])
+def test_stream_that_begins_wrongly_is_cut_off(bench, first):
+    receiver, port = bench.recv("null")
+    lane, stream = bench.lane(port), bench.lane(port, 1)
+    stream.send(first)
+    assert lane.said()
+    kind, message = receiver.error()
+    assert kind == "request" and message.startswith(("lane from node1 (", "link from node1: "))
+
+
+def test_greatest_cache_that_can_be_asked_for_is_cut_to_the_receivers(bench):
+    _, port = bench.recv("null", "--cache", "2M")
+    lane, _ = bench.sender(port, wirelab.setup(cache=16 << 30))
+    assert struct.unpack(">QI", lane.answer) == (2 << 20, 0)
+
+
+@pytest.mark.parametrize("then,says", [
+    (frame(wirelab.END_ACK, struct.pack(">QQ", 0, 0), 2), "which it has not"),
+    (frame(wirelab.SETUP_ACK, bytes(12), 2), "second answer to the setup"),
     (frame(wirelab.ACK, struct.pack(">QQ", 1, 1 << 40)), "which cannot be"),
+    (frame(wirelab.ACK, struct.pack(">QQ", 5, 0)), "frame 5 has arrived, which was not sent"),
     (frame(wirelab.DATA, b"x"), "DATA came"),
-    (frame(wirelab.RETURN, length=1 << 17), "were agreed"),
+    (frame(wirelab.SETUP, b"x"), "SETUP came"),
+    (frame(wirelab.BATCH, b"x"), "BATCH came"),
+    (frame(wirelab.PAGES, b"x"), "PAGES came"),
+    (frame(wirelab.RETURN, b"x", 12), "frame 12 came before its time"),
+    (frame(wirelab.RETURN, b"", 2, 1 << 17), "were agreed"),
+    (frame(wirelab.READING, bytes(15)), "READING of 15 bytes"),
+    (frame(wirelab.MISS, b"x"), "without the number of their batch"),
     (frame(wirelab.ERROR, b"\x08no-spacethe disk is full"), "node2 says: the disk is full"),
+    (frame(wirelab.ERROR, b"\x07timeoutit never came"), "node2 says: it never came"),
+    (frame(wirelab.ERROR, b"\x0bunreachableit is gone"), "node2 says: it is gone"),
 ])
 def test_receiver_that_breaks_the_rules_is_cut_off(bench, then, says):
     with socket.create_server(("127.0.0.1", 0)) as server:
         source, feed = socket.socketpair()
         sender = bench.send(f"fd:{source.fileno()}", server.getsockname()[1],
                             pass_fds=(source.fileno(),))
-        peer = Peer(bench.authority.context(bench.node2, server=True).wrap_socket(
-            server.accept()[0], server_side=True))
-        assert peer.receive()[0] == wirelab.HELLO
-        peer.send(frame(wirelab.HELLO, hello(wirelab.RECV)) + then)
-        assert peer.is_closed()
+        lane, stream = bench.receiver(server)
+        sender.wait_for("connected")
+        lane.send(then)
+        assert lane.is_closed() and stream.is_closed()
         kind, message = sender.error()
-        assert says in message and message.startswith("lane to node2 (127.0.0.1:")
-        assert kind == ("no-space" if "disk" in says else "request")
+        assert says in message and message.startswith(("lane to node2 (127.0.0.1:", "link to node2: "))
+        if then[4] != wirelab.ERROR:
+            assert kind == "request"
         feed.close()
         source.close()
+
+
+@pytest.mark.parametrize("answer", [
+    b"", bytes(11), bytes(13), struct.pack(">QI", 1, 0), struct.pack(">QI", 1 << 40, 0),
+    struct.pack(">QI", 1 << 30, 0)])
+def test_answer_to_the_setup_that_makes_no_sense_is_refused(bench, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = bench.send("generate:1M", server.getsockname()[1])
+        lane, _ = bench.receiver(server, answer)
+        assert lane.said()
+        kind, message = sender.error()
+        assert kind == "request" and message.startswith("link to node2: ")
+
+
+def test_receiver_of_small_frames_is_refused(bench):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = bench.send("generate:1M", server.getsockname()[1])
+        lane, _ = bench.answer(server, payload_max=65536)
+        assert "takes frames of 65536 bytes" in lane.said()
+        assert sender.error()[0] == "refused"
 
 
 def test_receiver_that_acknowledges_another_stream_is_no_success(bench):
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = bench.send("generate:1000", server.getsockname()[1])
-        peer = Peer(bench.authority.context(bench.node2, server=True).wrap_socket(
-            server.accept()[0], server_side=True))
-        peer.receive()
-        peer.send(frame(wirelab.HELLO, hello(wirelab.RECV)))
-        size, hashed = struct.unpack(">QQ", peer.receive_until(wirelab.END)[2])
+        lane, stream = bench.receiver(server)
+        size, hashed = struct.unpack(">QQ", stream.receive_until(wirelab.END)[2])
         assert size == 1000
-        peer.send(frame(wirelab.END_ACK, struct.pack(">QQ", size, hashed ^ 1)))
+        lane.send(frame(wirelab.END_ACK, struct.pack(">QQ", size, hashed ^ 1), 2))
         assert "arrived changed" in sender.error()[1]
 
 
@@ -467,22 +608,37 @@ def test_silent_receiver_is_given_up(bench):
         assert kind == "timeout" and "silent" in message
 
 
-def test_sender_that_dies_is_told_by_the_receiver(bench):
-    receiver, port = bench.recv("null")
+def test_sender_that_dies_is_waited_for_and_then_told_by_the_receiver(bench):
+    receiver, port = bench.recv("null", "--reconnect", 1)
     sender = bench.send("generate:1T", port)
     receiver.wait_for("progress")
     sender.kill()
-    kind, message = receiver.error()
-    assert kind == "unreachable" and message.startswith("lane from node1 (127.0.0.1:")
+    assert receiver.wait_for("reconnecting")["message"].startswith("lane from node1 (127.0.0.1:")
+    assert receiver.error() == ("unreachable", "the connection to node1 broke, and there has been "
+                                "no other for 1 s")
 
 
-def test_receiver_that_dies_is_told_by_the_sender(bench):
+def test_receiver_that_dies_is_told_by_the_sender_at_once(bench):
     receiver, port = bench.recv("null")
     sender = bench.send("generate:1T", port)
     sender.wait_for("progress")
     receiver.kill()
     kind, message = sender.error()
-    assert kind == "unreachable" and f"lane to node2 (127.0.0.1:{port}): " in message
+    assert kind == "unreachable" and f"lane to node2: cannot connect to 127.0.0.1:{port}" in message
+    assert "reconnecting" in [event["event"] for event in sender.seen]
+
+
+@pytest.mark.parametrize("piece", [frame(wirelab.DATA, length=100)[:-1], b"",
+                                   frame(wirelab.DATA, b"x" * 50, 2, 100)])
+def test_lane_that_ends_in_the_middle_is_waited_for(bench, piece):
+    receiver, port = bench.recv("null", "--reconnect", 1)
+    _, stream = bench.sender(port)
+    stream.send(piece)
+    stream.connection.shutdown(socket.SHUT_WR)
+    assert stream.is_closed()
+    event = receiver.wait_for("reconnecting")
+    assert event["lane"] == 1 and "closed the connection" in event["message"]
+    assert receiver.error()[0] == "unreachable"
 
 
 def test_destination_hypervisor_that_dies_is_named_on_both_sides(bench, listening):
@@ -529,7 +685,7 @@ def test_fault_at_every_point_fails_both_sides(bench, point):
 def test_death_at_a_point_is_never_success_on_the_other_side(bench, point):
     side = point.split(".")[1]
     env = env_fault(f"{point}:kill")
-    receiver, port = bench.recv("null", env=env if side == "recv" else None)
+    receiver, port = bench.recv("null", "--reconnect", 1, env=env if side == "recv" else None)
     sender = bench.send("generate:20M", port, env=env if side == "send" else None)
     dead, other = (sender, receiver) if side == "send" else (receiver, sender)
     assert dead.finish() == -signal.SIGKILL

@@ -1,6 +1,7 @@
 """For the tests of drover-wire: certificates, both of its sides as processes, and a peer in Python
 that has a good certificate and says whatever a test wants."""
 
+import ctypes
 import json
 import queue
 import socket
@@ -16,6 +17,8 @@ WIRE = PROGRAMS / "src" / "wire" / "drover-wire"
 LIMIT_S = 60
 
 HELLO, DATA, RETURN, END, END_ACK, ACK, ERROR = 1, 2, 3, 4, 5, 6, 7
+SETUP, SETUP_ACK, BATCH, MISS, PAGES, READING = 8, 9, 10, 11, 12, 13
+NUMBERED = (DATA, RETURN, END, END_ACK, SETUP, SETUP_ACK, BATCH)
 SEND, RECV = 1, 2
 
 
@@ -122,18 +125,36 @@ class Side:
 
 def frame(kind, payload=b"", number=None, length=None):
     if number is None:
-        number = 0 if kind in (HELLO, ACK, ERROR) else 1
+        number = 1 if kind in NUMBERED else 0
     return struct.pack(">IB3xQ", len(payload) if length is None else length, kind,
                        number) + payload
 
 
 def hello(role, migration="m1", **fields):
     name = migration.encode()
-    values = {"magic": b"DRVW", "oldest": 1, "newest": 1, "role": role, "features": 0,
-              "payload_max": 65520, "next": 1, **fields}
-    return struct.pack(">4sHHBBQIQHH", values["magic"], values["oldest"], values["newest"],
-                       values["role"], 0, values["features"], values["payload_max"],
-                       values["next"], 0, len(name)) + name
+    values = {"magic": b"DRVW", "oldest": 1, "newest": 1, "role": role, "lane": 0, "features": 0,
+              "payload_max": 1048560, "next": 1, "lanes": 1, "window": 16, "session": 1, **fields}
+    return struct.pack(">4sHHBBQIQBBHQ", values["magic"], values["oldest"], values["newest"],
+                       values["role"], values["lane"], values["features"], values["payload_max"],
+                       values["next"], values["lanes"], values["window"], len(name),
+                       values["session"]) + name
+
+
+def read_hello(payload):
+    names = ("magic", "oldest", "newest", "role", "lane", "features", "payload_max", "next",
+             "lanes", "window", "length", "session")
+    return dict(zip(names, struct.unpack(">4sHHBBQIQBBHQ", payload[:42])))
+
+
+def xxh3(data):
+    """XXH3, 64 bits, seed 0, as END has it."""
+    function = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
+    function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_char_p, ctypes.c_size_t)
+    return struct.pack(">Q", function(data, len(data)))
+
+
+def setup(key=bytes(32), cache=0, sources=b"\0\0"):
+    return key + struct.pack(">Q", cache) + sources
 
 
 class Peer:
@@ -164,13 +185,18 @@ class Peer:
         length, kind, number = struct.unpack(">IB3xQ", self._exactly(16))
         return kind, number, self._exactly(length)
 
+    def said(self):
+        """The message of the ERROR that comes; what comes before it is dropped."""
+        payload = self.receive_until(ERROR)[2]
+        return payload[1 + payload[0]:].decode()
+
     def receive_until(self, wanted):
         while (found := self.receive())[0] != wanted:
             pass
         return found
 
     def is_closed(self):
-        """Whether the other side ends the connection, whatever it says before."""
+        """Waits until the other side ends the connection, whatever it says before."""
         try:
             while self.connection.recv(65536):
                 pass

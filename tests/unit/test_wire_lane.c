@@ -97,7 +97,7 @@ static void *open_end(void *arg)
 			.migration = "m1"};
 
 	end->lane = lane_open(end->fd, "here", end->side, end->credentials, &end->peer, NULL);
-	if (!end->lane || lane_hello(end->lane, &mine, &theirs, NULL) < 0)
+	if (!end->lane || lane_hello(end->lane, &mine, &theirs, NULL, NULL, NULL) < 0)
 		abort();
 	return NULL;
 }
