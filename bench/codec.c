@@ -325,7 +325,7 @@ static void open_all(void)
 {
 	uint8_t key[PAGEHASH_KEY];
 	struct error *err = NULL;
-	struct pagehash *hash;
+	struct pagehash *hash = NULL;
 
 	if (pagehash_new_key(key, &err) < 0 || !(hash = pagehash_open(key, &err)) ||
 		!(coder = batch_coder_open(hash, &err)) ||
