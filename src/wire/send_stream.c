@@ -149,14 +149,21 @@ static void parse(struct sender *s, struct batch *b, size_t *parsed)
 	b->items_len += found;
 }
 
+static double ratio_of_late(struct sender *s)
+{
+	double ratio;
+
+	pthread_mutex_lock(&s->mutex);
+	ratio = s->ratio;
+	pthread_mutex_unlock(&s->mutex);
+	return ratio;
+}
+
 static size_t piece_size(struct sender *s)
 {
 	uint64_t window = link_window_bytes(s->link) / PIECES_IN_WINDOW;
-	double size;
+	double ratio = ratio_of_late(s), size = (double)window / (ratio > 0.01 ? ratio : 0.01);
 
-	pthread_mutex_lock(&s->mutex);
-	size = (double)window / (s->ratio > 0.01 ? s->ratio : 0.01);
-	pthread_mutex_unlock(&s->mutex);
 	if (size < PIECE_MIN)
 		return PIECE_MIN;
 	return size < BATCH_RAW_MAX ? (size_t)size & ~4095u : BATCH_RAW_MAX;
@@ -257,7 +264,7 @@ static void plan(struct sender *s, struct piece *piece)
 
 static void submit(struct sender *s, struct piece *piece)
 {
-	size_t expected = (size_t)((double)piece->batch->raw_len * s->ratio);
+	size_t expected = (size_t)((double)piece->batch->raw_len * ratio_of_late(s));
 
 	if (!s->options->plain)
 		plan(s, piece);

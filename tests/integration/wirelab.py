@@ -206,3 +206,80 @@ class Peer:
 
     def close(self):
         self.connection.close()
+
+
+class Bench:
+    """Two nodes' files, and the sides that a test has started."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.authority = Authority(folder / "ca")
+        self.node1, self.node2 = self.authority.node("node1"), self.authority.node("node2")
+        self.sides = []
+
+    def start(self, verb, node, peer, *arguments, ca=None, migration="m1", **options):
+        side = Side(verb, "--id", migration, "--cert", node["cert"], "--key", node["key"], "--ca",
+                    ca or self.authority.ca, "--peer", peer, *arguments, **options)
+        self.sides.append(side)
+        return side
+
+    def recv(self, output, *arguments, listen=("--listen", "127.0.0.1:0"), **options):
+        """A receiver that listens, and its port."""
+        node = options.pop("node", self.node2)
+        side = self.start("recv", node, options.pop("peer", "node1"), "--output", output, *listen,
+                          *arguments, **options)
+        return side, side.wait_for("listening")["port"]
+
+    def send(self, source, port, *arguments, **options):
+        node = options.pop("node", self.node1)
+        return self.start("send", node, options.pop("peer", "node2"), "--input", source,
+                          "--connect", f"127.0.0.1:{port}", *arguments, **options)
+
+    def peer(self, port, node=None):
+        return Peer.connect(port, self.authority.context(node or self.node1))
+
+    def lane(self, port, number=0, **fields):
+        """A lane of a sender in Python, after the hellos."""
+        peer = self.peer(port)
+        peer.send(frame(HELLO, hello(SEND, lane=number, **fields)))
+        assert peer.receive()[0] == HELLO
+        return peer
+
+    def sender(self, port, opening=setup()):
+        """Lanes 0 and 1 of a sender in Python, after the setup."""
+        lanes = self.lane(port), self.lane(port, 1)
+        lanes[1].send(frame(SETUP, opening))
+        lanes[0].answer = lanes[0].receive_until(SETUP_ACK)[2]
+        return lanes
+
+    def answer(self, server, **fields):
+        """A lane of a receiver in Python, after the hellos, and the hello that came."""
+        peer = Peer(self.authority.context(self.node2, server=True).wrap_socket(
+            server.accept()[0], server_side=True))
+        theirs = read_hello(peer.receive()[2])
+        peer.send(frame(HELLO, hello(RECV, lane=theirs["lane"], **fields)))
+        return peer, theirs
+
+    def receiver(self, server, answer=struct.pack(">QI", 0, 0)):
+        """Lanes 0 and 1 of a receiver in Python, after the setup."""
+        lanes = self.answer(server)[0], self.answer(server)[0]
+        assert lanes[1].receive_until(SETUP)[1] == 1
+        lanes[0].send(frame(SETUP_ACK, answer))
+        return lanes
+
+    def end(self):
+        for side in self.sides:
+            side.kill()
+            side.process.wait()
+        self.sides.clear()
+
+
+def in_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def read_all(connection, hashed):
+    while data := connection.recv(1 << 16):
+        hashed.update(data)
