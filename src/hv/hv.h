@@ -177,6 +177,11 @@ int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t de
  * paused by hv_vm_pause); when it had completed already, does nothing. ERROR_REFUSED in post-copy
  * where the hypervisor has no way back (QEMU from 10.0 on). */
 int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
+/* Source: lets the guest run here again though hv_vm_migrate_cancel knows no way back from a switch
+ * to post-copy: for when the destination's copy is proven to never run. The hypervisor still
+ * believes to be migrating: it moves no guest again until it is started anew. ERROR_DISK while the
+ * images are locked; ERROR_REFUSED where it cannot be done (QEMU before 10.0). */
+int hv_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
 
 /* Disk images, by qemu-img. size_bytes 0 with a backing file: its size. */
 int hv_image_create(const struct hv *hv, const char *path, const char *format, uint64_t size_bytes,

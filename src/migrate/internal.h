@@ -60,6 +60,7 @@ struct migration {
 	int64_t begin_ms, stream_ms, switchover_ms, paused_ms, resumed_ms, complete_ms;
 	int64_t stall_ms; /* source: since when the rest has stood still, clock_ms */
 	struct hv_migrate_status last;
+	bool abandoned;        /* source: the hypervisor was made to go on, amid its migration */
 	bool was_paused_by_us; /* options.pause: the guest goes on if it comes to nothing */
 
 	/* shared */

@@ -233,56 +233,78 @@ static enum verdict follow_to_end(struct migration *m, struct error **why)
 	return BROKEN;
 }
 
-/* The destination's copy has ended and never ran; our hypervisor does not let ours run again. The
- * VM is ours, and has to be started anew. */
-static enum verdict take_lost(struct migration *m)
+/* Takes the VM back, from a destination that has not claimed it and will not, or has given it back. */
+static enum verdict take_back(struct migration *m)
 {
-	struct pool_owner now;
+	struct pool_owner now = {0};
 
 	if (pool_owner_claim(m->all->set.pool, m->vm_name, m->epoch + 1, m->all->set.node, m->id,
 		    &now, NULL) == 0 ||
-		!strcmp(now.node, m->all->set.node))
-		return LOST;
+		(now.epoch > m->epoch && !strcmp(now.node, m->all->set.node)))
+		return OURS;
+	return UNKNOWN;
+}
+
+/* What the pool says when the destination is not heard. A destination that can claim has done so in
+ * less time than a lane is made again. */
+static enum verdict ask_pool(struct migration *m, const struct error *silence, int64_t since_ms)
+{
+	struct pool_owner now;
+
+	if (pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) < 0)
+		return UNKNOWN;
+	if (!strcmp(now.node, m->peer) && !strcmp(now.why, m->id))
+		return THEIRS;
+	if (now.epoch == m->epoch && silence && !source_may_call_again(m, silence, since_ms))
+		return take_back(m);
 	return UNKNOWN;
 }
 
 /* Our hypervisor has switched: gives the destination our word again and finds out what became of
  * it. */
-static enum verdict settle_switched(struct migration *m, struct error **why, struct error **err)
+static enum verdict settle_switched(
+	struct migration *m, int64_t since_ms, struct error **why, struct error **err)
 {
 	cleanup_json json_t *answer = NULL;
 	enum verdict verdict = UNKNOWN;
-	struct pool_owner now;
 
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, err);
 	if (m->link && source_call(m, "POST", "handover", NULL, SOURCE_CALL_MS, &answer, err) == 0)
 		verdict = source_take_word(answer, why);
-	if (verdict == UNKNOWN && pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
-		!strcmp(now.node, m->peer) && !strcmp(now.why, m->id))
-		verdict = THEIRS;
-	if (verdict == THEIRS)
+	if (verdict == OURS)
+		return take_back(m);
+	if (verdict == UNKNOWN)
+		verdict = ask_pool(m, err ? *err : NULL, since_ms);
+	return verdict == THEIRS ? follow_to_end(m, why) : verdict;
+}
+
+/* The stream has ended, or does not, and cannot be switched any more: decided as any other. */
+static enum verdict settle_unswitched(struct migration *m, struct error **why)
+{
+	enum verdict verdict = source_settle_ownership(m, why);
+
+	if (verdict == THEIRS && hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) == 0 &&
+		migration_in_postcopy(m))
 		return follow_to_end(m, why);
-	return verdict == OURS ? take_lost(m) : UNKNOWN;
+	return verdict;
 }
 
 enum verdict source_settle_switched(struct migration *m, struct error **why)
 {
+	int64_t since_ms = m->paused_ms ? m->paused_ms : clock_ms();
 	struct hv_vm *hv = vm_hv(m->vm);
 
 	if (m->step == STEP_POSTCOPY)
 		return follow_to_end(m, why);
 	for (;;) {
 		cleanup_error struct error *e = NULL;
-		enum verdict verdict = UNKNOWN;
+		enum verdict verdict;
 
-		/* What cannot be switched any more is decided as any other. */
-		if (hv_vm_migrate_cancel(hv, &e) == 0 || hv_vm_state(hv) == HV_GONE)
-			return source_settle_ownership(m, why);
-		if (e->kind == ERROR_REFUSED) {
-			error_free(&e);
-			verdict = settle_switched(m, why, &e);
-		}
+		if (hv_vm_migrate_cancel(hv, &e) == 0 || e->kind != ERROR_REFUSED)
+			return settle_unswitched(m, why);
+		error_free(&e);
+		verdict = settle_switched(m, since_ms, why, &e);
 		if (verdict != UNKNOWN || migrations_closing(m->all))
 			return verdict;
 		source_say_undecided(m, e);

@@ -16,6 +16,15 @@
 #define ABORT_MS 25000
 #define SETTLE_RETRY_MS 2000
 
+/* A switch to post-copy that came to nothing, or to no end: the hypervisor must be made to. */
+static bool must_abandon(struct migration *m)
+{
+	struct hv_migrate_status *s = &m->last;
+
+	return m->options.postcopy && hv_vm_migrate_status(vm_hv(m->vm), s, NULL) == 0 &&
+	       (s->phase == HV_MIGRATE_SWITCHOVER || migration_in_postcopy(m));
+}
+
 /* The guest goes on here. What the guest was before is what it is again. */
 static int go_on(struct migration *m, struct error **err)
 {
@@ -24,7 +33,8 @@ static int go_on(struct migration *m, struct error **err)
 
 	if (state == HV_RUNNING)
 		return 0;
-	if (hv_vm_resume(hv, err) < 0)
+	m->abandoned = must_abandon(m);
+	if ((m->abandoned ? hv_vm_migrate_abandon(hv, err) : hv_vm_resume(hv, err)) < 0)
 		return -1;
 	/* Switches may have learnt the destination's port already. */
 	hv_vm_announce(hv, NULL);
@@ -152,18 +162,6 @@ static void finish_broken(struct migration *m, struct error *e)
 	migration_ended(m, state, e);
 }
 
-/* Ours, and cannot run again: its node is free to start it anew. */
-static void finish_lost(struct migration *m, struct error *e)
-{
-	error_prefix(&e,
-		"%s has lost its memory between two nodes: %s ended its copy after the switch to "
-		"post-copy, and the hypervisor on %s cannot take that back; start it again",
-		m->vm_name, m->peer, m->all->set.node);
-	vm_end(m->vm);
-	m->vm = NULL;
-	migration_ended(m, MIGRATE_FAILED, e);
-}
-
 /* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
  * stalls) is tried again until it does, or its hypervisor is gone. SOURCE_LEFT when droverd stops.
  */
@@ -173,7 +171,7 @@ static int keep_going_on(struct migration *m, struct error **why, struct error *
 
 	if (rc == 0)
 		rc = go_on(m, err);
-	while (rc < 0 && hv_vm_state(vm_hv(m->vm)) != HV_GONE) {
+	while (rc < 0 && (*err)->kind != ERROR_REFUSED && hv_vm_state(vm_hv(m->vm)) != HV_GONE) {
 		log_error("%s does not go on here yet: %s", m->vm_name, (*err)->message);
 		error_free(err);
 		abort_destination(m, why);
@@ -200,6 +198,11 @@ static void finish_ours(struct migration *m, struct error *e)
 	if (rc < 0)
 		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
 			m->vm_name, resume ? resume->message : "its hypervisor is gone");
+	else if (m->abandoned)
+		error_prefix(&e,
+			"%s was not moved and runs on %s; its hypervisor moves it no more before "
+			"it is stopped and started",
+			m->vm_name, m->all->set.node);
 	else if (state == MIGRATE_FAILED)
 		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
 	vm_give_back(m->vm);
@@ -239,8 +242,6 @@ void source_settle(struct migration *m, struct error *e)
 		finish_theirs(m, e);
 	else if (verdict == BROKEN)
 		finish_broken(m, e);
-	else if (verdict == LOST)
-		finish_lost(m, e);
 	else if (verdict == OURS)
 		finish_ours(m, e);
 	else

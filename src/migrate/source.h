@@ -17,7 +17,6 @@ enum verdict {
 	OURS,
 	THEIRS,
 	UNKNOWN,
-	LOST,  /* ours, but no hypervisor has all of its memory any more */
 	BROKEN /* theirs, but they will never have all of its memory */
 };
 

@@ -267,6 +267,28 @@ def test_a_source_that_does_not_come_back_does_not_hold_the_guest_up(nodes, busy
     assert_nothing_is_left(node1)
 
 
+@pytest.mark.parametrize("number, fault, step", [
+    (0, "migrate.src.before_switch", "switch"), (1, "migrate.dst.before_claim", "claim"),
+    (1, "migrate.dst.after_claim", "claim")])
+def test_a_destination_hypervisor_that_dies_around_the_switch_leaves_it_running_here(
+        nodes, busy, number, fault, step):
+    """Just before the order, and when all is ready to run there: the source's copy is still whole."""
+    node1, node2 = nodes
+    gate = f"{busy.lab.directory}/{fault}"
+    restart_with_fault(nodes[number], f"{fault}:file={gate}")
+    with Watch(busy) as watch:
+        moving = move(node1, busy, "--postcopy")
+        wait_for(lambda: (m := migration_of(nodes[number], busy, "running")) and m["step"] == step,
+                 step, 60)
+        os.kill(busy.pids(node2)[0], signal.SIGKILL)
+        open(gate, "w", encoding="ascii").close()
+        status, said = result_of(moving)
+    assert status != 0 and "runs on node1" in said, said
+    busy.assert_runs_only_on(node1)
+    assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(node2)
+
+
 def test_a_pool_that_takes_no_claim_is_waited_for(nodes, busy):
     """Past the switch nobody else could run it: the destination tries again until the pool lets it."""
     node1, node2 = nodes

@@ -197,6 +197,7 @@ static int query(struct hv_vm *vm, struct hv_migrate_status *status, struct erro
 int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
 {
 	struct error *why = NULL;
+	char said[QMP_NAME_MAX];
 
 	memset(status, 0, sizeof(*status));
 	if (query(vm, status, &why) == 0)
@@ -204,7 +205,10 @@ int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, str
 	if (why->kind != ERROR_TIMEOUT || !qemu_migrates(vm))
 		return error_move(err, why);
 	error_free(&why);
-	status->phase = HV_MIGRATE_SWITCHOVER;
+	qemu_last_migration(vm, said);
+	status->phase = phase_of(said);
+	if (status->phase == HV_MIGRATE_ACTIVE)
+		status->phase = HV_MIGRATE_SWITCHOVER;
 	return 0;
 }
 

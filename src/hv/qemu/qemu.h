@@ -50,6 +50,9 @@ int qemu_run_for(struct hv_vm *vm, int64_t limit_ms, const char *command, json_t
  * network takes. It is then asked with the limit QEMU_BUSY_MS, and not answering means that. */
 #define QEMU_BUSY_MS 2000
 bool qemu_migrates(struct hv_vm *vm);
+/* What it told last ("active", "postcopy-paused"), "" for nothing. Its thread for events goes on
+ * while the one for commands waits for a page of the guest. */
+void qemu_last_migration(struct hv_vm *vm, char status[QMP_NAME_MAX]);
 /* The guest's run state ("running", "postmigrate", …) as QEMU calls it. */
 int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err);
 /* The same, after waiting until QEMU is done with the end of a migration ("finish-migrate"), in

@@ -37,17 +37,27 @@ int qemu_run(struct hv_vm *vm, const char *command, json_t *arguments, json_t **
 	return qemu_run_for(vm, HV_ANSWER_MS, command, arguments, result, err);
 }
 
-bool qemu_migrates(struct hv_vm *vm)
+void qemu_last_migration(struct hv_vm *vm, char status[QMP_NAME_MAX])
 {
 	struct qmp_event last = {0};
 	cleanup_json json_t *data = NULL;
-	const char *status;
+	const char *said;
 
+	status[0] = 0;
 	if (!qmp_last_event(vm->qmp, "MIGRATION", &last))
-		return false;
+		return;
 	data = last.data;
-	status = json_string_value(json_object_get(data, "status"));
-	return status && (!strcmp(status, "active") || !strcmp(status, "device"));
+	said = json_string_value(json_object_get(data, "status"));
+	snprintf(status, QMP_NAME_MAX, "%s", said ? said : "");
+}
+
+bool qemu_migrates(struct hv_vm *vm)
+{
+	char status[QMP_NAME_MAX];
+
+	qemu_last_migration(vm, status);
+	return !strcmp(status, "active") || !strcmp(status, "device") ||
+	       !strncmp(status, "postcopy-", 9);
 }
 
 int qemu_run_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error **err)
