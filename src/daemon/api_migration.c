@@ -14,7 +14,7 @@
 	X(receive, "POST", "/v1/migrations/{id}/receive", SERVER_LOCAL, "", "") \
 	X(expect, "POST", "/v1/migrations/{id}/expect", SERVER_PEER, "", \
 		"id vm definition epoch pause postcopy reconnect_s") \
-	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "wait_ms", "") \
+	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "hypervisor wait_ms", "") \
 	X(handover, "POST", "/v1/migrations/{id}/handover", SERVER_PEER, "", "") \
 	X(recover, "POST", "/v1/migrations/{id}/recover", SERVER_PEER, "", "") \
 	X(give_up, "POST", "/v1/migrations/{id}/abort", SERVER_PEER, "", "")
@@ -123,12 +123,15 @@ static int expect(struct request *request, struct response *response, struct err
 static int ready(struct request *request, struct response *response, struct error **err)
 {
 	struct migrations *m = all(request, err);
+	bool hypervisor;
 	int64_t wait_ms;
 
-	if (!m || api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
+	if (!m || api_query_bool(request, "hypervisor", false, &hypervisor, err) < 0 ||
+		api_query_int(request, "wait_ms", 0, API_WAIT_MAX_MS, 0, &wait_ms, err) < 0)
 		return -1;
-	return api_answer(response, migrations_wait_ready(m, request_peer(request),
-					    request_param(request, "id"), wait_ms, err));
+	return api_answer(
+		response, migrations_wait_ready(m, request_peer(request),
+				  request_param(request, "id"), hypervisor, wait_ms, err));
 }
 
 static int handover(struct request *request, struct response *response, struct error **err)

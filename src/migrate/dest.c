@@ -92,18 +92,17 @@ static int look_around(struct migration *m, struct error **err)
 	return rc;
 }
 
-static int start_hypervisor(struct migration *m, struct error **err)
+static void publish(struct migration *m, int port, bool ready)
 {
-	char operation[128];
-
-	snprintf(operation, sizeof(operation), "being moved here from %s", m->peer);
-	if (fault_point("migrate.dst.before_start", err) < 0)
-		return -1;
-	m->vm = vms_start_incoming(m->all->set.vms, m->def, operation, err);
-	return m->vm ? 0 : error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
+	pthread_mutex_lock(&m->all->lock);
+	m->port = port;
+	m->ready = ready;
+	pthread_cond_broadcast(&m->all->changed);
+	pthread_mutex_unlock(&m->all->lock);
 }
 
-static int start_lane(struct migration *m, struct error **err)
+/* The lane can be connected while the hypervisor starts. */
+static int open_lane(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = migration_socket(m);
 	cleanup_fd int listen_fd = -1;
@@ -114,17 +113,41 @@ static int start_lane(struct migration *m, struct error **err)
 	listen_fd = listen_for_lane(&m->all->set, &port, err);
 	if (listen_fd < 0)
 		return -1;
+	/* The mover removes what was at `socket`; later the hypervisor listens there. */
 	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
-	/* The mover removes what was at `socket`; then the hypervisor listens there. */
-	if (!m->mover || hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0)
+	if (!m->mover)
+		return -1;
+	publish(m, port, false);
+	return 0;
+}
+
+static int start_hypervisor(struct migration *m, struct error **err)
+{
+	cleanup_free char *socket = migration_socket(m);
+
+	if (fault_point("migrate.dst.before_start", err) < 0)
+		return -1;
+	if (vm_start_incoming(m->vm, m->def, err) < 0)
+		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
+	if (hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	if (fault_point("migrate.dst.before_ready", err) < 0)
 		return -1;
-	pthread_mutex_lock(&m->all->lock);
-	m->port = port;
-	pthread_cond_broadcast(&m->all->changed);
-	pthread_mutex_unlock(&m->all->lock);
+	publish(m, m->port, true);
 	return 0;
+}
+
+static int prepare(struct migration *m, struct error **err)
+{
+	char operation[128];
+
+	snprintf(operation, sizeof(operation), "being moved here from %s", m->peer);
+	m->vm = vms_take_incoming(m->all->set.vms, m->def, operation, err);
+	if (!m->vm)
+		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
+	if (open_lane(m, err) < 0)
+		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
+	return start_hypervisor(m, err);
 }
 
 /* Until the hypervisor has loaded the whole stream, or all that post-copy lets it begin with; it
@@ -317,9 +340,8 @@ static void renew_lane(struct migration *m)
 	}
 	pthread_mutex_lock(&m->all->lock);
 	m->recover = false;
-	m->port = port;
-	pthread_cond_broadcast(&m->all->changed);
 	pthread_mutex_unlock(&m->all->lock);
+	publish(m, port, true);
 }
 
 /* The guest may stand still, for a page that is on the other node. */
@@ -433,10 +455,8 @@ static void end_receiving(struct migration *m, int rc, struct error *e)
 static void dest_run(struct migration *m)
 {
 	struct error *e = NULL;
-	int rc = start_hypervisor(m, &e);
+	int rc = prepare(m, &e);
 
-	if (rc == 0)
-		rc = start_lane(m, &e);
 	if (rc == 0)
 		rc = take_over(m, &e);
 	end_receiving(m, rc, e);

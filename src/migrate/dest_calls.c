@@ -154,18 +154,18 @@ static int error_of(const struct migration *m, struct error **err)
 }
 
 json_t *migrations_wait_ready(struct migrations *all, const char *from, const char *id,
-	int64_t wait_ms, struct error **err)
+	bool hypervisor, int64_t wait_ms, struct error **err)
 {
 	int64_t deadline = clock_ms() + wait_ms;
 	struct migration *m;
 	json_t *answer = NULL;
 
 	pthread_mutex_lock(&all->lock);
-	while ((m = find_from(all, from, id, err)) && !m->ended && !m->port && !all->closing &&
-		clock_ms() < deadline)
+	while ((m = find_from(all, from, id, err)) && !m->ended &&
+		!(hypervisor ? m->ready : m->port > 0) && !all->closing && clock_ms() < deadline)
 		migrations_wait(all, deadline);
 	if (m && error_of(m, err) == 0)
-		answer = json_pack("{s:i}", "port", m->port);
+		answer = json_pack("{s:i, s:b}", "port", m->port, "ready", m->ready);
 	pthread_mutex_unlock(&all->lock);
 	return answer;
 }

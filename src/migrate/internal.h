@@ -75,6 +75,7 @@ struct migration {
 	bool stuck;    /* an interrupted post-copy has not been mended yet: it can be given up */
 	bool received; /* destination: its thread runs */
 	int port;      /* destination: where the lane is listened for */
+	bool ready;    /* destination: and its hypervisor waits for the stream */
 	struct error *error;
 	json_t *report;
 	json_t *events[EVENTS_MAX];

@@ -87,9 +87,10 @@ int migrations_expect(
 	struct migrations *m, const char *from, const json_t *request, struct error **err);
 /* The task's verb `drover receive ID`: runs the destination's side to its end in this thread. */
 int migrations_receive(struct migrations *m, const char *id, struct error **err);
-/* Waits until the destination listens (or failed): {"port":N}. */
+/* Waits until the destination listens (or failed), or until its hypervisor waits for the stream:
+ * {"port":N,"ready":BOOL}. */
 json_t *migrations_wait_ready(struct migrations *m, const char *from, const char *id,
-	int64_t wait_ms, struct error **err);
+	bool hypervisor, int64_t wait_ms, struct error **err);
 /*
  * The source's hypervisor is paused for good: answers when the guest runs here, or will not.
  * {"state","whole","reason"}: "running": here, for good (`whole`: nothing of it is missing);

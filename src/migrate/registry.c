@@ -350,7 +350,8 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		return NULL;
 	options.fingerprint = peer->fingerprint;
 	/* It goes without them, too, with more bytes. */
-	if (image_backing_files(set->pool, vm_definition(m->vm), &sources, &unread) < 0)
+	if (image_backing_files(
+		    set->pool, m->def ? m->def : vm_definition(m->vm), &sources, &unread) < 0)
 		log_warning("%s: not all of its base images are known: %s", m->vm_name,
 			unread->message);
 	options.sources = &sources;

@@ -131,38 +131,45 @@ int source_lane_address(struct migration *m, int port, char lane[300], struct er
 	return rc;
 }
 
-/* Waits until the destination listens; `lane` gets HOST:PORT. */
-static int wait_ready(struct migration *m, char lane[300], struct error **err)
+/* Waits until the destination's lane can be connected, or until its hypervisor waits for the stream
+ * as well; *port gets where the lane is. */
+static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struct error **err)
 {
-	int64_t deadline = clock_ms() + READY_MS, port = 0;
+	const char *what = hypervisor ? "ready?hypervisor=1&wait_ms=1000" : "ready?wait_ms=1000";
+	int64_t deadline = clock_ms() + READY_MS;
 
-	while (port == 0) {
+	for (;;) {
 		cleanup_json json_t *answer = NULL;
 
 		if (check_cancelled(m, err) < 0 ||
-			source_call(m, "GET", "ready?wait_ms=1000", NULL, CALL_MS, &answer, err) <
-				0 ||
-			json_get_int(answer, "port", 0, 65535, &port, err) < 0)
+			source_call(m, "GET", what, NULL, CALL_MS, &answer, err) < 0 ||
+			json_get_int(answer, "port", 0, 65535, port, err) < 0)
 			return -1;
-		if (port == 0 && clock_ms() > deadline)
+		if (hypervisor ? json_is_true(json_object_get(answer, "ready")) : *port > 0)
+			return 0;
+		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s was not ready for %s within %d s", m->peer, m->vm_name,
 				READY_MS / 1000);
 	}
-	return source_lane_address(m, (int)port, lane, err);
 }
 
+/* The lane is connected while the destination's hypervisor starts. */
 static int prepare(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = migration_socket(m);
 	char lane[300];
+	int64_t port;
 
 	migration_event(m, "prepare", NULL);
-	if (expect(m, err) < 0 || wait_ready(m, lane, err) < 0)
+	if (expect(m, err) < 0 || wait_ready(m, false, &port, err) < 0 ||
+		source_lane_address(m, (int)port, lane, err) < 0)
 		return -1;
 	migration_event(m, "connect", lane);
 	m->mover = migration_start_mover(m, socket, -1, lane, err);
-	return m->mover ? mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err) : -1;
+	if (!m->mover || wait_ready(m, true, &port, err) < 0)
+		return -1;
+	return mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err);
 }
 
 static struct hv_migrate_params params_for_round(const struct migration *m, int round)

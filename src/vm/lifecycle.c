@@ -234,32 +234,34 @@ int vms_start(struct vms *vms, const char *name, struct error **err)
 	return rc;
 }
 
-struct vm *vms_start_incoming(
+struct vm *vms_take_incoming(
 	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err)
 {
 	struct vm *vm = vms_reserve(vms, def->name, operation, err);
-	cleanup_free char *text = NULL;
-	struct vm_def *copy;
-	struct hv_vm *hv;
 
 	if (!vm)
 		return NULL;
-	if (vm->hv) {
+	if (vm->hv)
 		error_set(err, ERROR_ALREADY_THERE, 0, "%s has a hypervisor on %s already",
 			def->name, vms->node);
-		vm_give_back(vm);
-		return NULL;
-	}
-	text = vm_def_format(def);
-	copy = vm_def_parse(def->name, text, err);
-	hv = copy ? vm_spawn(vm, copy, true, err) : NULL;
+	else if (fs_mkdirs(vm->run_dir, 0755, err) == 0)
+		return vm;
+	vm_give_back(vm);
+	return NULL;
+}
+
+int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **err)
+{
+	cleanup_free char *text = vm_def_format(def);
+	struct vm_def *copy = vm_def_parse(def->name, text, err);
+	struct hv_vm *hv = copy ? vm_spawn(vm, copy, true, err) : NULL;
+
 	if (!hv) {
 		vm_def_free(copy);
-		vm_give_back(vm);
-		return NULL;
+		return -1;
 	}
 	vm_set_running(vm, hv, copy);
-	return vm;
+	return 0;
 }
 
 int vms_stop(

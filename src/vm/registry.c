@@ -5,6 +5,7 @@
 #include "host/host.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +160,9 @@ void vm_end(struct vm *vm)
 	struct vms *vms = vm->vms;
 	cleanup_error struct error *e = NULL;
 
+	/* Nobody's guest is in it any more, and asking it to quit takes a while. */
+	if (vm->hv)
+		process_signal(hv_vm_process(vm->hv), SIGKILL);
 	if (vm->hv && hv_vm_end(vm->hv, clock_ms() + END_MS, &e) < 0)
 		log_error("%s: its hypervisor did not end: %s", vm->name, e->message);
 	vm_remove_run_dir(vm);

@@ -83,13 +83,15 @@ struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err);
 /* Ends the operation; the VM goes on as it is, watched again. */
 void vm_give_back(struct vm *vm);
-/* Ends the operation and the hypervisor (killed if it does not quit), with what it left. The VM is
- * not released: its owner is somebody else by now, or nobody ever was. */
+/* Ends the operation and the hypervisor, at once, with what it left. The VM is not released: its
+ * owner is somebody else by now, or nobody ever was. */
 void vm_end(struct vm *vm);
-/* Starts a hypervisor here that waits for a stream; taken for `operation`. The caller ends with
+/* Takes a VM that is to come here, for `operation`; its directory is there. The caller ends with
  * vm_give_back (it is the owner and the guest runs) or vm_end. */
-struct vm *vms_start_incoming(
+struct vm *vms_take_incoming(
 	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err);
+/* Starts its hypervisor, which waits for a stream. */
+int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **err);
 
 struct hv_vm *vm_hv(struct vm *vm);
 const struct vm_def *vm_definition(const struct vm *vm);
