@@ -89,17 +89,28 @@ class Relay:
             if after is not None and passed >= after:
                 with self.lock:
                     self.broken += 1
+                if how == "reset":
+                    self._linger((near, far))
                 if how != "pause":
-                    self._break(near, far, how)
                     return
                 threading.Event().wait(self.random.random() * self.pause_s)
                 passed, (after, how) = 0, self._plan()
 
     @staticmethod
-    def _break(near, far, how):
-        if how == "reset":
-            for end in near, far:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def _linger(pair):
+        """Closing them resets them."""
+        for end in pair:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _end(self, pair, reset):
+        """Ends a pair that its thread may have closed already."""
+        try:
+            if reset:
+                self._linger(pair)
+            for end in pair:
+                end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def hold(self):
         """From now on nothing passes, and nobody is told."""
@@ -109,10 +120,8 @@ class Relay:
         """Resets all connections; new ones pass again."""
         with self.lock:
             pairs = list(self.pairs)
-        for near, far in pairs:
-            for end in near, far:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                end.shutdown(socket.SHUT_RDWR)
+        for pair in pairs:
+            self._end(pair, reset=True)
         self.open.set()
 
     def end(self):
@@ -123,11 +132,7 @@ class Relay:
         with self.lock:
             pairs = list(self.pairs)
         for pair in pairs:
-            for end in pair:
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            self._end(pair, reset=False)
         for thread in self.threads:
             thread.join()
 

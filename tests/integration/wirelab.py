@@ -67,8 +67,8 @@ class Authority:
 class Side:
     """A running drover-wire; its status lines are read as they come."""
 
-    def __init__(self, verb, *arguments, env=None, pass_fds=()):
-        self.process = subprocess.Popen([WIRE, verb, *map(str, arguments)], env=env,
+    def __init__(self, verb, *arguments, env=None, pass_fds=(), within=()):
+        self.process = subprocess.Popen([*within, WIRE, verb, *map(str, arguments)], env=env,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, pass_fds=pass_fds)
         self.events, self.seen, self.stderr = queue.Queue(), [], ""
