@@ -50,8 +50,11 @@ class Relay:
         with self.lock:
             how = self.random.choice(("reset", "end", "pause", "pause"))
             after = int(self.random.expovariate(1 / self.mean))
-            # Some break in the handshake or in the hello.
-            if self.random.random() < 0.2:
+            # Some break in the handshake or in the hello; the first does not: what has not begun
+            # may fail.
+            if self.connections == 1:
+                after += 10000
+            elif self.random.random() < 0.2:
                 after = self.random.randrange(6000)
             return (after, how) if self.broken < self.cuts else (None, None)
 
