@@ -182,6 +182,32 @@ int cli_migration_ls(struct cli *cli, struct error **err)
 	return 0;
 }
 
+/* How its pages went, and from where. */
+static void print_pages(const json_t *report)
+{
+	const json_t *pages = json_object_get(report, "pages"), *source, *count;
+	const char *level;
+	size_t i;
+
+	if (!pages)
+		return;
+	printf("  pages:        %lld zero, %lld references, %lld differences, %lld data\n",
+		(long long)cli_number(pages, "zero", 0),
+		(long long)cli_number(pages, "reference", 0),
+		(long long)cli_number(pages, "difference", 0),
+		(long long)cli_number(pages, "data", 0));
+	json_array_foreach(json_object_get(report, "sources"), i, source)
+		printf("  references:   %lld to %s, %lld of them missed\n",
+			(long long)cli_number(source, "hits", 0),
+			json_string_value(json_object_get(source, "name")),
+			(long long)cli_number(source, "misses", 0));
+	json_object_foreach((json_t *)json_object_get(report, "levels"), level, count)
+		printf("  level %-6s  %lld batches\n", level, (long long)json_integer_value(count));
+	if (cli_number(report, "reconnections", 0))
+		printf("  reconnected:  %lld times\n",
+			(long long)cli_number(report, "reconnections", 0));
+}
+
 static void print_report(const json_t *report)
 {
 	char text[32];
@@ -195,6 +221,7 @@ static void print_report(const json_t *report)
 	cli_format_traffic(cli_number(report, "stream_bytes", 0), text);
 	printf(" for a stream of %s, in %lld rounds\n", text,
 		(long long)cli_number(report, "rounds", 0));
+	print_pages(report);
 	if (cli_number(report, "postcopy_ms", 0)) {
 		cli_format_time(cli_number(report, "postcopy_ms", 0), text);
 		printf("  post-copy:    %s, in which it ran there already\n", text);

@@ -19,6 +19,8 @@
 #define LINE_MAX_BYTES 4096
 #define ARGUMENTS_MAX 32 /* without the sources, with the NULL at the end */
 #define LANES_MAX 64
+#define LEVEL_CHANGES_MAX 64
+#define SOURCES_MAX 64
 
 enum { EVENT_LISTENING = 1, EVENT_CONNECTED = 2, EVENT_END = 4 };
 
@@ -34,6 +36,8 @@ struct mover {
 	bool closed;     /* its status has ended: so has it, or will at once */
 	struct error *error;
 	int64_t stream_bytes, wire_bytes;
+	int64_t start_ms;
+	json_t *report; /* members of a migration's report */
 };
 
 static unsigned event_bit(const char *event)
@@ -57,6 +61,59 @@ static void take_lane(struct mover *m, const char *event, const json_t *json)
 		m->broken &= ~((uint64_t)1 << lane);
 }
 
+/* With the lock held: the level that the newest batch was compressed at, when it is another one. */
+static void take_level(struct mover *m, const json_t *json)
+{
+	json_t *all = json_object_get(m->report, "level_changes");
+	const json_t *last = json_array_get(all, json_array_size(all) - 1);
+	const json_t *level = json_object_get(json, "level");
+
+	if (!json_is_integer(level) || json_array_size(all) >= LEVEL_CHANGES_MAX ||
+		json_equal(json_object_get(last, "level"), level))
+		return;
+	if (!all) {
+		all = json_array();
+		json_object_set_new(m->report, "level_changes", all);
+	}
+	json_array_append_new(
+		all, json_pack("{s:I, s:I}", "after_ms", (json_int_t)(clock_ms() - m->start_ms),
+			     "level", json_integer_value(level)));
+}
+
+/* With the lock held: a content source, by its last line. */
+static void take_source(struct mover *m, const json_t *json)
+{
+	json_t *all = json_object_get(m->report, "sources");
+	json_t *source = json_object();
+
+	if (!all) {
+		all = json_array();
+		json_object_set_new(m->report, "sources", all);
+	}
+	json_object_set(source, "name", json_object_get(json, "name"));
+	json_object_set(source, "hits", json_object_get(json, "hits"));
+	json_object_set(source, "misses", json_object_get(json, "misses"));
+	if (json_array_size(all) < SOURCES_MAX)
+		json_array_append(all, source);
+	json_decref(source);
+}
+
+/* With the lock held: what the last line says of all. */
+static void take_end(struct mover *m, const json_t *json)
+{
+	static const char *const names[][2] = {{"pages", "pages"}, {"bytes", "page_bytes"},
+		{"other_bytes", "other_bytes"}, {"unknown_bytes", "unknown_bytes"},
+		{"levels", "levels"}, {"reconnections", "reconnections"},
+		{"cpu_ms", "wire_cpu_ms"}};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		json_t *value = json_object_get(json, names[i][0]);
+
+		if (value)
+			json_object_set(m->report, names[i][1], value);
+	}
+}
+
 /* With the lock held. */
 static void take_line(struct mover *m, const char *line, size_t len)
 {
@@ -70,6 +127,12 @@ static void take_line(struct mover *m, const char *line, size_t len)
 	json_opt_int(json, "wire_bytes", 0, INT64_MAX, m->wire_bytes, &m->wire_bytes, NULL);
 	m->events |= event_bit(event);
 	take_lane(m, event, json);
+	if (!strcmp(event, "progress"))
+		take_level(m, json);
+	else if (!strcmp(event, "source"))
+		take_source(m, json);
+	else if (!strcmp(event, "end"))
+		take_end(m, json);
 	if (!strcmp(event, "error")) {
 		kind = json_get_string(json, "kind", NULL);
 		message = json_get_string(json, "message", NULL);
@@ -215,9 +278,12 @@ struct mover *mover_start(const struct mover_options *o, struct error **err)
 	if (!m)
 		abort();
 	m->status_fd = -1;
+	m->start_ms = clock_ms();
+	m->report = json_object();
 	snprintf(m->peer, sizeof(m->peer), "%s", o->peer);
 	if (start_with_files(m, o, err) < 0) {
 		close_fd(&m->status_fd);
+		json_decref(m->report);
 		free(m);
 		return NULL;
 	}
@@ -294,6 +360,16 @@ void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes)
 	pthread_mutex_unlock(&m->lock);
 }
 
+json_t *mover_report(struct mover *m)
+{
+	json_t *report;
+
+	pthread_mutex_lock(&m->lock);
+	report = json_deep_copy(m->report);
+	pthread_mutex_unlock(&m->lock);
+	return report;
+}
+
 void mover_close(struct mover *m)
 {
 	if (!m)
@@ -308,6 +384,7 @@ void mover_close(struct mover *m)
 	pthread_join(m->reader, NULL);
 	close_fd(&m->status_fd);
 	error_free(&m->error);
+	json_decref(m->report);
 	pthread_cond_destroy(&m->changed);
 	pthread_mutex_destroy(&m->lock);
 	free(m);

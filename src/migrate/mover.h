@@ -10,6 +10,7 @@
 #include "pool/image.h"
 #include "wire/source.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -46,6 +47,9 @@ int mover_check(struct mover *m, struct error **err);
  * "reconnected"). */
 bool mover_reconnecting(struct mover *m);
 void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes);
+/* What it says of the pages and how they went, as members for a migration's report (docs/api.md).
+ * The caller's. */
+json_t *mover_report(struct mover *m);
 /* Ends it if it still runs, waits for that, and frees it. NULL is allowed. */
 void mover_close(struct mover *m);
 

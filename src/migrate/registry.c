@@ -258,9 +258,12 @@ static json_t *make_report(const struct migration *m)
 {
 	int64_t now = clock_ms(), stream_bytes = 0, wire_bytes = 0;
 
+	cleanup_json json_t *wire = m->mover ? mover_report(m->mover) : NULL;
+	json_t *report;
+
 	if (m->mover)
 		mover_bytes(m->mover, &stream_bytes, &wire_bytes);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "total_ms",
+	report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "total_ms",
 		(json_int_t)(now - m->begin_ms), "stream_ms",
 		(json_int_t)(m->stream_ms && m->paused_ms ? m->paused_ms - m->stream_ms : 0),
 		"downtime_ms",
@@ -268,6 +271,9 @@ static json_t *make_report(const struct migration *m)
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
 		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
 		(json_int_t)(m->complete_ms ? m->complete_ms - m->resumed_ms : 0));
+	if (wire)
+		json_object_update_missing(report, wire);
+	return report;
 }
 
 void migration_ended(struct migration *m, enum migrate_state state, struct error *e)

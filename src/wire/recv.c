@@ -281,6 +281,7 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 		abort();
 	r->options = options;
 	r->run = run;
+	r->report.level = RUN_NO_LEVEL;
 	r->deadline_ms = clock_ms() + options->timeout_ms;
 	prepare(r);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);

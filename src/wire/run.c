@@ -205,16 +205,19 @@ void run_status_progress(struct run *run, struct run_counts *counts)
 	int64_t now_ms = clock_ms(), passed_ms = now_ms - counts->last_ms;
 	uint64_t wire_bytes = link_wire_bytes(counts->link);
 	uint64_t rate_bps;
+	json_t *fields;
 
 	if (passed_ms < RUN_TICK_MS)
 		return;
 	rate_bps = (wire_bytes - counts->last_wire_bytes) * 1000 / (uint64_t)passed_ms;
 	counts->last_ms = now_ms;
 	counts->last_wire_bytes = wire_bytes;
-	run_status(run, "progress",
-		json_pack("{s:I,s:I,s:I,s:I}", "stream_bytes", (json_int_t)counts->stream_bytes,
-			"acked_bytes", (json_int_t)counts->acked_bytes, "wire_bytes",
-			(json_int_t)wire_bytes, "rate_bps", (json_int_t)rate_bps));
+	fields = json_pack("{s:I,s:I,s:I,s:I}", "stream_bytes", (json_int_t)counts->stream_bytes,
+		"acked_bytes", (json_int_t)counts->acked_bytes, "wire_bytes",
+		(json_int_t)wire_bytes, "rate_bps", (json_int_t)rate_bps);
+	if (fields && counts->level != RUN_NO_LEVEL)
+		json_object_set_new(fields, "level", json_integer(counts->level));
+	run_status(run, "progress", fields);
 }
 
 static int64_t cpu_ms(void)

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#define RUN_NO_LEVEL 100
 /* Between two progress lines. */
 #define RUN_TICK_MS 200
 
@@ -51,6 +52,7 @@ struct link;
 struct run_counts {
 	struct link *link;
 	atomic_uint_fast64_t stream_bytes, acked_bytes;
+	atomic_int level; /* of the newest batch; RUN_NO_LEVEL: this side has none */
 	int64_t start_ms, last_ms;
 	uint64_t last_wire_bytes;
 };

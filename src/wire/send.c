@@ -463,6 +463,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 		abort();
 	s->options = options;
 	s->run = run;
+	s->report.level = RUN_NO_LEVEL;
 	s->deadline_ms = clock_ms() + options->timeout_ms;
 	pthread_mutex_init(&s->mutex, NULL);
 	pthread_cond_init(&s->change, NULL);

@@ -256,6 +256,7 @@ static void plan(struct sender *s, struct piece *piece)
 	pthread_mutex_lock(&s->mutex);
 	level_capacity(&s->level, capacity_bps);
 	piece->level = level_choose(&s->level, clock_us());
+	s->report.level = level_list[piece->level];
 	resting = clock_us() < s->resting_until_us;
 	pthread_mutex_unlock(&s->mutex);
 	batch_plan(
