@@ -31,7 +31,7 @@
 #define INDEX_BLOCK 4096u
 #define INDEX_SUFFIX ".didx"
 /* So many blocks are indexed at most: 64 GiB that are not zeros. What lies behind is not found.
- * An index takes 12.8 bytes for each, and making it as much memory and 12 bytes more. */
+ * An index takes 16 bytes for each, and making it as much memory and 12 bytes more. */
 #define INDEX_BLOCKS_MAX (1u << 24)
 
 struct index_identity {
@@ -60,7 +60,7 @@ void index_close(struct index *index);
 /* How many contents it says to hold. */
 uint64_t index_count(const struct index *index);
 /* Where contents with this fingerprint may be: a block that lies in the image whole. Looks at one
- * cache line, at two when the first is full (one lookup in 15), never at more than
+ * cache line, at two when the first is full (one lookup in 18), never at more than
  * INDEX_PROBES. */
 #define INDEX_PROBES 4u
 bool index_find(const struct index *index, uint64_t fingerprint, uint64_t *block);

@@ -21,9 +21,9 @@
 #define INDEX_HEADER_USED 56u
 #define INDEX_BUCKET 64u
 #define INDEX_SLOTS 8u
-/* A bucket is made for so many: 5 of 8. Then 1 in 15 is full, and 1 content in 10 millions finds no
+/* A bucket is made for so many: 4 of 8. Then 1 in 18 is full, and 5 contents in a million find no
  * place in INDEX_PROBES. */
-#define INDEX_FILL 5u
+#define INDEX_FILL 4u
 #define INDEX_BUCKETS_MAX ((uint64_t)INDEX_BLOCKS_MAX / INDEX_FILL + 1)
 
 static inline uint64_t index_bucket(uint64_t fingerprint, uint64_t buckets)

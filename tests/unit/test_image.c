@@ -111,9 +111,11 @@ static void test_images_outside_of_the_pool_have_their_path_as_name(void **state
 {
 	char outside[] = "/tmp/drover-test-image-XXXXXX";
 	cleanup_free char *wanted = NULL, *link = in_pool("images/link.raw");
-	cleanup_fd int fd = mkstemp(outside);
+	cleanup_fd int fd = -1;
 
 	(void)state;
+	fd = mkstemp(outside);
+	assert_true(fd >= 0);
 	wanted = fs_format("%s ", outside);
 	make_vm("web1", "[disk0]\nfile = disk0.qcow2\n");
 	put_qcow2("vms/web1/disk0.qcow2", outside, "raw");
@@ -210,7 +212,6 @@ static int add(const char *path, const char *name, struct error **err)
 static void test_an_image_is_copied_whole_and_its_holes_stay_holes(void **state)
 {
 	cleanup_free char *from = in_pool("from"), *to = in_pool("images/big.raw");
-	cleanup_free char *read = NULL;
 	char byte = 'x';
 	struct stat st;
 	int fd = open(from, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
