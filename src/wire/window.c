@@ -14,7 +14,7 @@ static void next_slot(struct window *w, int64_t now_us)
 {
 	/* What was seen before a long silence is as good as nothing. */
 	if (now_us - w->slot_us > WINDOW_SLOTS * WINDOW_SLOT_US)
-		w->slot_us = now_us - WINDOW_SLOT_US;
+		w->slot_us = now_us - WINDOW_SLOTS * WINDOW_SLOT_US;
 	while (now_us - w->slot_us >= WINDOW_SLOT_US) {
 		w->slot_us += WINDOW_SLOT_US;
 		w->slot = (w->slot + 1) % WINDOW_SLOTS;
