@@ -266,11 +266,16 @@ static void step_lane(struct network *n, unsigned lane)
 
 static void step_lose(struct network *n, unsigned lane)
 {
+	struct out_frame *frame = n->being_sent[lane];
+
 	n->len[lane] = 0;
-	if (n->being_sent[lane])
-		outbox_taken(&n->out, n->being_sent[lane], false);
-	n->being_sent[lane] = NULL;
 	outbox_lane_lost(&n->out, lane);
+	n->being_sent[lane] = NULL;
+	if (!frame)
+		return;
+	/* It is nobody else's until the lane has noticed. */
+	assert_int_equal(frame->state, OUT_SENDING);
+	outbox_taken(&n->out, frame, false);
 }
 
 static void step_arrive(struct network *n, unsigned lane)
