@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemons import fixture_directory, fixture_new_daemon, fixture_node, wait_ready
-from droverlab.paths import PROGRAMS
+from droverlab.paths import GUESTS, PROGRAMS
 from vms import Guest, drover, wait_for
 
 # Found by pytest in this module.
@@ -307,3 +307,39 @@ def test_a_stale_index_is_made_again_when_a_move_begins(lab):
         guest.remove(node2)
     drover(node1, "image", "rm", "stale.raw", "--yes")
     assert not base.exists()
+
+
+def test_pages_of_the_base_image_go_as_references_and_never_wrong(lab):
+    """The guest's test program, which it runs, is in the base image; then it is not any more, though
+    size, time, beginning and end of the image say so."""
+    node1, node2 = lab.nodes
+    program = (GUESTS / "drover-guest").read_bytes()
+    program += b"\0" * (-len(program) % BLOCK)
+    base = put_base(lab, "guest.raw", blocks=256, seed=2)
+    with open(base, "ab") as file:
+        file.write(program + contents(256, 3))
+    guest = Guest(lab, node1, "referring",
+                  disk="disk0.qcow2,backing=images/guest.raw,backing_format=raw")
+    try:
+        wait_for(lambda: index_state(node1, "guest.raw") == "fresh", "the index")
+        (source,) = move(guest, node1, node2)["sources"]
+        assert source["name"] == "images/guest.raw"
+        assert source["hits"] >= len(program) // BLOCK // 2 and source["misses"] == 0, source
+
+        before = base.stat()
+        with open(base, "r+b") as file:
+            file.seek(1 << 20)
+            file.write(contents(len(program) // BLOCK, 4))
+        os.utime(base, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert index_state(node2, "guest.raw") == "fresh"
+        (source,) = move(guest, node2, node1)["sources"]
+        assert source["misses"] > 0, source
+    finally:
+        guest.remove(node1)
+
+
+def move(guest, source, destination):
+    """Moves it; its report. Its memory is right then, and it still answers."""
+    _, documents = drover(source, "migrate", guest.name, destination.name)
+    guest.assert_runs_only_on(destination)
+    return documents[-1]["result"]["report"]
