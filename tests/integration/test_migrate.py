@@ -281,7 +281,7 @@ def test_a_disk_that_does_not_open_there_is_named(two, nodes):
 def test_a_destination_that_fails_in_the_middle_leaves_it_running_here(nodes, guest, victim):
     node1, node2 = nodes
     with Watch(guest) as watch:
-        move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
+        move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M", "--reconnect", "5")
         wait_rounds(node1, guest)
         if victim == "droverd":
             node2.stop_daemon(signal.SIGKILL)
