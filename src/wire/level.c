@@ -2,24 +2,22 @@
 
 const int level_list[LEVEL_COUNT] = {0, -5, -1, 1, 3, 5, 7, 9, 12};
 
-/* What zstd 1.5 does with a guest's memory on one core of a 2024 EPYC (bench/codec): only the
- * proportions count, and only until a level has been seen. */
-static const struct expected {
-	double ns_per_byte, ratio;
-} guess[LEVEL_COUNT] = {{0.1, 1.0}, {1.1, 0.34}, {1.6, 0.28}, {2.2, 0.24}, {4.0, 0.225},
-	{8.0, 0.215}, {12, 0.21}, {18, 0.205}, {40, 0.20}};
+/* What zstd 1.5 does with a guest's memory on one core of a 2024 EPYC (bench/codec). */
+static const struct level_figures guess[LEVEL_COUNT] = {{0.1, 1.0}, {1.1, 0.34}, {1.6, 0.28},
+	{2.2, 0.24}, {4.0, 0.225}, {8.0, 0.215}, {12, 0.21}, {18, 0.205}, {40, 0.20}};
 
-/* The newest batch counts so much. */
+/* The newest batch counts so much; the newest comparison. */
 #define WEIGHT 0.15
+#define COMPARED_WEIGHT 0.3
 /* Smaller batches tell nothing. */
 #define SMALL_BYTES (16u << 10)
-/* Every so many batches another level is tried, when it has not been seen for so long and is not
- * hopeless. */
-#define TRY_EVERY 12u
-#define TRY_AGE_US 400000
-#define TRY_WORTH 0.6
+/* A neighbour is tried every so many batches at most, when it has not been for so long and would
+ * not take longer than so many times the present one. */
+#define TRY_EVERY 8u
+#define TRY_AGE_US 300000
+#define TRY_COST 4.0
 /* A level is good enough when it gives so much of the rate of the best one. */
-#define ENOUGH 0.9
+#define ENOUGH 0.85
 /* And a higher one is worth its while when it leaves at most so much of what a lower one leaves. */
 #define WORTH 0.98
 /* How much slower than its processor time encoding can be believed to be. */
@@ -27,7 +25,14 @@ static const struct expected {
 
 void level_init(struct level *l, unsigned threads)
 {
-	*l = (struct level){.threads = threads ? threads : 1, .now = 3, .slowness = 1};
+	*l = (struct level){.threads = threads ? threads : 1,
+		.now = LEVEL_REFERENCE,
+		.seen = guess[LEVEL_REFERENCE],
+		.slowness = 1};
+	for (unsigned i = 0; i < LEVEL_COUNT; i++)
+		l->relative[i] = (struct level_figures){
+			guess[i].ns_per_byte / guess[LEVEL_REFERENCE].ns_per_byte,
+			guess[i].ratio / guess[LEVEL_REFERENCE].ratio};
 }
 
 void level_capacity(struct level *l, uint64_t bps)
@@ -35,88 +40,91 @@ void level_capacity(struct level *l, uint64_t bps)
 	l->capacity_bps = bps;
 }
 
-void level_encoded(struct level *l, unsigned index, size_t in, size_t out, int64_t cpu_ns,
-	int64_t clock_ns, int64_t now_us)
+static struct level_figures figures(const struct level_sample *sample)
 {
-	struct level_seen *seen = &l->seen[index];
-	double cost = (double)cpu_ns / (double)(in ? in : 1);
-	double ratio = (double)out / (double)(in ? in : 1);
-	double slowness = (double)clock_ns / (double)(cpu_ns > 0 ? cpu_ns : 1);
+	double in = (double)(sample->in ? sample->in : 1);
 
-	seen->batches++;
-	if (in < SMALL_BYTES)
+	return (struct level_figures){(double)sample->cpu_ns / in, (double)sample->out / in};
+}
+
+static void follow(double *value, double newest, double weight)
+{
+	*value += weight * (newest - *value);
+}
+
+static void see(struct level *l, const struct level_sample *sample)
+{
+	const struct level_figures *relative = &l->relative[sample->index];
+	struct level_figures now = figures(sample);
+	double slowness =
+		(double)sample->clock_ns / (double)(sample->cpu_ns > 0 ? sample->cpu_ns : 1);
+
+	/* Storing tells nothing of what compressing would do. */
+	if (sample->in < SMALL_BYTES || sample->index == 0)
 		return;
-	if (!seen->seen_us) {
-		seen->ns_per_byte = cost;
-		seen->ratio = ratio;
-	}
-	seen->ns_per_byte += WEIGHT * (cost - seen->ns_per_byte);
-	seen->ratio += WEIGHT * (ratio - seen->ratio);
-	seen->seen_us = now_us;
-	if (slowness > SLOWNESS_MAX)
-		slowness = SLOWNESS_MAX;
-	l->slowness += WEIGHT * (slowness - l->slowness);
+	now.ns_per_byte /= relative->ns_per_byte;
+	now.ratio /= relative->ratio;
+	follow(&l->seen.ns_per_byte, now.ns_per_byte, l->any ? WEIGHT : 1);
+	follow(&l->seen.ratio, now.ratio, l->any ? WEIGHT : 1);
+	follow(&l->slowness, slowness < SLOWNESS_MAX ? slowness : SLOWNESS_MAX, WEIGHT);
+	l->any = true;
 }
 
-/* The level that was seen last, to guess from. */
-static unsigned newest(const struct level *l)
+void level_encoded(struct level *l, const struct level_sample *sample)
 {
-	unsigned index = l->now;
-
-	for (unsigned i = 0; i < LEVEL_COUNT; i++)
-		if (l->seen[i].seen_us > l->seen[index].seen_us)
-			index = i;
-	return index;
+	l->batches[sample->index]++;
+	see(l, sample);
 }
 
-static struct expected expect(const struct level *l, unsigned index, unsigned known)
+void level_compared(
+	struct level *l, const struct level_sample *sent, const struct level_sample *tried)
 {
-	const struct level_seen *seen = &l->seen[index], *base = &l->seen[known];
-	struct expected e = guess[index];
+	const struct level_figures *base = &l->relative[sent->index];
+	struct level_figures *relative = &l->relative[tried->index];
+	struct level_figures a = figures(sent), b = figures(tried);
 
-	if (seen->seen_us)
-		return (struct expected){seen->ns_per_byte, seen->ratio};
-	if (base->seen_us) {
-		e.ns_per_byte *= base->ns_per_byte / guess[known].ns_per_byte;
-		if (known > 0 && index > 0)
-			e.ratio *= base->ratio / guess[known].ratio;
+	if (sent->in < SMALL_BYTES || !sent->cpu_ns || !sent->out)
+		return;
+	if (sent->index == 0) {
+		see(l, tried);
+	} else if (tried->index > 0) {
+		follow(&relative->ns_per_byte, base->ns_per_byte * b.ns_per_byte / a.ns_per_byte,
+			COMPARED_WEIGHT);
+		follow(&relative->ratio, base->ratio * b.ratio / a.ratio, COMPARED_WEIGHT);
 	}
-	return e;
+}
+
+struct level_figures level_expect(const struct level *l, unsigned index)
+{
+	if (index == 0)
+		return guess[0];
+	return (struct level_figures){l->seen.ns_per_byte * l->relative[index].ns_per_byte,
+		l->seen.ratio * l->relative[index].ratio};
 }
 
 /* Bytes of the stream a second. */
-static double rate(const struct level *l, unsigned index, unsigned known)
+static double rate(const struct level *l, unsigned index)
 {
-	struct expected e = expect(l, index, known);
+	struct level_figures e = level_expect(l, index);
 	double encode = 1e9 * l->threads / (e.ns_per_byte * l->slowness);
 	double send = (double)l->capacity_bps / e.ratio;
 
 	return encode < send ? encode : send;
 }
 
-static unsigned neighbour(const struct level *l, int64_t now_us, unsigned known)
-{
-	unsigned other = l->count / TRY_EVERY % 2 ? l->now + 1 : l->now - 1;
-
-	if (other >= LEVEL_COUNT || now_us - l->seen[other].seen_us < TRY_AGE_US ||
-		rate(l, other, known) < TRY_WORTH * rate(l, l->now, known))
-		return l->now;
-	return other;
-}
-
 /* Of the levels that are fast enough, the lowest of those that leave the least. */
-static unsigned best(const struct level *l, unsigned known)
+static unsigned best(const struct level *l)
 {
 	double most = 0, least = 0;
 	unsigned index = 0;
 
 	for (unsigned i = 0; i < LEVEL_COUNT; i++)
-		if (rate(l, i, known) > most)
-			most = rate(l, i, known);
+		if (rate(l, i) > most)
+			most = rate(l, i);
 	for (unsigned i = 0; i < LEVEL_COUNT; i++) {
-		double left = expect(l, i, known).ratio;
+		double left = level_expect(l, i).ratio;
 
-		if (rate(l, i, known) < ENOUGH * most || (least && left > WORTH * least))
+		if (rate(l, i) < ENOUGH * most || (least > 0 && left > WORTH * least))
 			continue;
 		least = left;
 		index = i;
@@ -124,14 +132,24 @@ static unsigned best(const struct level *l, unsigned known)
 	return index;
 }
 
-unsigned level_choose(struct level *l, int64_t now_us)
+/* A neighbour that is worth a try, or the present level. */
+static unsigned neighbour(struct level *l, int64_t now_us)
 {
-	unsigned known = newest(l);
+	unsigned other = l->count / TRY_EVERY % 2 ? l->now + 1 : l->now - 1;
 
-	if (!l->capacity_bps)
+	if (other == 0 || other >= LEVEL_COUNT || now_us - l->tried_us[other] < TRY_AGE_US)
 		return l->now;
-	l->now = best(l, known);
-	if (++l->count % TRY_EVERY == 0)
-		return neighbour(l, now_us, known);
+	if (l->now > 0 &&
+		l->relative[other].ns_per_byte > TRY_COST * l->relative[l->now].ns_per_byte)
+		return l->now;
+	l->tried_us[other] = now_us;
+	return other;
+}
+
+unsigned level_choose(struct level *l, int64_t now_us, unsigned *also)
+{
+	if (l->capacity_bps)
+		l->now = best(l);
+	*also = ++l->count % TRY_EVERY == 0 ? neighbour(l, now_us) : l->now;
 	return l->now;
 }

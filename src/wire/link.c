@@ -52,7 +52,7 @@ int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
 			"it says that frame %llu has arrived, which was not sent",
 			(unsigned long long)sequence);
 	while ((frame = outbox_release(&link->out))) {
-		window_acked(&link->window, frame->len, now_us - frame->begun_us, now_us);
+		window_acked(&link->window, frame->len, now_us - frame->ready_us, now_us);
 		link->options.handler->release(link->options.arg, frame);
 	}
 	pthread_cond_broadcast(&link->room);
@@ -63,7 +63,7 @@ void link_wait_room(struct link *link)
 {
 	pthread_mutex_lock(&link->mutex);
 	while (!outbox_has_room(&link->out) ||
-		(on_its_way(link) && on_its_way(link) >= window_bytes(&link->window)))
+		(on_its_way(link) && on_its_way(link) >= window_bytes(&link->window, clock_us())))
 		pthread_cond_wait(&link->room, &link->mutex);
 	pthread_mutex_unlock(&link->mutex);
 }
@@ -73,7 +73,7 @@ void link_begin(struct link *link, struct out_frame *frame, size_t expected)
 	pthread_mutex_lock(&link->mutex);
 	while (!outbox_has_room(&link->out))
 		pthread_cond_wait(&link->room, &link->mutex);
-	outbox_begin(&link->out, frame, clock_us());
+	outbox_begin(&link->out, frame);
 	frame->expected = expected;
 	link->begun_bytes += expected;
 	pthread_mutex_unlock(&link->mutex);
@@ -83,7 +83,7 @@ void link_ready(struct link *link, struct out_frame *frame)
 {
 	pthread_mutex_lock(&link->mutex);
 	link->begun_bytes += frame->len - frame->expected;
-	outbox_ready(&link->out, frame);
+	outbox_ready(&link->out, frame, clock_us());
 	pthread_cond_broadcast(&link->work);
 	pthread_mutex_unlock(&link->mutex);
 }
@@ -299,7 +299,7 @@ uint64_t link_window_bytes(struct link *link)
 	uint64_t bytes;
 
 	pthread_mutex_lock(&link->mutex);
-	bytes = window_bytes(&link->window);
+	bytes = window_bytes(&link->window, clock_us());
 	pthread_mutex_unlock(&link->mutex);
 	return bytes;
 }

@@ -17,11 +17,11 @@ bool outbox_has_room(const struct outbox *out)
 	return out->last - out->released < out->window;
 }
 
-void outbox_begin(struct outbox *out, struct out_frame *frame, int64_t now_us)
+void outbox_begin(struct outbox *out, struct out_frame *frame)
 {
 	if (!outbox_has_room(out))
 		abort();
-	*frame = (struct out_frame){.sequence = ++out->last, .begun_us = now_us};
+	*frame = (struct out_frame){.sequence = ++out->last};
 	*place(out, frame->sequence) = frame;
 }
 
@@ -31,8 +31,9 @@ static void wait_for_lane(struct outbox *out, struct out_frame *frame)
 	out->unsent++;
 }
 
-void outbox_ready(struct outbox *out, struct out_frame *frame)
+void outbox_ready(struct outbox *out, struct out_frame *frame, int64_t now_us)
 {
+	frame->ready_us = now_us;
 	wait_for_lane(out, frame);
 }
 

@@ -23,7 +23,7 @@ struct out_frame {
 	uint8_t type;
 	const uint8_t *data;
 	size_t len;
-	int64_t begun_us; /* of clock_us, when it was numbered */
+	int64_t ready_us; /* of clock_us, when it became ready */
 	size_t expected;  /* length that was expected then (link.h) */
 	/* The outbox's. */
 	enum out_state state;
@@ -44,9 +44,9 @@ void outbox_init(struct outbox *out, unsigned window);
 /* Whether another frame may be begun. */
 bool outbox_has_room(const struct outbox *out);
 /* Numbers a frame; there must be room. */
-void outbox_begin(struct outbox *out, struct out_frame *frame, int64_t now_us);
+void outbox_begin(struct outbox *out, struct out_frame *frame);
 /* Type, data and length are there. */
-void outbox_ready(struct outbox *out, struct out_frame *frame);
+void outbox_ready(struct outbox *out, struct out_frame *frame, int64_t now_us);
 /* The ready frame with the lowest number, which this lane is to send now; NULL: none. */
 struct out_frame *outbox_take(struct outbox *out, unsigned lane);
 /* It has been given to the lane, or the lane has broken meanwhile. */

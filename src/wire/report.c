@@ -17,11 +17,16 @@ void report_source_unused(struct run *run, const char *name, const struct error 
 
 void report_sources(struct run *run, const struct report *what)
 {
-	for (size_t i = 0; i < source_set_count(what->sources); i++)
-		run_status(run, "source",
-			json_pack("{s:s,s:I,s:I}", "name", source_set_name(what->sources, i),
-				"hits", (json_int_t)what->counts->hits[i], "misses",
-				(json_int_t)what->counts->misses[i]));
+	for (size_t i = 0; i < source_set_count(what->sources); i++) {
+		const char *name = source_set_name(what->sources, i);
+
+		/* One that the other side cannot read has none any more. */
+		if (name)
+			run_status(run, "source",
+				json_pack("{s:s,s:I,s:I}", "name", name, "hits",
+					(json_int_t)what->counts->hits[i], "misses",
+					(json_int_t)what->counts->misses[i]));
+	}
 }
 
 static json_t *kinds(const uint64_t figures[BATCH_KINDS])
@@ -42,9 +47,9 @@ static json_t *levels(const struct level *level)
 		char name[16];
 
 		snprintf(name, sizeof(name), "%d", level_list[i]);
-		if (level->seen[i].batches)
+		if (level->batches[i])
 			json_object_set_new(
-				object, name, json_integer((json_int_t)level->seen[i].batches));
+				object, name, json_integer((json_int_t)level->batches[i]));
 	}
 	return object;
 }
@@ -63,6 +68,8 @@ json_t *report_end(const struct report *what)
 			json_integer((json_int_t)what->stream->unknown_bytes));
 	if (what->parser)
 		json_object_set_new(object, "parser", json_string(what->parser));
+	if (what->drain_us)
+		json_object_set_new(object, "drain_us", json_integer(what->drain_us));
 	if (what->level)
 		json_object_set_new(object, "levels", levels(what->level));
 	return object;

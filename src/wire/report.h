@@ -17,6 +17,7 @@ struct report {
 	const struct stream_counts *stream; /* NULL at the receiver */
 	const char *parser;                 /* NULL there */
 	const struct level *level;          /* NULL there */
+	int64_t drain_us; /* from the end of the stream here until it was written there; 0 there */
 };
 
 /* The status line "connected". */

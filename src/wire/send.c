@@ -17,6 +17,8 @@
  * after so many blocks. */
 #define REST_US 1000000
 #define READING_SEEN 256
+/* A page that is read travels in no time, so that reading may take a few times as long. */
+#define SLOW_READING 4
 
 static int wrong(struct error **err, const struct chunk *chunk)
 {
@@ -86,14 +88,14 @@ static int take_miss(struct sender *s, const struct chunk *chunk, struct error *
 /* With the lock held: whether a block is read sooner than its page would have been sent. */
 static bool reading_pays(const struct sender *s, uint64_t blocks, uint64_t ns)
 {
-	const struct level_seen *seen = &s->level.seen[s->level.now];
+	struct level_figures page = level_expect(&s->level, s->level.now);
 	double read_ns = (double)ns / (double)blocks / s->options->threads;
-	double page = STREAM_PAGE * (seen->seen_us ? seen->ratio : 1.0);
 
 	if (!s->level.capacity_bps)
 		return true;
-	return read_ns < 4e9 * page / (double)s->level.capacity_bps ||
-	       read_ns < STREAM_PAGE * seen->ns_per_byte / s->options->threads;
+	return read_ns < SLOW_READING * STREAM_PAGE * 1e9 * page.ratio /
+				 (double)s->level.capacity_bps ||
+	       read_ns < STREAM_PAGE * page.ns_per_byte / s->options->threads;
 }
 
 static int take_reading(struct sender *s, const struct chunk *chunk, struct error **err)
@@ -243,6 +245,7 @@ static int take_end_ack(struct sender *s, const struct chunk *chunk, struct erro
 			(unsigned long long)theirs.bytes, (unsigned long long)s->end.bytes);
 	s->report.acked_bytes = theirs.bytes;
 	pthread_mutex_lock(&s->mutex);
+	s->complete_us = clock_us();
 	s->complete = true;
 	pthread_mutex_unlock(&s->mutex);
 	return 0;
@@ -448,7 +451,8 @@ static void report(struct sender *s)
 		.sources = s->sources,
 		.stream = stream_parser_counts(s->parser),
 		.parser = stream_parser_name(s->parser),
-		.level = &s->level};
+		.level = &s->level,
+		.drain_us = s->complete_us - s->ended_us};
 
 	report_sources(s->run, &what);
 	run_status_end(s->run, &s->report, s->end.hash, report_end(&what));

@@ -13,6 +13,7 @@
 #define HALF_BYTES (1u << 20)
 /* A piece is a fourth of what may be on its way, so that each stage has one. */
 #define PIECE_MIN (64u << 10)
+#define PIECE_MAX (512u << 10)
 #define PIECES_IN_WINDOW 4
 /* A piece that is shorter waits so long for more while the lanes have nothing to do, and longer
  * while they have. */
@@ -55,6 +56,15 @@ static struct piece *take(struct sender *s, struct pieces *list)
 	return piece;
 }
 
+/* Waits until the encoders have less to do: what waits for them is on its way, too. */
+static void wait_for_encoders(struct sender *s)
+{
+	pthread_mutex_lock(&s->mutex);
+	while (s->encoding > s->options->threads)
+		pthread_cond_wait(&s->change, &s->mutex);
+	pthread_mutex_unlock(&s->mutex);
+}
+
 static void give(struct sender *s, struct pieces *list, struct piece *piece)
 {
 	pthread_mutex_lock(&s->mutex);
@@ -78,21 +88,38 @@ static struct piece *new_piece(struct error **err)
 	return piece;
 }
 
-static void encode(struct sender *s, struct batch_coder *coder, struct piece *piece)
+static struct level_sample encode_at(
+	struct batch_coder *coder, struct batch *b, unsigned index, uint8_t *out)
 {
 	int64_t cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID), clock_ns = now_ns(CLOCK_MONOTONIC);
-	struct batch *b = piece->batch;
-	size_t len = batch_encode(coder, b, level_list[piece->level], piece->payload);
-	uint64_t loose = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes;
+	struct level_sample sample = {.index = index};
 
-	cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
-	clock_ns = now_ns(CLOCK_MONOTONIC) - clock_ns;
+	sample.out = batch_encode(coder, b, level_list[index], out);
+	sample.in = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes;
+	sample.cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+	sample.clock_ns = now_ns(CLOCK_MONOTONIC) - clock_ns;
+	return sample;
+}
+
+static void encode(
+	struct sender *s, struct batch_coder *coder, struct piece *piece, uint8_t *scratch)
+{
+	struct batch *b = piece->batch;
+	struct level_sample sent = encode_at(coder, b, piece->level, piece->payload), tried;
+	bool compare = piece->also != piece->level;
+
+	if (compare)
+		tried = encode_at(coder, b, piece->also, scratch);
 	piece->frame.type = FRAME_BATCH;
 	piece->frame.data = piece->payload;
-	piece->frame.len = len;
+	piece->frame.len = sent.out;
 	pthread_mutex_lock(&s->mutex);
-	level_encoded(&s->level, piece->level, loose, len, cpu_ns, clock_ns, clock_us());
-	s->ratio += RATIO_WEIGHT * ((double)len / (double)b->raw_len - s->ratio);
+	s->encoding--;
+	pthread_cond_broadcast(&s->change);
+	level_encoded(&s->level, &sent);
+	if (compare)
+		level_compared(&s->level, &sent, &tried);
+	s->ratio += RATIO_WEIGHT * ((double)sent.out / (double)b->raw_len - s->ratio);
 	batch_counts_add(&s->counts, &b->counts);
 	pthread_mutex_unlock(&s->mutex);
 	link_ready(s->link, &piece->frame);
@@ -103,13 +130,16 @@ static void *encoder(void *arg)
 	struct sender *s = arg;
 	struct error *err = NULL;
 	struct batch_coder *coder = batch_coder_open(s->key, &err);
+	uint8_t *scratch = malloc(BATCH_RAW_MAX + BATCH_EXTRA);
 
+	if (!scratch)
+		abort();
 	if (!coder) {
 		run_fail(s->run, err);
 		return NULL;
 	}
 	for (;;)
-		encode(s, coder, take(s, &s->planned));
+		encode(s, coder, take(s, &s->planned), scratch);
 }
 
 int send_stream_open(struct sender *s, struct error **err)
@@ -166,7 +196,7 @@ static size_t piece_size(struct sender *s)
 
 	if (size < PIECE_MIN)
 		return PIECE_MIN;
-	return size < BATCH_RAW_MAX ? (size_t)size & ~4095u : BATCH_RAW_MAX;
+	return size < PIECE_MAX ? (size_t)size & ~4095u : PIECE_MAX;
 }
 
 /* Whether to wait for more of the stream before this piece goes. */
@@ -244,8 +274,8 @@ static bool as_it_is(const struct sender *s, const struct piece *piece)
 
 	if (s->options->plain)
 		return true;
-	return level_list[piece->level] == 0 && piece->batch->no_cache && !pages[BATCH_REFERENCE] &&
-	       !pages[BATCH_DIFFERENCE];
+	return level_list[piece->level] == 0 && piece->also == piece->level &&
+	       piece->batch->no_cache && !pages[BATCH_REFERENCE] && !pages[BATCH_DIFFERENCE];
 }
 
 static void plan(struct sender *s, struct piece *piece)
@@ -255,7 +285,7 @@ static void plan(struct sender *s, struct piece *piece)
 
 	pthread_mutex_lock(&s->mutex);
 	level_capacity(&s->level, capacity_bps);
-	piece->level = level_choose(&s->level, clock_us());
+	piece->level = level_choose(&s->level, clock_us(), &piece->also);
 	s->report.level = level_list[piece->level];
 	resting = clock_us() < s->resting_until_us;
 	pthread_mutex_unlock(&s->mutex);
@@ -271,10 +301,14 @@ static void submit(struct sender *s, struct piece *piece)
 		plan(s, piece);
 	link_begin(s->link, &piece->frame, expected);
 	piece->batch->sequence = piece->frame.sequence;
-	if (as_it_is(s, piece))
+	if (as_it_is(s, piece)) {
 		send_raw(s, piece);
-	else
-		give(s, &s->planned, piece);
+		return;
+	}
+	pthread_mutex_lock(&s->mutex);
+	s->encoding++;
+	pthread_mutex_unlock(&s->mutex);
+	give(s, &s->planned, piece);
 }
 
 /* Tells the watch how far it is; half way in there is a fault point. */
@@ -291,6 +325,7 @@ static void send_end(struct sender *s)
 	s->end.hash = hash_digest(s->hash);
 	frame_end_encode(&s->end, s->end_payload);
 	pthread_mutex_lock(&s->mutex);
+	s->ended_us = clock_us();
 	s->ended = true;
 	pthread_mutex_unlock(&s->mutex);
 	link_send(s->link, &s->end_frame, FRAME_END, s->end_payload, FRAME_END_SIZE);
@@ -306,6 +341,7 @@ int send_stream_carry(struct sender *s, struct error **err)
 		uint64_t before = s->end.bytes;
 		struct piece *piece;
 
+		wait_for_encoders(s);
 		link_wait_room(s->link);
 		piece = take(s, &s->free);
 		end = fill(s, piece->batch, err);

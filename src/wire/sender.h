@@ -23,6 +23,7 @@ struct piece {
 	struct batch *batch;
 	uint8_t *payload; /* BATCH_RAW_MAX + BATCH_EXTRA bytes of room */
 	unsigned level;   /* index into level_list */
+	unsigned also;    /* another one to try on it; the same: none */
 };
 
 struct pieces {
@@ -52,12 +53,14 @@ struct sender {
 	pthread_mutex_t mutex; /* all that follows; taken inside the link's lock */
 	pthread_cond_t change;
 	struct pieces free, planned;
+	unsigned encoding; /* pieces that wait for an encoder, or are with one */
 	struct level level;
 	struct batch_counts counts;
 	double ratio; /* bytes sent for each byte of the stream, of late */
 	struct inbox back;
 	bool setup_done;
 	bool ended;                          /* all of the stream was read: `end` is complete */
+	int64_t ended_us, complete_us;       /* of clock_us */
 	bool complete;                       /* END_ACK has come */
 	uint64_t reading_blocks, reading_ns; /* what the destination said */
 	int64_t resting_until_us;            /* references are too slow until then */

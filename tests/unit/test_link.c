@@ -23,13 +23,13 @@ static struct out_frame frames[OUTBOX_WINDOW_MAX + 1];
 static void begin(struct outbox *out, unsigned from, unsigned to)
 {
 	for (unsigned i = from; i <= to; i++)
-		outbox_begin(out, &frames[i], 0);
+		outbox_begin(out, &frames[i]);
 }
 
 static void ready(struct outbox *out, unsigned from, unsigned to)
 {
 	for (unsigned i = from; i <= to; i++)
-		outbox_ready(out, &frames[i]);
+		outbox_ready(out, &frames[i], 0);
 }
 
 static void send_on(struct outbox *out, unsigned lane, unsigned number)
@@ -247,8 +247,8 @@ static void step_begin(struct network *n)
 {
 	if (n->given == ALL || !outbox_has_room(&n->out))
 		return;
-	outbox_begin(&n->out, &n->frames[n->given % WINDOW], 0);
-	outbox_ready(&n->out, &n->frames[n->given++ % WINDOW]);
+	outbox_begin(&n->out, &n->frames[n->given % WINDOW]);
+	outbox_ready(&n->out, &n->frames[n->given++ % WINDOW], 0);
 }
 
 static void step_lane(struct network *n, unsigned lane)
@@ -365,44 +365,58 @@ static void test_window_is_what_the_link_carries_in_the_time_that_is_allowed(voi
 
 	(void)state;
 	window_init(&w, now_us);
-	assert_int_equal(window_bytes(&w), WINDOW_MIN);
+	assert_int_equal(window_bytes(&w, now_us), WINDOW_MIN);
 	now_us = carry(&w, now_us, 100000000, 2000);
-	assert_in_range(window_rate(&w), 90000000, 130000000);
 	/* 2 ms on the way and 4 ms of queue. */
-	assert_in_range(window_bytes(&w), 540000, 800000);
-	/* It follows a link that gets slower, within a second, */
+	assert_in_range(window_bytes(&w, now_us), 540000, 800000);
+	/* It follows a link that gets slower, within a second. */
 	now_us = carry(&w, now_us, 10000000, 2000);
 	now_us = carry(&w, now_us, 10000000, 2000);
-	assert_in_range(window_bytes(&w), WINDOW_MIN, 90000);
-	/* and is not widened by a queue of its own making. */
-	for (int i = 0; i < 10; i++)
-		now_us = carry(&w, now_us, 100000000, i % 2 ? 50000 : 2000);
-	assert_in_range(window_bytes(&w), 540000, 6000000);
+	assert_in_range(window_bytes(&w, now_us), WINDOW_MIN, 90000);
+}
+
+/* Pieces that wait for all that is on its way before them, over half a minute. */
+static void test_window_is_not_widened_by_a_queue_of_its_own_making(void **state)
+{
+	const uint64_t bps = 100000000;
+	int64_t now_us = 1000000;
+	struct window w;
+
+	(void)state;
+	window_init(&w, now_us);
+	for (; now_us < 31000000; now_us += 1000) {
+		int64_t way_us = (int64_t)(window_bytes(&w, now_us) * 1000000 / bps);
+
+		window_acked(&w, bps / 1000, way_us > 2000 ? way_us : 2000, now_us);
+		assert_in_range(window_bytes(&w, now_us), WINDOW_MIN, 1000000);
+	}
 }
 
 static void test_window_has_bounds_whatever_is_measured(void **state)
 {
+	int64_t now_us = 1;
 	struct window w;
 
 	(void)state;
 	window_init(&w, 0);
-	for (int64_t now_us = 1; now_us < 100000; now_us += 10000)
+	for (; now_us < 100000; now_us += 10000)
 		window_acked(&w, 1ull << 32, INT64_MAX, now_us);
-	assert_int_equal(window_bytes(&w), WINDOW_MAX);
+	assert_int_equal(window_bytes(&w, now_us), WINDOW_MAX);
 	/* After an hour of silence it is narrow again. */
 	window_acked(&w, 1, 0, 3600000000);
-	assert_int_equal(window_bytes(&w), WINDOW_MIN);
+	assert_int_equal(window_bytes(&w, 3600000000), WINDOW_MIN);
 }
 
 /* Level */
 
 /* What the encoder does: level 0 stores, each level more costs twice as much and leaves less. */
-static void encode(struct level *l, unsigned index, int64_t now_us)
+static struct level_sample encode(unsigned index)
 {
 	int64_t ns = (int64_t)(1u << 20) / 10 << index;
 	size_t out = index ? (1u << 20) / (2 + index) : 1u << 20;
 
-	level_encoded(l, index, 1u << 20, out, ns, ns, now_us);
+	return (struct level_sample){
+		.index = index, .in = 1u << 20, .out = out, .cpu_ns = ns, .clock_ns = ns};
 }
 
 static unsigned settle(struct level *l, uint64_t bps)
@@ -412,10 +426,16 @@ static unsigned settle(struct level *l, uint64_t bps)
 
 	level_capacity(l, bps);
 	for (int i = 0; i < 1000; i++, now_us += 5000) {
-		unsigned index = level_choose(l, now_us);
+		unsigned also, index = level_choose(l, now_us, &also);
+		struct level_sample sent, tried;
 
 		assert_in_range(index, 0, LEVEL_COUNT - 1);
-		encode(l, index, now_us);
+		assert_in_range(also, 0, LEVEL_COUNT - 1);
+		sent = encode(index);
+		tried = encode(also);
+		level_encoded(l, &sent);
+		if (also != index)
+			level_compared(l, &sent, &tried);
 		if (i >= 500)
 			often[index]++;
 	}
@@ -442,17 +462,39 @@ static void test_level_follows_the_link(void **state)
 	assert_int_equal(settle(&l, 100000000000), 0);
 }
 
+/* Pages that cannot be compressed are not tried to be, on a link of any speed. */
+static void test_level_that_gains_nothing_is_not_taken(void **state)
+{
+	struct level l;
+
+	(void)state;
+	level_init(&l, 2);
+	level_capacity(&l, 10000000);
+	for (int i = 0; i < 1000; i++) {
+		unsigned also, index = level_choose(&l, i * 5000, &also);
+		struct level_sample sent = encode(index), tried = encode(also);
+
+		sent.out = tried.out = sent.in;
+		level_encoded(&l, &sent);
+		if (also != index)
+			level_compared(&l, &sent, &tried);
+	}
+	assert_int_equal(l.now, 0);
+}
+
 static void test_level_stays_while_nothing_is_known(void **state)
 {
 	struct level l;
-	unsigned first;
+	struct level_sample nothing = {.out = 100};
+	unsigned first, also;
 
 	(void)state;
 	level_init(&l, 0);
-	first = level_choose(&l, 1);
+	first = level_choose(&l, 1, &also);
 	/* Batches without anything to compress tell nothing. */
-	level_encoded(&l, first, 0, 100, 0, 0, 2);
-	assert_int_equal(level_choose(&l, 3), first);
+	nothing.index = first;
+	level_encoded(&l, &nothing);
+	assert_int_equal(level_choose(&l, 3, &also), first);
 }
 
 /* Setup */
@@ -502,8 +544,10 @@ int main(void)
 		cmocka_unit_test(test_only_what_waits_is_found_waiting),
 		cmocka_unit_test(test_lanes_that_lose_what_is_on_them_lose_nothing),
 		cmocka_unit_test(test_window_is_what_the_link_carries_in_the_time_that_is_allowed),
+		cmocka_unit_test(test_window_is_not_widened_by_a_queue_of_its_own_making),
 		cmocka_unit_test(test_window_has_bounds_whatever_is_measured),
 		cmocka_unit_test(test_level_follows_the_link),
+		cmocka_unit_test(test_level_that_gains_nothing_is_not_taken),
 		cmocka_unit_test(test_level_stays_while_nothing_is_known),
 		cmocka_unit_test(test_setup_comes_back_and_takes_no_impossible_cache),
 	};
