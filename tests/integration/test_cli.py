@@ -304,7 +304,8 @@ def test_all_spellings_send_the_same(droverd, words):
     assert (result.returncode, result.stdout) == (0, ID + "\n")
     assert droverd.sent("POST /v1/migrations") == [{
         "vm": "web1", "node": "node2",
-        "options": {"downtime_ms": 50, "bandwidth": 100000000, "timeout_ms": 0, "pause": False}}]
+        "options": {"downtime_ms": 50, "bandwidth": 100000000, "timeout_ms": 0, "reconnect_s": 0,
+                    "postcopy": 0, "pause": False}}]
 
 
 def test_links_are_verbs_in_cbsds_spelling(droverd, tmp_path):
