@@ -1,155 +1,130 @@
 #include "wire/level.h"
 
-const int level_list[LEVEL_COUNT] = {0, -5, -1, 1, 3, 5, 7, 9, 12};
+const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 
-/* What zstd 1.5 does with a guest's memory on one core of a 2024 EPYC (bench/codec). */
-static const struct level_figures guess[LEVEL_COUNT] = {{0.1, 1.0}, {1.1, 0.34}, {1.6, 0.28},
-	{2.2, 0.24}, {4.0, 0.225}, {8.0, 0.215}, {12, 0.21}, {18, 0.205}, {40, 0.20}};
+#define STORE 0u
+/* The first that compresses. zstd's negative levels leave a fourth more of a guest's memory and
+ * made no move faster (bench/codec and a recorded stream at 1 Gbit/s on two processors). */
+#define LOWEST 1u
+/* Less tells nothing: the hypervisor has sent pages of zeros, or nothing. */
+#define WORK_MIN (512u << 10)
+#define LOOK_MAX_US 200000
+/* Shares of the time. */
+#define HELD_UP 0.2
+#define HELD_UP_MUCH 0.5
+/* By what one must be held up more than by the other. */
+#define MORE 2.5
+/* What leaves more than this of a batch is not worth it. */
+#define USELESS 0.95
+/* A step up, or a trial, that came to nothing is not repeated for so long; twice as long each time,
+ * up to the second. */
+#define AGAIN_US 1000000
+#define AGAIN_MAX_US 4000000
+/* Looks that a trial takes; the first is for what was on its way before it. */
+#define TRIAL_LOOKS 3u
+/* By what storing must be better, and what it is left for. */
+#define STORE_GAIN 1.25
+#define COMPRESS_GAIN 1.0
 
-/* The newest batch counts so much; the newest comparison. */
-#define WEIGHT 0.15
-#define COMPARED_WEIGHT 0.3
-/* Smaller batches tell nothing. */
-#define SMALL_BYTES (16u << 10)
-/* A neighbour is tried every so many batches at most, when it has not been for so long and would
- * not take longer than so many times the present one. */
-#define TRY_EVERY 8u
-#define TRY_AGE_US 300000
-#define TRY_COST 4.0
-/* A level is good enough when it gives so much of the rate of the best one. */
-#define ENOUGH 0.85
-/* And a higher one is worth its while when it leaves at most so much of what a lower one leaves. */
-#define WORTH 0.98
-/* How much slower than its processor time encoding can be believed to be. */
-#define SLOWNESS_MAX 4.0
-
-void level_init(struct level *l, unsigned threads)
+void level_init(struct level *l, int64_t now_us)
 {
-	*l = (struct level){.threads = threads ? threads : 1,
-		.now = LEVEL_REFERENCE,
-		.seen = guess[LEVEL_REFERENCE],
-		.slowness = 1};
-	for (unsigned i = 0; i < LEVEL_COUNT; i++)
-		l->relative[i] = (struct level_figures){
-			guess[i].ns_per_byte / guess[LEVEL_REFERENCE].ns_per_byte,
-			guess[i].ratio / guess[LEVEL_REFERENCE].ratio};
+	*l = (struct level){.now = LOWEST,
+		.look_us = now_us,
+		.up_again_us = AGAIN_US,
+		.trial_again_us = AGAIN_US};
 }
 
-void level_capacity(struct level *l, uint64_t bps)
+void level_worked(struct level *l, const struct level_work *work)
 {
-	l->capacity_bps = bps;
+	l->work.link_us += work->link_us;
+	l->work.encoder_us += work->encoder_us;
+	l->work.bytes += work->bytes;
 }
 
-static struct level_figures figures(const struct level_sample *sample)
+static void double_up_to_max(int64_t *us)
 {
-	double in = (double)(sample->in ? sample->in : 1);
-
-	return (struct level_figures){(double)sample->cpu_ns / in, (double)sample->out / in};
+	*us = *us * 2 < AGAIN_MAX_US ? *us * 2 : AGAIN_MAX_US;
 }
 
-static void follow(double *value, double newest, double weight)
+static void begin_trial(struct level *l, double bps)
 {
-	*value += weight * (newest - *value);
+	l->trial = true;
+	l->trial_looks = 0;
+	l->before_bps = bps;
+	l->now = l->now == STORE ? LOWEST : STORE;
 }
 
-static void see(struct level *l, const struct level_sample *sample)
+static void end_trial(struct level *l, double bps, double link, int64_t now_us)
 {
-	const struct level_figures *relative = &l->relative[sample->index];
-	struct level_figures now = figures(sample);
-	double slowness =
-		(double)sample->clock_ns / (double)(sample->cpu_ns > 0 ? sample->cpu_ns : 1);
+	double gain = l->now == STORE ? STORE_GAIN : COMPRESS_GAIN;
+	bool hopeless = l->now == STORE && link > HELD_UP && bps < gain * l->before_bps;
 
-	/* Storing tells nothing of what compressing would do. */
-	if (sample->in < SMALL_BYTES || sample->index == 0)
+	if (++l->trial_looks < TRIAL_LOOKS && !hopeless)
 		return;
-	now.ns_per_byte /= relative->ns_per_byte;
-	now.ratio /= relative->ratio;
-	follow(&l->seen.ns_per_byte, now.ns_per_byte, l->any ? WEIGHT : 1);
-	follow(&l->seen.ratio, now.ratio, l->any ? WEIGHT : 1);
-	follow(&l->slowness, slowness < SLOWNESS_MAX ? slowness : SLOWNESS_MAX, WEIGHT);
-	l->any = true;
-}
-
-void level_encoded(struct level *l, const struct level_sample *sample)
-{
-	l->batches[sample->index]++;
-	see(l, sample);
-}
-
-void level_compared(
-	struct level *l, const struct level_sample *sent, const struct level_sample *tried)
-{
-	const struct level_figures *base = &l->relative[sent->index];
-	struct level_figures *relative = &l->relative[tried->index];
-	struct level_figures a = figures(sent), b = figures(tried);
-
-	if (sent->in < SMALL_BYTES || !sent->cpu_ns || !sent->out)
-		return;
-	if (sent->index == 0) {
-		see(l, tried);
-	} else if (tried->index > 0) {
-		follow(&relative->ns_per_byte, base->ns_per_byte * b.ns_per_byte / a.ns_per_byte,
-			COMPARED_WEIGHT);
-		follow(&relative->ratio, base->ratio * b.ratio / a.ratio, COMPARED_WEIGHT);
+	l->trial = false;
+	l->trial_us = now_us + l->trial_again_us;
+	if (bps < gain * l->before_bps) {
+		l->now = l->now == STORE ? LOWEST : STORE;
+		double_up_to_max(&l->trial_again_us);
+	} else {
+		l->trial_again_us = AGAIN_US;
 	}
 }
 
-struct level_figures level_expect(const struct level *l, unsigned index)
+static void step_down(struct level *l, double bps, bool much, int64_t now_us)
 {
-	if (index == 0)
-		return guess[0];
-	return (struct level_figures){l->seen.ns_per_byte * l->relative[index].ns_per_byte,
-		l->seen.ratio * l->relative[index].ratio};
-}
-
-/* Bytes of the stream a second. */
-static double rate(const struct level *l, unsigned index)
-{
-	struct level_figures e = level_expect(l, index);
-	double encode = 1e9 * l->threads / (e.ns_per_byte * l->slowness);
-	double send = (double)l->capacity_bps / e.ratio;
-
-	return encode < send ? encode : send;
-}
-
-/* Of the levels that are fast enough, the lowest of those that leave the least. */
-static unsigned best(const struct level *l)
-{
-	double most = 0, least = 0;
-	unsigned index = 0;
-
-	for (unsigned i = 0; i < LEVEL_COUNT; i++)
-		if (rate(l, i) > most)
-			most = rate(l, i);
-	for (unsigned i = 0; i < LEVEL_COUNT; i++) {
-		double left = level_expect(l, i).ratio;
-
-		if (rate(l, i) < ENOUGH * most || (least > 0 && left > WORTH * least))
-			continue;
-		least = left;
-		index = i;
+	if (l->went_up) {
+		l->up_us = now_us + l->up_again_us;
+		double_up_to_max(&l->up_again_us);
 	}
-	return index;
+	l->went_up = false;
+	if (l->now > LOWEST)
+		l->now--;
+	else if (much && now_us >= l->trial_us)
+		begin_trial(l, bps);
 }
 
-/* A neighbour that is worth a try, or the present level. */
-static unsigned neighbour(struct level *l, int64_t now_us)
+static void step_up(struct level *l, int64_t now_us)
 {
-	unsigned other = l->count / TRY_EVERY % 2 ? l->now + 1 : l->now - 1;
-
-	if (other == 0 || other >= LEVEL_COUNT || now_us - l->tried_us[other] < TRY_AGE_US)
-		return l->now;
-	if (l->now > 0 &&
-		l->relative[other].ns_per_byte > TRY_COST * l->relative[l->now].ns_per_byte)
-		return l->now;
-	l->tried_us[other] = now_us;
-	return other;
+	if (now_us < l->up_us || l->now == LEVEL_COUNT - 1)
+		return;
+	l->now++;
+	l->went_up = true;
 }
 
-unsigned level_choose(struct level *l, int64_t now_us, unsigned *also)
+static void store(struct level *l, int64_t now_us)
 {
-	if (l->capacity_bps)
-		l->now = best(l);
-	*also = ++l->count % TRY_EVERY == 0 ? neighbour(l, now_us) : l->now;
+	l->now = STORE;
+	l->trial_us = now_us + AGAIN_US;
+}
+
+static void look(struct level *l, double ratio, int64_t now_us)
+{
+	double us = (double)(now_us - l->look_us), bps = (double)l->work.bytes * 1e6 / us;
+	double link = (double)l->work.link_us / us, encoder = (double)l->work.encoder_us / us;
+
+	if (l->trial)
+		end_trial(l, bps, link, now_us);
+	else if (l->now == STORE && now_us >= l->trial_us)
+		begin_trial(l, bps);
+	else if (l->now != STORE && ratio > USELESS)
+		store(l, now_us);
+	else if (l->now != STORE && encoder > HELD_UP && encoder > MORE * link)
+		step_down(l, bps, encoder > HELD_UP_MUCH, now_us);
+	else if (l->now != STORE && link > HELD_UP && link > MORE * encoder)
+		step_up(l, now_us);
+}
+
+unsigned level_choose(struct level *l, double ratio, int64_t now_us)
+{
+	int64_t us = now_us - l->look_us;
+
+	/* A slow link takes longer to tell something. */
+	if (us < LEVEL_LOOK_US || (us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
+		return l->now;
+	if (l->work.bytes >= WORK_MIN)
+		look(l, ratio, now_us);
+	l->look_us = now_us;
+	l->work = (struct level_work){0};
 	return l->now;
 }

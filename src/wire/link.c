@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* What the lanes take is known when they have taken so much: buffers swallow the first of it. */
-#define CAPACITY_BYTES (256u << 10)
 /* Things said and not sent yet; more wait. */
 #define SAID_MAX 8u
 
@@ -59,11 +57,16 @@ int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
 	return 0;
 }
 
+static bool has_room(const struct link *link)
+{
+	return outbox_has_room(&link->out) &&
+	       (!on_its_way(link) || on_its_way(link) < window_bytes(&link->window, clock_us()));
+}
+
 void link_wait_room(struct link *link)
 {
 	pthread_mutex_lock(&link->mutex);
-	while (!outbox_has_room(&link->out) ||
-		(on_its_way(link) && on_its_way(link) >= window_bytes(&link->window, clock_us())))
+	while (!has_room(link))
 		pthread_cond_wait(&link->room, &link->mutex);
 	pthread_mutex_unlock(&link->mutex);
 }
@@ -242,8 +245,6 @@ int link_check(struct link *link, struct error **err)
 	pthread_mutex_lock(&link->mutex);
 	for (unsigned i = 0; i <= link->lanes && result == 0; i++)
 		result = overdue(&link->slots[i], link->options.reconnect_ms, err);
-	link->sent_bytes /= 2;
-	link->sent_us /= 2;
 	pthread_mutex_unlock(&link->mutex);
 	return result;
 }
@@ -281,15 +282,12 @@ unsigned link_reconnections(struct link *link)
 	return reconnections;
 }
 
-uint64_t link_capacity_bps(struct link *link)
+uint64_t link_rate_bps(struct link *link)
 {
-	uint64_t bps = 0;
+	uint64_t bps;
 
 	pthread_mutex_lock(&link->mutex);
-	if (link->sent_bytes >= CAPACITY_BYTES && link->sent_us > 0)
-		bps = link->sent_bytes * 1000000 / link->sent_us;
-	if (link->lanes > 1)
-		bps *= link->lanes;
+	bps = window_rate(&link->window);
 	pthread_mutex_unlock(&link->mutex);
 	return bps;
 }

@@ -118,7 +118,7 @@ uint64_t link_wire_bytes(struct link *link);
 unsigned link_reconnections(struct link *link);
 /* How many bytes may be on their way now. */
 uint64_t link_window_bytes(struct link *link);
-/* Bytes per second that the lanes take while they are given something; 0: nothing seen yet. */
-uint64_t link_capacity_bps(struct link *link);
+/* Bytes per second that arrive, as seen of late. */
+uint64_t link_rate_bps(struct link *link);
 
 #endif

@@ -8,8 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-/* Shorter frames tell nothing of how fast a lane is. */
-#define CAPACITY_FRAME (16u << 10)
 /* When this side has ended, the other one has so long to do the same. */
 #define FINISH_MS 1000
 
@@ -249,10 +247,6 @@ static int send_frame(struct connection *c, struct out_frame *frame, struct erro
 		result = lane_send_frame(c->lane, (enum frame_type)frame->type, frame->sequence,
 			frame->data, frame->len, err);
 	pthread_mutex_lock(&link->mutex);
-	if (frame->len >= CAPACITY_FRAME)
-		link->sent_bytes += frame->len;
-	if (frame->len >= CAPACITY_FRAME)
-		link->sent_us += (uint64_t)(clock_us() - start_us);
 	outbox_taken(&link->out, frame, result == 0 && !c->dead);
 	if (frame->acknowledged)
 		link_take_acked(link, link->out.acked, NULL);

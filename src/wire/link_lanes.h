@@ -61,8 +61,6 @@ struct link {
 	struct pace pace;
 	uint64_t closed_bytes; /* of lanes that are gone */
 	unsigned reconnections;
-	/* What the lanes took, and how long they were at it; halved now and then. */
-	uint64_t sent_bytes, sent_us;
 };
 
 /* With the lock held: gives back what was acknowledged up to this frame. */

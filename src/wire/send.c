@@ -85,29 +85,24 @@ static int take_miss(struct sender *s, const struct chunk *chunk, struct error *
 	return q.err ? error_move(err, q.err) : 0;
 }
 
-/* With the lock held: whether a block is read sooner than its page would have been sent. */
-static bool reading_pays(const struct sender *s, uint64_t blocks, uint64_t ns)
+/* With the lock held: whether a block is read about as soon as its page would have been sent. */
+static bool reading_pays(const struct sender *s, uint64_t rate_bps, uint64_t blocks, uint64_t ns)
 {
-	struct level_figures page = level_expect(&s->level, s->level.now);
 	double read_ns = (double)ns / (double)blocks / s->options->threads;
 
-	if (!s->level.capacity_bps)
-		return true;
-	return read_ns < SLOW_READING * STREAM_PAGE * 1e9 * page.ratio /
-				 (double)s->level.capacity_bps ||
-	       read_ns < STREAM_PAGE * page.ns_per_byte / s->options->threads;
+	return read_ns * (double)rate_bps < SLOW_READING * 1e9 * STREAM_PAGE * s->ratio;
 }
 
 static int take_reading(struct sender *s, const struct chunk *chunk, struct error **err)
 {
-	uint64_t blocks, ns;
+	uint64_t blocks, ns, rate_bps = link_rate_bps(s->link);
 	bool rest;
 
 	if (setup_reading_decode(chunk->data, chunk->len, &blocks, &ns, err) < 0)
 		return -1;
 	pthread_mutex_lock(&s->mutex);
 	if (blocks >= s->reading_blocks + READING_SEEN && ns >= s->reading_ns) {
-		rest = !reading_pays(s, blocks - s->reading_blocks, ns - s->reading_ns);
+		rest = !reading_pays(s, rate_bps, blocks - s->reading_blocks, ns - s->reading_ns);
 		s->resting_until_us = rest ? clock_us() + REST_US : 0;
 		s->reading_blocks = blocks;
 		s->reading_ns = ns;

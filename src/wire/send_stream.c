@@ -7,7 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define HALF_BYTES (1u << 20)
@@ -25,14 +24,6 @@
 #define READ_UNIT 16u
 #define BUSY_US 1000
 
-static int64_t now_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 static void append(struct pieces *list, struct piece *piece)
 {
 	piece->next = NULL;
@@ -41,6 +32,17 @@ static void append(struct pieces *list, struct piece *piece)
 	else
 		list->first = piece;
 	list->last = piece;
+}
+
+/* The piece that was used last is in the processor's cache still, and its memory is there: it is
+ * the next one. */
+static void set_free(struct sender *s, struct piece *piece)
+{
+	pthread_mutex_lock(&s->mutex);
+	piece->next = s->free.first;
+	s->free.first = piece;
+	pthread_cond_broadcast(&s->change);
+	pthread_mutex_unlock(&s->mutex);
 }
 
 static struct piece *take(struct sender *s, struct pieces *list)
@@ -88,39 +90,19 @@ static struct piece *new_piece(struct error **err)
 	return piece;
 }
 
-static struct level_sample encode_at(
-	struct batch_coder *coder, struct batch *b, unsigned index, uint8_t *out)
-{
-	int64_t cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID), clock_ns = now_ns(CLOCK_MONOTONIC);
-	struct level_sample sample = {.index = index};
-
-	sample.out = batch_encode(coder, b, level_list[index], out);
-	sample.in = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes;
-	sample.cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
-	sample.clock_ns = now_ns(CLOCK_MONOTONIC) - clock_ns;
-	return sample;
-}
-
-static void encode(
-	struct sender *s, struct batch_coder *coder, struct piece *piece, uint8_t *scratch)
+static void encode(struct sender *s, struct batch_coder *coder, struct piece *piece)
 {
 	struct batch *b = piece->batch;
-	struct level_sample sent = encode_at(coder, b, piece->level, piece->payload), tried;
-	bool compare = piece->also != piece->level;
+	size_t len = batch_encode(coder, b, level_list[piece->level], piece->payload);
 
-	if (compare)
-		tried = encode_at(coder, b, piece->also, scratch);
 	piece->frame.type = FRAME_BATCH;
 	piece->frame.data = piece->payload;
-	piece->frame.len = sent.out;
+	piece->frame.len = len;
 	pthread_mutex_lock(&s->mutex);
 	s->encoding--;
-	pthread_cond_broadcast(&s->change);
-	level_encoded(&s->level, &sent);
-	if (compare)
-		level_compared(&s->level, &sent, &tried);
-	s->ratio += RATIO_WEIGHT * ((double)sent.out / (double)b->raw_len - s->ratio);
+	s->ratio += RATIO_WEIGHT * ((double)len / (double)b->raw_len - s->ratio);
 	batch_counts_add(&s->counts, &b->counts);
+	pthread_cond_broadcast(&s->change);
 	pthread_mutex_unlock(&s->mutex);
 	link_ready(s->link, &piece->frame);
 }
@@ -130,16 +112,13 @@ static void *encoder(void *arg)
 	struct sender *s = arg;
 	struct error *err = NULL;
 	struct batch_coder *coder = batch_coder_open(s->key, &err);
-	uint8_t *scratch = malloc(BATCH_RAW_MAX + BATCH_EXTRA);
 
-	if (!scratch)
-		abort();
 	if (!coder) {
 		run_fail(s->run, err);
 		return NULL;
 	}
 	for (;;)
-		encode(s, coder, take(s, &s->planned), scratch);
+		encode(s, coder, take(s, &s->planned));
 }
 
 int send_stream_open(struct sender *s, struct error **err)
@@ -154,10 +133,10 @@ int send_stream_open(struct sender *s, struct error **err)
 
 		if (!piece)
 			return -1;
-		append(&s->free, piece);
+		set_free(s, piece);
 	}
 	pthread_mutex_lock(&s->mutex);
-	level_init(&s->level, threads);
+	level_init(&s->level, clock_us());
 	s->ratio = 1;
 	pthread_mutex_unlock(&s->mutex);
 	for (unsigned i = 0; i < threads; i++)
@@ -274,23 +253,27 @@ static bool as_it_is(const struct sender *s, const struct piece *piece)
 
 	if (s->options->plain)
 		return true;
-	return level_list[piece->level] == 0 && piece->also == piece->level &&
-	       piece->batch->no_cache && !pages[BATCH_REFERENCE] && !pages[BATCH_DIFFERENCE];
+	return level_list[piece->level] == 0 && piece->batch->no_cache && !pages[BATCH_REFERENCE] &&
+	       !pages[BATCH_DIFFERENCE];
 }
 
 static void plan(struct sender *s, struct piece *piece)
 {
-	uint64_t capacity_bps = link_capacity_bps(s->link);
+	struct batch *b = piece->batch;
+	struct level_work work;
 	bool resting;
 
 	pthread_mutex_lock(&s->mutex);
-	level_capacity(&s->level, capacity_bps);
-	piece->level = level_choose(&s->level, clock_us(), &piece->also);
-	s->report.level = level_list[piece->level];
+	piece->level = level_choose(&s->level, s->ratio, clock_us());
+	s->level.batches[piece->level]++;
 	resting = clock_us() < s->resting_until_us;
 	pthread_mutex_unlock(&s->mutex);
-	batch_plan(
-		piece->batch, s->cache, resting ? NULL : s->sources, level_list[piece->level] != 0);
+	s->report.level = level_list[piece->level];
+	batch_plan(b, s->cache, resting ? NULL : s->sources, level_list[piece->level] != 0);
+	work = (struct level_work){.bytes = b->counts.bytes[BATCH_DATA] + b->counts.other_bytes};
+	pthread_mutex_lock(&s->mutex);
+	level_worked(&s->level, &work);
+	pthread_mutex_unlock(&s->mutex);
 }
 
 static void submit(struct sender *s, struct piece *piece)
@@ -331,6 +314,22 @@ static void send_end(struct sender *s)
 	link_send(s->link, &s->end_frame, FRAME_END, s->end_payload, FRAME_END_SIZE);
 }
 
+/* Until another piece may be on its way. */
+static void wait_for_room(struct sender *s)
+{
+	int64_t start_us = clock_us(), middle_us;
+	struct level_work work = {0};
+
+	wait_for_encoders(s);
+	middle_us = clock_us();
+	link_wait_room(s->link);
+	work.encoder_us = middle_us - start_us;
+	work.link_us = clock_us() - middle_us;
+	pthread_mutex_lock(&s->mutex);
+	level_worked(&s->level, &work);
+	pthread_mutex_unlock(&s->mutex);
+}
+
 int send_stream_carry(struct sender *s, struct error **err)
 {
 	int end = 0;
@@ -341,8 +340,7 @@ int send_stream_carry(struct sender *s, struct error **err)
 		uint64_t before = s->end.bytes;
 		struct piece *piece;
 
-		wait_for_encoders(s);
-		link_wait_room(s->link);
+		wait_for_room(s);
 		piece = take(s, &s->free);
 		end = fill(s, piece->batch, err);
 		if (end < 0 || count(s, before, err) < 0)
@@ -350,7 +348,7 @@ int send_stream_carry(struct sender *s, struct error **err)
 		if (piece->batch->raw_len)
 			submit(s, piece);
 		else
-			give(s, &s->free, piece);
+			set_free(s, piece);
 	}
 	send_end(s);
 	return 0;
@@ -359,5 +357,5 @@ int send_stream_carry(struct sender *s, struct error **err)
 void send_stream_release(struct sender *s, struct out_frame *frame)
 {
 	if (frame != &s->setup_frame && frame != &s->end_frame)
-		give(s, &s->free, (struct piece *)frame);
+		set_free(s, (struct piece *)frame);
 }

@@ -23,7 +23,6 @@ struct piece {
 	struct batch *batch;
 	uint8_t *payload; /* BATCH_RAW_MAX + BATCH_EXTRA bytes of room */
 	unsigned level;   /* index into level_list */
-	unsigned also;    /* another one to try on it; the same: none */
 };
 
 struct pieces {

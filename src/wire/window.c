@@ -52,18 +52,25 @@ void window_acked(struct window *w, uint64_t bytes, int64_t us, int64_t now_us)
 	w->measured = w->acked;
 }
 
-uint64_t window_bytes(const struct window *w, int64_t now_us)
+uint64_t window_rate(const struct window *w)
 {
-	int64_t rate = 0, us = TIME_MAX_US;
-	uint64_t bytes;
+	int64_t rate = 0;
 
-	for (unsigned i = 0; i < WINDOW_SLOTS; i++) {
+	for (unsigned i = 0; i < WINDOW_SLOTS; i++)
 		if (w->rates.value[i] > rate)
 			rate = w->rates.value[i];
+	return (uint64_t)rate;
+}
+
+uint64_t window_bytes(const struct window *w, int64_t now_us)
+{
+	int64_t us = TIME_MAX_US;
+	uint64_t bytes;
+
+	for (unsigned i = 0; i < WINDOW_SLOTS; i++)
 		if (w->times.value[i] < us)
 			us = w->times.value[i];
-	}
-	bytes = (uint64_t)rate / 1000 * (uint64_t)(WINDOW_QUEUE_US + us) / 1000;
+	bytes = window_rate(w) / 1000 * (uint64_t)(WINDOW_QUEUE_US + us) / 1000;
 	if ((now_us - w->start_us) % WINDOW_PROBE_EVERY_US >
 		WINDOW_PROBE_EVERY_US - WINDOW_PROBE_US)
 		bytes /= 4;

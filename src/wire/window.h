@@ -47,5 +47,7 @@ void window_init(struct window *w, int64_t now_us);
 void window_acked(struct window *w, uint64_t bytes, int64_t us, int64_t now_us);
 /* How many bytes may be on their way. */
 uint64_t window_bytes(const struct window *w, int64_t now_us);
+/* Bytes a second that arrived, as seen of late. */
+uint64_t window_rate(const struct window *w);
 
 #endif
