@@ -19,6 +19,7 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 /* A step up, or a trial, that came to nothing is not repeated for so long; twice as long each time,
  * up to the second. */
 #define AGAIN_US 1000000
+#define TRIAL_AGAIN_US 250000
 #define AGAIN_MAX_US 4000000
 /* Looks that a trial takes; the first is for what was on its way before it. */
 #define TRIAL_LOOKS 3u
@@ -31,7 +32,7 @@ void level_init(struct level *l, int64_t now_us)
 	*l = (struct level){.now = LOWEST,
 		.look_us = now_us,
 		.up_again_us = AGAIN_US,
-		.trial_again_us = AGAIN_US};
+		.trial_again_us = TRIAL_AGAIN_US};
 }
 
 void level_worked(struct level *l, const struct level_work *work)
@@ -62,13 +63,13 @@ static void end_trial(struct level *l, double bps, double link, int64_t now_us)
 	if (++l->trial_looks < TRIAL_LOOKS && !hopeless)
 		return;
 	l->trial = false;
-	l->trial_us = now_us + l->trial_again_us;
 	if (bps < gain * l->before_bps) {
 		l->now = l->now == STORE ? LOWEST : STORE;
 		double_up_to_max(&l->trial_again_us);
 	} else {
-		l->trial_again_us = AGAIN_US;
+		l->trial_again_us = TRIAL_AGAIN_US;
 	}
+	l->trial_us = now_us + l->trial_again_us;
 }
 
 static void step_down(struct level *l, double bps, bool much, int64_t now_us)
