@@ -38,7 +38,7 @@ class Guest:
     bare = True
 
     def __init__(self, commands):
-        image, = guests.guest("debian")
+        image = guests.guest("debian")[0]
         self.lab = Lab(BUILD / "bench" / "lab")
         self.lab.down()
         self.lab.up(nodes=2, bare=self.bare)
@@ -161,7 +161,7 @@ class DroverGuest(Guest):
         self.vm = VM(self.lab, "bench", NUMBER)
         self.vm.create(self.at, "--disk",
                        f"disk0.qcow2,backing={IMAGE},backing_format=qcow2",
-                       memory=f"{MEMORY_MIB}M", root="/dev/vda")
+                       memory=f"{MEMORY_MIB}M", guest="debian")
         self.at.run("drover", "start", "bench")
 
     def _index_image(self):

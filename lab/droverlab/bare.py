@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from . import net
+from . import guests, net
 from .lab import DEFAULT_QEMU, SHARED
 from .paths import LabError
 
@@ -122,16 +122,19 @@ class BareVM:
         net.batch(self.node.namespace, f"link del {self.tap}")
 
 
+def _boot(name, number):
+    kernel, initrd, append = guests.boot(name, f"10.77.0.{number}")
+    return "-kernel", kernel, "-initrd", initrd, "-append", append
+
+
 def tiny(number):
     """Arguments of the tiny guest with the address 10.77.0.NUMBER."""
-    return ("-kernel", f"{SHARED}/guests/vmlinuz", "-initrd", f"{SHARED}/guests/tiny.initrd",
-            "-append", f"console=ttyS0 quiet drover.ip=10.77.0.{number}/24")
+    return _boot("tiny", number)
 
 
 def debian(number, disk):
     """Arguments of the debian guest with its root on the image `disk`."""
-    return ("-kernel", f"{SHARED}/guests/vmlinuz", "-initrd", f"{SHARED}/guests/tiny.initrd",
-            "-append", f"console=ttyS0 quiet drover.root=/dev/vda drover.ip=10.77.0.{number}/24",
+    return (*_boot("debian", number),
             "-drive", f"if=none,id=d0,file={disk},format=qcow2,cache=none",
             "-device", "virtio-blk-pci,drive=d0")
 

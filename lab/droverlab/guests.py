@@ -1,25 +1,32 @@
 """The lab's guests, built from Debian packages and kept in build/guests.
 
 tiny    vmlinuz + tiny.initrd: Debian's cloud kernel, busybox and the test program.
-debian  debian.qcow2: Debian 12 with systemd, nginx, redis, postgresql and the test program, for the
-        same vmlinuz and tiny.initrd with drover.root=/dev/vda on the kernel's command line.
+debian  debian.qcow2: an ordinary installation of Debian 12 (every package of priority important or
+        higher, its cloud kernel, the initramfs that the installation made) with OpenSSH, nginx,
+        redis and postgresql, and the test program; debian.vmlinuz + debian.initrd: its kernel and
+        initramfs, copied from its /boot.
+
+boot() tells how to start one.
 """
 
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 from .debs import Apt, codename, sources, unpack
-from .paths import GUESTS, QEMU, ROOT, LabError
+from .lab import SHARED
+from .paths import CACHE, GUESTS, QEMU, ROOT, LabError
 
 SOURCES = ROOT / "lab" / "guest"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 # What a guest's devices need: PCI transport, disk, network, power button.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "button", "evdev")
-DEBIAN_PACKAGES = ("systemd-sysv", "udev", "dbus", "iproute2", "login", "procps", "nginx-light",
+# The installer adds dbus and libpam-systemd, too: without them nothing heeds the power button.
+DEBIAN_PACKAGES = (KERNEL_PACKAGE, "dbus", "libpam-systemd", "openssh-server", "nginx",
                    "redis-server", "postgresql")
 DEBIAN_SIZE = "3G"
 CFLAGS = ("-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static", "-pthread", "-Wall", "-Wextra",
@@ -124,37 +131,67 @@ def _tiny():
     (GUESTS / "tiny.part").rename(GUESTS / "tiny.initrd")
 
 
+def _debian_tree(tree):
+    """The installation, in a directory. The packages that it needs stay in build/cache."""
+    source, cached, used = GUESTS / "debian.sources", CACHE / "guest", CACHE / "guest.part"
+    source.write_text(sources(endings=("", "-updates")))
+    for directory in (tree, used):
+        shutil.rmtree(directory, ignore_errors=True)
+    for directory in (cached, used):
+        directory.mkdir(parents=True, exist_ok=True)
+    archives = "/var/cache/apt/archives"
+    _run("mmdebstrap", "--quiet", "--variant=important", "--mode=root", "--format=directory",
+         f"--include={','.join(DEBIAN_PACKAGES)}", '--aptopt=Acquire::Languages "none"',
+         # Or it would delete what is there before it downloads, and what it has unpacked.
+         "--skip=download/empty", "--skip=essential/unlink",
+         f'--setup-hook=mkdir -p "$1{archives}"',
+         f"--setup-hook=sync-in {shlex.quote(str(cached))} {archives}",
+         f"--customize-hook={SOURCES}/customize",
+         f"--customize-hook=sync-out {archives} {shlex.quote(str(used))}",
+         codename(), tree, source, env={**os.environ, "DROVER_GUEST": str(test_program())})
+    shutil.rmtree(cached)
+    used.rename(cached)
+
+
 def _debian():
     tree, raw, image = GUESTS / "debian.tree", GUESTS / "debian.raw", GUESTS / "debian.qcow2"
-    source = GUESTS / "debian.sources"
-    source.write_text(sources(endings=("", "-updates")))
-    shutil.rmtree(tree, ignore_errors=True)
-    _run("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory",
-         f"--include={','.join(DEBIAN_PACKAGES)}", f"--customize-hook={SOURCES}/customize",
-         '--aptopt=Acquire::Languages "none"', "--dpkgopt=path-exclude=/usr/share/doc/*",
-         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-         codename(), tree, source, env={**os.environ, "DROVER_GUEST": str(test_program())})
+    _debian_tree(tree)
+    parts = {}
+    for name, file in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
+        parts[GUESTS / f"debian.{name}"] = part = GUESTS / f"debian.{name}.part"
+        shutil.copyfile(next((tree / "boot").glob(file)), part)
     raw.unlink(missing_ok=True)
     _run("mke2fs", "-q", "-t", "ext4", "-d", tree, raw, DEBIAN_SIZE)
     shutil.rmtree(tree)
     # Not compressed: drover compares a guest's pages with the blocks of its base image.
-    _run(QEMU / "10.0/bin/qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw,
-         f"{image}.part")
+    parts[image] = Path(f"{image}.part")
+    _run(QEMU / "10.0/bin/qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, parts[image])
     raw.unlink()
-    Path(f"{image}.part").rename(image)
+    for file, part in parts.items():
+        part.rename(file)
 
 
-GUEST_FILES = {"tiny": ("vmlinuz", "tiny.initrd"), "debian": ("debian.qcow2",)}
+# The kernel and the initramfs are the last two.
+GUEST_FILES = {"tiny": ("vmlinuz", "tiny.initrd"),
+               "debian": ("debian.qcow2", "debian.vmlinuz", "debian.initrd")}
+
+
+def boot(name, address):
+    """(kernel, initrd, kernel's command line) of a guest with this address on the guests' network;
+    paths as a node sees them. The debian guest's first disk has to be its image."""
+    kernel, initrd = GUEST_FILES[name][-2:]
+    append = f"console=ttyS0 quiet drover.ip={address}/24"
+    if name == "debian":
+        append = f"root=/dev/vda ro {append}"
+    return f"{SHARED}/guests/{kernel}", f"{SHARED}/guests/{initrd}", append
 
 
 def guest(name):
     """Builds the guest unless it is there, and returns the paths of its files."""
     if name not in GUEST_FILES:
         raise LabError(f"There is no guest {name}; there are: {', '.join(GUEST_FILES)}.")
-    if name == "debian":
-        guest("tiny")  # for its kernel and initrd
-        if not (QEMU / "10.0").is_dir():
-            raise LabError("The debian guest's image is made with qemu-img; run lab/qemu first.")
+    if name == "debian" and not (QEMU / "10.0").is_dir():
+        raise LabError("The debian guest's image is made with qemu-img; run lab/qemu first.")
     GUESTS.mkdir(parents=True, exist_ok=True)
     with open(GUESTS / "lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -5,11 +5,8 @@ import signal
 import subprocess
 import time
 
-from . import guest_client
-from .lab import SHARED
+from . import guest_client, guests
 from .paths import ROOT, LabError
-
-KERNEL = ("--kernel", f"{SHARED}/guests/vmlinuz", "--initrd", f"{SHARED}/guests/tiny.initrd")
 
 
 class Probe:
@@ -49,13 +46,11 @@ class VM:
         self.lab, self.name = lab, name
         self.address = f"10.77.0.{number}"
 
-    def create(self, node, *options, memory="256M", root=None):
-        """drover create on a node. root: the guest's root device, for the debian guest."""
-        append = f"console=ttyS0 quiet drover.ip={self.address}/24"
-        if root:
-            append += f" drover.root={root}"
-        node.run("drover", "create", self.name, "--memory", memory, *KERNEL, "--append", append,
-                 "--nic", "bridge=br0", *options)
+    def create(self, node, *options, memory="256M", guest="tiny"):
+        """drover create on a node. The debian guest's image has to be its first disk."""
+        kernel, initrd, append = guests.boot(guest, self.address)
+        node.run("drover", "create", self.name, "--memory", memory, "--kernel", kernel,
+                 "--initrd", initrd, "--append", append, "--nic", "bridge=br0", *options)
 
     def start(self, node, timeout=60):
         """Starts it and waits for its guest; returns the seconds until that answered."""

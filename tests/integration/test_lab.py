@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from droverlab import bare, debs, guest_client, guests, net
 from droverlab.lab import SHARED, VM_USER, Lab
-from droverlab.paths import ROOT, LabError
+from droverlab.paths import GUESTS, QEMU, ROOT, LabError
 from droverlab.vm import Probe
 
 from traces import traces
@@ -194,13 +194,18 @@ def test_guest_program_answers_bad_commands_with_an_error(lab, native, command):
     assert "pages" in guest_client.ask(lab.guests, "10.77.0.1", "status")
 
 
+def write_records(lab, address, path):
+    """Has the test program write 20 records or more; returns how many."""
+    guest_client.ask(lab.guests, address, "disk", path, 1000)
+    deadline = time.monotonic() + 20
+    while guest_client.ask(lab.guests, address, "status")["disk_records"] < 20:
+        assert time.monotonic() < deadline
+    return guest_client.ask(lab.guests, address, "disk", path, 0)["records"]
+
+
 def test_guest_program_finds_a_wrong_disk_record(lab, native, tmp_path):
     path = tmp_path / "records"
-    guest_client.ask(lab.guests, "10.77.0.1", "disk", path, 1000)
-    deadline = time.monotonic() + 20
-    while guest_client.ask(lab.guests, "10.77.0.1", "status")["disk_records"] < 20:
-        assert time.monotonic() < deadline
-    written = guest_client.ask(lab.guests, "10.77.0.1", "disk", path, 0)["records"]
+    written = write_records(lab, "10.77.0.1", path)
     assert guest_client.ask(lab.guests, "10.77.0.1", "diskcheck", path)["ok"]
     with open(path, "r+b") as file:
         file.seek(512 * 3 + 200)
@@ -239,6 +244,28 @@ def test_power_button_ends_the_tiny_guest(vm):
     vm.qmp.execute("system_powerdown")
     vm.qmp.wait_event("SHUTDOWN", 20, guest=True)
     vm.process.wait(20)
+
+
+@pytest.mark.skipif(not (GUESTS / "debian.qcow2").exists(),
+                    reason="lab/lab guest debian builds it, in minutes")
+def test_debian_guest_runs_from_its_own_disk_until_its_power_button_is_pressed(lab):
+    image = guests.guest("debian")[0]
+    lab.add_image(image)
+    node, disk = lab.node("node1"), f"{SHARED}/pool/debian-test.qcow2"
+    node.run(QEMU / "10.0/bin/qemu-img", "create", "-q", "-f", "qcow2", "-b",
+             f"{SHARED}/pool/images/{image.name}", "-F", "qcow2", disk)
+    vm = bare.BareVM(node, "debian", 12, memory_mib=512, arguments=bare.debian(12, disk))
+    try:
+        guest_client.wait_ready(lab.guests, vm.address, 180)
+        with Probe(lab, vm.address) as probe:
+            assert probe.end()["tcp_survived"]
+        written = write_records(lab, vm.address, "/var/tmp/records")
+        read = guest_client.ask(lab.guests, vm.address, "diskcheck", "/var/tmp/records")
+        assert read["ok"] and read["records"] >= written
+        vm.qmp.execute("system_powerdown")
+        vm.qmp.wait_event("SHUTDOWN", 90, guest=True)
+    finally:
+        vm.end()
 
 
 def test_qemus_own_move_keeps_connection_and_memory(lab, vm):
