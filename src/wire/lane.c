@@ -398,3 +398,13 @@ void lane_break(struct lane *lane)
 {
 	shutdown(lane->channel.fd, SHUT_RDWR);
 }
+
+int64_t lane_rtt_us(const struct lane *lane)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(lane->channel.fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return 0;
+	return info.tcpi_rtt;
+}

@@ -83,6 +83,8 @@ void lane_bye(struct lane *lane);
 /* Ends the connection under the threads that use it, which then fail. */
 void lane_break(struct lane *lane);
 
+/* TCP's round-trip time, in microseconds; 0: it cannot be told. */
+int64_t lane_rtt_us(const struct lane *lane);
 /* Bytes on the TCP connection so far, both directions, with all that TLS adds. */
 uint64_t lane_wire_bytes(const struct lane *lane);
 

@@ -40,6 +40,15 @@ static uint64_t on_its_way(const struct link *link)
 	return link->begun_bytes - link->window.acked;
 }
 
+/* With the lock held. All lanes go the same way. */
+static void look_at_queue(struct link *link, int64_t now_us)
+{
+	const struct connection *c = link->slots[1].now;
+
+	if (c && window_looks(&link->window, now_us))
+		window_rtt(&link->window, lane_rtt_us(c->lane), now_us);
+}
+
 int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
 {
 	int64_t now_us = clock_us();
@@ -50,9 +59,10 @@ int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
 			"it says that frame %llu has arrived, which was not sent",
 			(unsigned long long)sequence);
 	while ((frame = outbox_release(&link->out))) {
-		window_acked(&link->window, frame->len, now_us - frame->ready_us, now_us);
+		window_acked(&link->window, frame->len, now_us);
 		link->options.handler->release(link->options.arg, frame);
 	}
+	look_at_queue(link, now_us);
 	pthread_cond_broadcast(&link->room);
 	return 0;
 }
@@ -60,14 +70,17 @@ int link_take_acked(struct link *link, uint64_t sequence, struct error **err)
 static bool has_room(const struct link *link)
 {
 	return outbox_has_room(&link->out) &&
-	       (!on_its_way(link) || on_its_way(link) < window_bytes(&link->window, clock_us()));
+	       (!on_its_way(link) || on_its_way(link) < link->window.bytes);
 }
 
 void link_wait_room(struct link *link)
 {
 	pthread_mutex_lock(&link->mutex);
-	while (!has_room(link))
+	while (!has_room(link)) {
+		if (outbox_has_room(&link->out))
+			window_held_up(&link->window);
 		pthread_cond_wait(&link->room, &link->mutex);
+	}
 	pthread_mutex_unlock(&link->mutex);
 }
 
@@ -297,7 +310,7 @@ uint64_t link_window_bytes(struct link *link)
 	uint64_t bytes;
 
 	pthread_mutex_lock(&link->mutex);
-	bytes = window_bytes(&link->window, clock_us());
+	bytes = link->window.bytes;
 	pthread_mutex_unlock(&link->mutex);
 	return bytes;
 }

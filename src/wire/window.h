@@ -1,52 +1,49 @@
 /*
- * How much may be on its way between the two hypervisors: what the link carries in the time that
- * one piece needs from one to the other anyhow, and WINDOW_QUEUE_US more. A guest that is being
- * switched over stands still until the last of it has arrived, so what queues up is bounded by
+ * How much may be on its way between the two hypervisors. A guest that is being switched over
+ * stands still until the last of it has arrived, so the queue in front of the link is bounded by
  * time, not by bytes.
  *
- * As in BBR (draft-cardwell-iccrg-bbr-congestion-control), the rate is the highest that was seen of
- * late and the time the lowest, so that neither a pause of the hypervisor nor a queue makes the
- * window smaller or larger than it should be; and since a queue that never empties would pass for
- * the time that is needed, the window is a fourth of itself for a moment now and then. One thread,
- * or under a lock.
+ * What tells of that queue is TCP's own round-trip time: by how much it is above the lowest that
+ * was seen. Above WINDOW_QUEUE_US the window shrinks; below half of that it grows, when the sender
+ * was held up by it. What the processors of the two nodes need for a piece is no queue of the link,
+ * and does not count. One thread, or under a lock.
  */
 #ifndef DROVER_WIRE_WINDOW_H
 #define DROVER_WIRE_WINDOW_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* The queue that is allowed, so that a slow reader at the destination has something to go on with
- * while acknowledgements travel. */
-#define WINDOW_QUEUE_US 4000
+#define WINDOW_QUEUE_US 3000
 #define WINDOW_MIN (64u << 10)
+#define WINDOW_FIRST (512u << 10)
 #define WINDOW_MAX (32u << 20)
-/* The highest rate, the lowest time of so many slots are taken, and so long are these. */
+/* Between two looks at the round-trip time. */
+#define WINDOW_LOOK_US 5000
+/* The rate is the highest of so many slots of this length. */
 #define WINDOW_SLOTS 10
 #define WINDOW_RATE_US 100000
-#define WINDOW_TIME_US 1000000
-/* So often, and so long, the window is a fourth. */
-#define WINDOW_PROBE_EVERY_US 5000000
-#define WINDOW_PROBE_US 50000
-
-struct window_slots {
-	int64_t begin_us;
-	unsigned now;
-	int64_t value[WINDOW_SLOTS];
-};
 
 struct window {
+	uint64_t bytes; /* may be on their way */
 	uint64_t acked; /* bytes, all in all */
-	int64_t start_us, measure_us;
-	uint64_t measured;         /* acked at measure_us */
-	struct window_slots rates; /* bytes per second, the highest of each slot */
-	struct window_slots times; /* microseconds, the lowest of each slot */
+	int64_t look_us, least_us;
+	bool held_up;
+	/* For the rate. */
+	int64_t measure_us, slot_us;
+	uint64_t measured; /* acked at measure_us */
+	unsigned slot;
+	int64_t rates[WINDOW_SLOTS];
 };
 
 void window_init(struct window *w, int64_t now_us);
-/* `bytes` more have arrived there, `us` microseconds after the lanes were given them. */
-void window_acked(struct window *w, uint64_t bytes, int64_t us, int64_t now_us);
-/* How many bytes may be on their way. */
-uint64_t window_bytes(const struct window *w, int64_t now_us);
+/* `bytes` more have arrived there. */
+void window_acked(struct window *w, uint64_t bytes, int64_t now_us);
+/* The sender has waited for the window. */
+void window_held_up(struct window *w);
+/* Whether it is time to look at the round-trip time; and what it is (0: it cannot be told). */
+bool window_looks(const struct window *w, int64_t now_us);
+void window_rtt(struct window *w, int64_t rtt_us, int64_t now_us);
 /* Bytes a second that arrived, as seen of late. */
 uint64_t window_rate(const struct window *w);
 
