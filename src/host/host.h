@@ -38,6 +38,11 @@ int host_bridge_check(const char *bridge, struct error **err);
  */
 int host_tap_open(const char *bridge, char name[32], struct error **err);
 
+/* For how long, in microseconds since it was connected, a TCP socket has had data on its way that
+ * the other side's kernel was ready to take: the time for which its link was in use. -1: it cannot
+ * be told here. (tcpi_busy_time and tcpi_rwnd_limited of Linux, since 4.10.) */
+int64_t host_tcp_busy_us(int fd);
+
 /* User "name", "UID" or "UID:GID" of the settings; ERROR_DEFINITION. */
 int host_user(const char *user, unsigned *uid, unsigned *gid, struct error **err);
 

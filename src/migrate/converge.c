@@ -1,6 +1,7 @@
 #include "migrate/converge.h"
 
 #define FIRST_MIN_MS 20
+#define FIRST_SHARE 15
 /* Rounds at the first limit: all memory, and what changed during that. */
 #define FIRST_ROUNDS 2
 
@@ -17,7 +18,8 @@ bool converge_needs_postcopy(int rounds, int round, int64_t before_bytes, int64_
 
 int64_t converge_downtime_ms(int64_t limit_ms, int round)
 {
-	int64_t ms = limit_ms / 10 > FIRST_MIN_MS ? limit_ms / 10 : FIRST_MIN_MS;
+	int64_t first_ms = limit_ms / FIRST_SHARE;
+	int64_t ms = first_ms > FIRST_MIN_MS ? first_ms : FIRST_MIN_MS;
 
 	for (int r = FIRST_ROUNDS; r < round && ms < limit_ms; r++)
 		ms *= 2;

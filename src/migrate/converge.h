@@ -16,8 +16,8 @@
 #define CONVERGE_ROUNDS 3
 
 /* The downtime limit in ms for a round (1 is the first pass over all memory); limit_ms is the
- * user's. It begins at a tenth of that, but not below 20 ms: an idle guest of 1 GiB under TCG moves
- * with 6 ms when 20 are allowed. */
+ * user's. It begins at a fifteenth of that, but not below 20 ms: an idle guest of 1 GiB under TCG
+ * moves with 6 ms when 20 are allowed. */
 int64_t converge_downtime_ms(int64_t limit_ms, int round);
 
 /* Whether to switch to post-copy now that `round` begins. `rounds` is what the user said: so many

@@ -1,6 +1,7 @@
 #include "wire/lane.h"
 
 #include "base/clock.h"
+#include "host/host.h"
 #include "wire/channel.h"
 
 #include <errno.h>
@@ -407,4 +408,9 @@ int64_t lane_rtt_us(const struct lane *lane)
 	if (getsockopt(lane->channel.fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
 		return 0;
 	return info.tcpi_rtt;
+}
+
+int64_t lane_busy_us(const struct lane *lane)
+{
+	return host_tcp_busy_us(lane->channel.fd);
 }

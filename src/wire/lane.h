@@ -85,6 +85,8 @@ void lane_break(struct lane *lane);
 
 /* TCP's round-trip time, in microseconds; 0: it cannot be told. */
 int64_t lane_rtt_us(const struct lane *lane);
+/* For how long the link was in use (host_tcp_busy_us). */
+int64_t lane_busy_us(const struct lane *lane);
 /* Bytes on the TCP connection so far, both directions, with all that TLS adds. */
 uint64_t lane_wire_bytes(const struct lane *lane);
 

@@ -14,6 +14,12 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 #define HELD_UP_MUCH 0.5
 /* By what one must be held up more than by the other. */
 #define MORE 2.5
+/* The link counts as what holds up when it is in use for more than the first of the time, and has
+ * time to spare when it is for less than the second. Linux counts that in ticks of up to 10 ms: how
+ * much the newest look counts in the average. */
+#define BUSY 0.75
+#define SPARE 0.5
+#define BUSY_WEIGHT 0.3
 /* What leaves more than this of a batch is not worth it. */
 #define USELESS 0.95
 /* A step up, or a trial, that came to nothing is not repeated for so long; twice as long each time,
@@ -30,6 +36,7 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 void level_init(struct level *l, int64_t now_us)
 {
 	*l = (struct level){.now = LOWEST,
+		.busy = 1,
 		.look_us = now_us,
 		.up_again_us = AGAIN_US,
 		.trial_again_us = TRIAL_AGAIN_US};
@@ -39,7 +46,9 @@ void level_worked(struct level *l, const struct level_work *work)
 {
 	l->work.link_us += work->link_us;
 	l->work.encoder_us += work->encoder_us;
+	l->work.busy_us += work->busy_us;
 	l->work.bytes += work->bytes;
+	l->work.sent_bytes += work->sent_bytes;
 }
 
 static void double_up_to_max(int64_t *us)
@@ -72,17 +81,14 @@ static void end_trial(struct level *l, double bps, double link, int64_t now_us)
 	l->trial_us = now_us + l->trial_again_us;
 }
 
-static void step_down(struct level *l, double bps, bool much, int64_t now_us)
+static void step_down(struct level *l, int64_t now_us)
 {
 	if (l->went_up) {
 		l->up_us = now_us + l->up_again_us;
 		double_up_to_max(&l->up_again_us);
 	}
 	l->went_up = false;
-	if (l->now > LOWEST)
-		l->now--;
-	else if (much && now_us >= l->trial_us)
-		begin_trial(l, bps);
+	l->now--;
 }
 
 static void step_up(struct level *l, int64_t now_us)
@@ -99,20 +105,34 @@ static void store(struct level *l, int64_t now_us)
 	l->trial_us = now_us + AGAIN_US;
 }
 
+/* Whether the link would carry the pages as they are, going by what it was in use for. */
+static bool fits_stored(const struct level *l)
+{
+	return l->busy * (double)l->work.bytes < (double)l->work.sent_bytes;
+}
+
 static void look(struct level *l, double ratio, int64_t now_us)
 {
 	double us = (double)(now_us - l->look_us), bps = (double)l->work.bytes * 1e6 / us;
-	double link = (double)l->work.link_us / us, encoder = (double)l->work.encoder_us / us;
+	double encoder = (double)l->work.encoder_us / us, link;
+	bool held_up;
 
+	l->busy += BUSY_WEIGHT * ((double)l->work.busy_us / us - l->busy);
+	link = l->busy > BUSY ? (double)l->work.link_us / us : 0;
+	held_up = encoder > HELD_UP && encoder > MORE * link;
 	if (l->trial)
 		end_trial(l, bps, link, now_us);
 	else if (l->now == STORE && now_us >= l->trial_us)
 		begin_trial(l, bps);
-	else if (l->now != STORE && ratio > USELESS)
+	else if (l->now == STORE)
+		return;
+	else if (ratio > USELESS)
 		store(l, now_us);
-	else if (l->now != STORE && encoder > HELD_UP && encoder > MORE * link)
-		step_down(l, bps, encoder > HELD_UP_MUCH, now_us);
-	else if (l->now != STORE && link > HELD_UP && link > MORE * encoder)
+	else if ((held_up || l->busy < SPARE) && l->now > LOWEST)
+		step_down(l, now_us);
+	else if (held_up && encoder > HELD_UP_MUCH && now_us >= l->trial_us && fits_stored(l))
+		begin_trial(l, bps);
+	else if (link > HELD_UP && link > MORE * encoder)
 		step_up(l, now_us);
 }
 

@@ -1,13 +1,15 @@
 /*
  * Which compression level the next batch gets. A controller looks, every LEVEL_LOOK_US, at what the
- * reader of the stream waited for: for the link, then encoders have time to spare and the level
- * goes up; for encoders, then it goes down. A step up that had to be taken back is not tried again
- * for a while, longer each time.
+ * reader of the stream waited for: for a link that was in use all the time, then encoders have time
+ * to spare and the level goes up; for encoders, then it goes down. A step up that had to be taken
+ * back is not tried again for a while, longer each time. While the link has time to spare, what is
+ * waited for is a processor of either node or the hypervisor there: compressing harder would only
+ * take more of that, and the level goes down.
  *
  * Storing is another matter: what it does to the rate cannot be told from waiting, since pages that
- * are not compressed make every link look slow. So, at the lowest level and held up by the
- * encoders, storing is tried for a moment, and kept when more of the stream got through; and the
- * other way round.
+ * are not compressed make every link look slow. So, at the lowest level, held up by the encoders
+ * and with room on the link for the pages as they are, storing is tried for a moment, and kept when
+ * more of the stream got through; and the other way round.
  *
  * No lock of its own.
  */
@@ -27,13 +29,16 @@ extern const int level_list[LEVEL_COUNT];
 /* What the reader has done since the last look. */
 struct level_work {
 	int64_t link_us, encoder_us; /* waited for them */
+	int64_t busy_us;             /* the link was in use */
 	uint64_t bytes;              /* that could be compressed */
+	uint64_t sent_bytes;         /* all that was made for the link */
 };
 
 struct level {
 	unsigned now; /* index into level_list */
 	int64_t look_us;
 	struct level_work work;
+	double busy; /* the share of the time that the link was in use, of late */
 	/* A step up is taken at this time at the soonest; after one that is taken back, it is so
 	 * much later. */
 	int64_t up_us, up_again_us;

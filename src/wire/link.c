@@ -27,12 +27,46 @@ struct link *link_new(const struct link_options *options)
 	pthread_mutex_init(&link->mutex, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&link->work, &monotonic);
+	pthread_cond_init(&link->lanes_change, &monotonic);
 	pthread_cond_init(&link->room, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
 		link->slots[i] = (struct slot){.link = link, .number = i};
 	return link;
+}
+
+/* One that does not wait looks for more before it does. Whether this one was woken. */
+static bool wake(struct slot *slot)
+{
+	struct connection *c = slot->now;
+
+	if (!c || !c->waits)
+		return false;
+	c->waits = false;
+	pthread_cond_signal(&c->work);
+	return true;
+}
+
+void link_wake_zero(struct link *link)
+{
+	wake(&link->slots[0]);
+}
+
+void link_wake_numbered(struct link *link)
+{
+	unsigned first = link->numbers_on_zero ? 0 : 1,
+		 last = link->numbers_on_zero ? 0 : link->lanes;
+
+	while (first <= last && !wake(&link->slots[first]))
+		first++;
+}
+
+void link_wake_all(struct link *link)
+{
+	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
+		wake(&link->slots[i]);
+	pthread_cond_broadcast(&link->lanes_change);
+	pthread_cond_broadcast(&link->room);
 }
 
 static uint64_t on_its_way(const struct link *link)
@@ -100,7 +134,7 @@ void link_ready(struct link *link, struct out_frame *frame)
 	pthread_mutex_lock(&link->mutex);
 	link->begun_bytes += frame->len - frame->expected;
 	outbox_ready(&link->out, frame, clock_us());
-	pthread_cond_broadcast(&link->work);
+	link_wake_numbered(link);
 	pthread_mutex_unlock(&link->mutex);
 }
 
@@ -154,7 +188,7 @@ static void say(struct link *link, enum frame_type type, const void *payload, si
 		link->said = said;
 	link->said_last = said;
 	link->said_len++;
-	pthread_cond_broadcast(&link->work);
+	link_wake_zero(link);
 }
 
 void link_say(struct link *link, enum frame_type type, const void *payload, size_t len)
@@ -178,7 +212,7 @@ void link_ack(struct link *link)
 {
 	pthread_mutex_lock(&link->mutex);
 	link->ack_due = true;
-	pthread_cond_broadcast(&link->work);
+	link_wake_zero(link);
 	pthread_mutex_unlock(&link->mutex);
 }
 
@@ -313,4 +347,22 @@ uint64_t link_window_bytes(struct link *link)
 	bytes = link->window.bytes;
 	pthread_mutex_unlock(&link->mutex);
 	return bytes;
+}
+
+int64_t link_busy_us(struct link *link)
+{
+	int64_t sum_us, lane_us = 0;
+	unsigned lanes = 0;
+
+	pthread_mutex_lock(&link->mutex);
+	sum_us = link->paced_us;
+	for (unsigned i = 1; i <= link->lanes && lane_us >= 0; i++) {
+		const struct connection *c = link->slots[i].now;
+
+		lane_us = c ? lane_busy_us(c->lane) : 0;
+		sum_us += lane_us;
+		lanes += c != NULL;
+	}
+	pthread_mutex_unlock(&link->mutex);
+	return lane_us < 0 ? -1 : sum_us / (lanes ? lanes : 1);
 }

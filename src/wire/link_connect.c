@@ -67,7 +67,7 @@ static bool wait_for_loss(struct slot *slot)
 
 	pthread_mutex_lock(&link->mutex);
 	while (slot->now && !link->ending)
-		pthread_cond_wait(&link->work, &link->mutex);
+		pthread_cond_wait(&link->lanes_change, &link->mutex);
 	ending = link->ending;
 	pthread_mutex_unlock(&link->mutex);
 	return !ending && !link->options.handler->complete(link->options.arg);

@@ -54,6 +54,7 @@ static void take_out(struct connection *c)
 	struct slot *slot = &link->slots[c->number];
 
 	c->dead = true;
+	pthread_cond_signal(&c->work);
 	lane_break(c->lane);
 	count_bytes(c);
 	if (slot->now == c) {
@@ -64,8 +65,7 @@ static void take_out(struct connection *c)
 		outbox_lane_lost(&link->out, c->number);
 	if (c->number == 0)
 		forget_said(link);
-	pthread_cond_broadcast(&link->work);
-	pthread_cond_broadcast(&link->room);
+	link_wake_all(link);
 }
 
 /* Broken connections come back; what the other side says, or does wrong, does not. */
@@ -78,10 +78,11 @@ static bool comes_back(const struct error *why)
 static void let_go(struct connection *c)
 {
 	count_bytes(c);
-	pthread_cond_broadcast(&c->link->work);
+	pthread_cond_broadcast(&c->link->lanes_change);
 	if (--c->threads)
 		return;
 	lane_close(c->lane);
+	pthread_cond_destroy(&c->work);
 	free(c);
 }
 
@@ -227,6 +228,7 @@ static int wait_turn(struct connection *c, int64_t us, struct error **err)
 		wait_us(now_us);
 		pthread_mutex_lock(&c->link->mutex);
 		us -= now_us;
+		c->link->paced_us += now_us;
 		if (c->dead)
 			result = -1;
 		else if (us > 0)
@@ -251,7 +253,7 @@ static int send_frame(struct connection *c, struct out_frame *frame, struct erro
 	if (frame->acknowledged)
 		link_take_acked(link, link->out.acked, NULL);
 	else if (result < 0 || c->dead)
-		pthread_cond_broadcast(&link->work);
+		link_wake_numbered(link);
 	return result;
 }
 
@@ -290,6 +292,14 @@ static int send_something(struct connection *c, struct error **err)
 	return 1;
 }
 
+/* With the lock held. */
+static void wait_for_work(struct connection *c)
+{
+	c->waits = true;
+	wait_until(&c->work, &c->link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
+	c->waits = false;
+}
+
 static void *transmit(void *arg)
 {
 	struct connection *c = arg;
@@ -301,7 +311,7 @@ static void *transmit(void *arg)
 	while (!c->dead && result >= 0) {
 		result = send_something(c, &err);
 		if (result == 1 && !c->dead)
-			wait_until(&link->work, &link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
+			wait_for_work(c);
 	}
 	pthread_mutex_unlock(&link->mutex);
 	leave(c, err, false);
@@ -311,10 +321,15 @@ static void *transmit(void *arg)
 static struct connection *new_connection(struct link *link, unsigned number, struct lane *lane)
 {
 	struct connection *c = calloc(1, sizeof(*c));
+	pthread_condattr_t monotonic;
 
 	if (!c)
 		abort();
 	*c = (struct connection){.link = link, .lane = lane, .number = number, .threads = 2};
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->work, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	return c;
 }
 
@@ -410,7 +425,7 @@ static void wait_for_goodbyes(struct link *link)
 	int64_t deadline_ms = clock_ms() + FINISH_MS;
 
 	while (any_lane(link) && clock_ms() < deadline_ms)
-		wait_until(&link->work, &link->mutex, deadline_ms);
+		wait_until(&link->lanes_change, &link->mutex, deadline_ms);
 }
 
 /* The receiver goes first: it waits for nothing else, and the sender's last ACK must not be
@@ -419,7 +434,7 @@ void link_finish(struct link *link)
 {
 	pthread_mutex_lock(&link->mutex);
 	link->ending = true;
-	pthread_cond_broadcast(&link->work);
+	link_wake_all(link);
 	if (!link->numbers_on_zero) {
 		send_last_ack(link);
 		wait_for_goodbyes(link);

@@ -18,9 +18,11 @@ struct connection {
 	struct link *link;
 	struct lane *lane;
 	unsigned number;
-	bool dead;        /* taken out of its slot */
-	unsigned threads; /* that still use it */
-	uint64_t counted; /* bytes of it in the link's count of those that are gone */
+	bool dead;           /* taken out of its slot */
+	unsigned threads;    /* that still use it */
+	pthread_cond_t work; /* something to send */
+	bool waits;          /* the thread that sends waits for that */
+	uint64_t counted;    /* bytes of it in the link's count of those that are gone */
 };
 
 struct slot {
@@ -44,9 +46,9 @@ struct link {
 	uint64_t session;
 	bool numbers_on_zero; /* lane 0 carries this side's numbered frames */
 
-	pthread_mutex_t mutex; /* all that follows */
-	pthread_cond_t work;   /* something to send, a lane came or went */
-	pthread_cond_t room;   /* something was sent or acknowledged */
+	pthread_mutex_t mutex;       /* all that follows */
+	pthread_cond_t lanes_change; /* a lane came or went */
+	pthread_cond_t room;         /* something was sent or acknowledged */
 	struct outbox out;
 	struct window window;
 	uint64_t begun_bytes; /* of all frames that were begun, expected or known */
@@ -59,10 +61,17 @@ struct link {
 	struct slot slots[FRAME_LANES_MAX + 1];
 	char cipher[64], address[128];
 	struct pace pace;
+	int64_t paced_us;      /* waited for that, by all lanes */
 	uint64_t closed_bytes; /* of lanes that are gone */
 	unsigned reconnections;
 };
 
+/* With the lock held: there is something to send, on lane 0, or that takes numbers. One thread is
+ * woken, since waking one that finds nothing costs about as much as sending a frame. */
+void link_wake_zero(struct link *link);
+void link_wake_numbered(struct link *link);
+/* With the lock held: lanes came or went. */
+void link_wake_all(struct link *link);
 /* With the lock held: gives back what was acknowledged up to this frame. */
 int link_take_acked(struct link *link, uint64_t sequence, struct error **err);
 /* A lane is ready for use: it becomes the link's. */

@@ -42,7 +42,9 @@ struct receiver {
 	struct hash *hash;
 
 	pthread_mutex_t mutex; /* all that follows; taken inside the link's lock */
-	pthread_cond_t change;
+	/* A frame is there for decoders, a batch is free for them; the next piece may be there for
+	 * the writer; a return_piece is free for carry_back. */
+	pthread_cond_t arrived, freed, decoded, returned;
 	struct inbox in;
 	struct batch *free;
 	struct return_piece *returns;

@@ -43,7 +43,7 @@ static void release(void *arg, struct out_frame *frame)
 
 		piece->next = r->returns;
 		r->returns = piece;
-		pthread_cond_broadcast(&r->change);
+		pthread_cond_signal(&r->returned);
 	}
 	pthread_mutex_unlock(&r->mutex);
 }
@@ -88,7 +88,7 @@ static struct return_piece *take_return(struct receiver *r)
 
 	pthread_mutex_lock(&r->mutex);
 	while (!r->returns)
-		pthread_cond_wait(&r->change, &r->mutex);
+		pthread_cond_wait(&r->returned, &r->mutex);
 	piece = r->returns;
 	r->returns = piece->next;
 	pthread_mutex_unlock(&r->mutex);
@@ -252,7 +252,10 @@ static void prepare(struct receiver *r)
 {
 	r->hash = hash_open();
 	pthread_mutex_init(&r->mutex, NULL);
-	pthread_cond_init(&r->change, NULL);
+	pthread_cond_init(&r->arrived, NULL);
+	pthread_cond_init(&r->freed, NULL);
+	pthread_cond_init(&r->decoded, NULL);
+	pthread_cond_init(&r->returned, NULL);
 	inbox_init(&r->in, SIDES_PIECES);
 	for (unsigned i = 0; i < SIDES_RETURNS; i++) {
 		struct return_piece *piece = calloc(1, sizeof(*piece));

@@ -18,7 +18,7 @@ int recv_stream_take(struct receiver *r, struct chunk *chunk, struct error **err
 	pthread_mutex_lock(&r->mutex);
 	put = inbox_put(&r->in, chunk);
 	if (put == INBOX_KEPT)
-		pthread_cond_broadcast(&r->change);
+		pthread_cond_signal(&r->arrived);
 	pthread_mutex_unlock(&r->mutex);
 	if (put == INBOX_TOO_FAR)
 		return error_set(err, ERROR_REQUEST, 0, "frame %llu came before its time",
@@ -32,7 +32,7 @@ static struct batch *take_batch(struct receiver *r)
 
 	pthread_mutex_lock(&r->mutex);
 	while (!r->free)
-		pthread_cond_wait(&r->change, &r->mutex);
+		pthread_cond_wait(&r->freed, &r->mutex);
 	b = r->free;
 	r->free = b->next;
 	pthread_mutex_unlock(&r->mutex);
@@ -91,7 +91,7 @@ int recv_stream_pages(struct receiver *r, const struct chunk *chunk, struct erro
 		result = batch_answer_take(b, chunk->data, chunk->len, err);
 		if (result == 0 && !b->missing) {
 			inbox_done(&r->in, sequence, b);
-			pthread_cond_broadcast(&r->change);
+			pthread_cond_signal(&r->decoded);
 		}
 	}
 	pthread_mutex_unlock(&r->mutex);
@@ -105,7 +105,7 @@ static void done(struct receiver *r, uint64_t sequence, struct batch *b)
 		inbox_waiting(&r->in, sequence, b);
 	else
 		inbox_done(&r->in, sequence, b);
-	pthread_cond_broadcast(&r->change);
+	pthread_cond_signal(&r->decoded);
 	pthread_mutex_unlock(&r->mutex);
 }
 
@@ -148,7 +148,6 @@ static int set_up(struct receiver *r, const struct chunk *chunk, struct error **
 	setup_ack_encode(&ack, r->setup_payload);
 	pthread_mutex_lock(&r->mutex);
 	r->set_up = true;
-	pthread_cond_broadcast(&r->change);
 	pthread_mutex_unlock(&r->mutex);
 	link_send(r->link, &r->setup_frame, FRAME_SETUP_ACK, r->setup_payload, SETUP_ACK_SIZE);
 	run_wake(r->run);
@@ -189,7 +188,7 @@ static const struct chunk *next_arrived(struct receiver *r)
 
 	pthread_mutex_lock(&r->mutex);
 	while (!(chunk = inbox_take(&r->in)))
-		pthread_cond_wait(&r->change, &r->mutex);
+		pthread_cond_wait(&r->arrived, &r->mutex);
 	pthread_mutex_unlock(&r->mutex);
 	return chunk;
 }
@@ -280,7 +279,7 @@ static void written(struct receiver *r, struct in_slot *slot)
 		batch_counts_add(&r->counts, &b->counts);
 		b->next = r->free;
 		r->free = b;
-		pthread_cond_broadcast(&r->change);
+		pthread_cond_signal(&r->freed);
 	}
 	pthread_mutex_unlock(&r->mutex);
 	chunk_give_back(r->pool, slot->chunk);
@@ -294,7 +293,7 @@ int recv_stream_write(struct receiver *r, struct error **err)
 	for (;;) {
 		pthread_mutex_lock(&r->mutex);
 		while (!inbox_next(&r->in, &slot))
-			pthread_cond_wait(&r->change, &r->mutex);
+			pthread_cond_wait(&r->decoded, &r->mutex);
 		pthread_mutex_unlock(&r->mutex);
 		if (write_next(r, &slot, err) < 0)
 			return -1;

@@ -126,7 +126,7 @@ static int take_numbered(struct sender *s, struct chunk *chunk, struct error **e
 	if (put == INBOX_KEPT) {
 		inbox_take(&s->back);
 		inbox_done(&s->back, chunk->sequence, NULL);
-		pthread_cond_broadcast(&s->change);
+		pthread_cond_signal(&s->came_back);
 	}
 	pthread_mutex_unlock(&s->mutex);
 	if (put == INBOX_TOO_FAR)
@@ -283,7 +283,7 @@ static struct chunk *next_back(struct sender *s)
 
 	pthread_mutex_lock(&s->mutex);
 	while (!inbox_next(&s->back, &slot))
-		pthread_cond_wait(&s->change, &s->mutex);
+		pthread_cond_wait(&s->came_back, &s->mutex);
 	pthread_mutex_unlock(&s->mutex);
 	return slot.chunk;
 }
@@ -470,7 +470,9 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 	s->report.level = RUN_NO_LEVEL;
 	s->deadline_ms = clock_ms() + options->timeout_ms;
 	pthread_mutex_init(&s->mutex, NULL);
-	pthread_cond_init(&s->change, NULL);
+	pthread_cond_init(&s->planned_more, NULL);
+	pthread_cond_init(&s->freed, NULL);
+	pthread_cond_init(&s->came_back, NULL);
 	inbox_init(&s->back, SIDES_RETURN_WINDOW);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_input(&s->input, options->endpoint, err) < 0 ||

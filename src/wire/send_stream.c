@@ -41,17 +41,17 @@ static void set_free(struct sender *s, struct piece *piece)
 	pthread_mutex_lock(&s->mutex);
 	piece->next = s->free.first;
 	s->free.first = piece;
-	pthread_cond_broadcast(&s->change);
+	pthread_cond_signal(&s->freed);
 	pthread_mutex_unlock(&s->mutex);
 }
 
-static struct piece *take(struct sender *s, struct pieces *list)
+static struct piece *take(struct sender *s, struct pieces *list, pthread_cond_t *more)
 {
 	struct piece *piece;
 
 	pthread_mutex_lock(&s->mutex);
 	while (!list->first)
-		pthread_cond_wait(&s->change, &s->mutex);
+		pthread_cond_wait(more, &s->mutex);
 	piece = list->first;
 	list->first = piece->next;
 	pthread_mutex_unlock(&s->mutex);
@@ -63,15 +63,16 @@ static void wait_for_encoders(struct sender *s)
 {
 	pthread_mutex_lock(&s->mutex);
 	while (s->encoding > s->options->threads)
-		pthread_cond_wait(&s->change, &s->mutex);
+		pthread_cond_wait(&s->freed, &s->mutex);
 	pthread_mutex_unlock(&s->mutex);
 }
 
-static void give(struct sender *s, struct pieces *list, struct piece *piece)
+static void give_to_encoders(struct sender *s, struct piece *piece)
 {
 	pthread_mutex_lock(&s->mutex);
-	append(list, piece);
-	pthread_cond_broadcast(&s->change);
+	s->encoding++;
+	append(&s->planned, piece);
+	pthread_cond_signal(&s->planned_more);
 	pthread_mutex_unlock(&s->mutex);
 }
 
@@ -100,9 +101,10 @@ static void encode(struct sender *s, struct batch_coder *coder, struct piece *pi
 	piece->frame.len = len;
 	pthread_mutex_lock(&s->mutex);
 	s->encoding--;
+	level_worked(&s->level, &(struct level_work){.sent_bytes = len});
 	s->ratio += RATIO_WEIGHT * ((double)len / (double)b->raw_len - s->ratio);
 	batch_counts_add(&s->counts, &b->counts);
-	pthread_cond_broadcast(&s->change);
+	pthread_cond_signal(&s->freed);
 	pthread_mutex_unlock(&s->mutex);
 	link_ready(s->link, &piece->frame);
 }
@@ -118,7 +120,7 @@ static void *encoder(void *arg)
 		return NULL;
 	}
 	for (;;)
-		encode(s, coder, take(s, &s->planned));
+		encode(s, coder, take(s, &s->planned, &s->planned_more));
 }
 
 int send_stream_open(struct sender *s, struct error **err)
@@ -240,6 +242,7 @@ static void send_raw(struct sender *s, struct piece *piece)
 	piece->frame.data = b->raw;
 	piece->frame.len = b->raw_len;
 	pthread_mutex_lock(&s->mutex);
+	level_worked(&s->level, &(struct level_work){.sent_bytes = b->raw_len});
 	s->ratio += RATIO_WEIGHT * (1 - s->ratio);
 	batch_counts_add(&s->counts, &b->counts);
 	pthread_mutex_unlock(&s->mutex);
@@ -284,14 +287,10 @@ static void submit(struct sender *s, struct piece *piece)
 		plan(s, piece);
 	link_begin(s->link, &piece->frame, expected);
 	piece->batch->sequence = piece->frame.sequence;
-	if (as_it_is(s, piece)) {
+	if (as_it_is(s, piece))
 		send_raw(s, piece);
-		return;
-	}
-	pthread_mutex_lock(&s->mutex);
-	s->encoding++;
-	pthread_mutex_unlock(&s->mutex);
-	give(s, &s->planned, piece);
+	else
+		give_to_encoders(s, piece);
 }
 
 /* Tells the watch how far it is; half way in there is a fault point. */
@@ -314,6 +313,15 @@ static void send_end(struct sender *s)
 	link_send(s->link, &s->end_frame, FRAME_END, s->end_payload, FRAME_END_SIZE);
 }
 
+/* For how long the link was in use since the last call; where that cannot be told, all the time. */
+static int64_t link_was_busy_us(struct sender *s)
+{
+	int64_t before_us = s->busy_us, told_us = link_busy_us(s->link);
+
+	s->busy_us = told_us < 0 ? clock_us() : told_us;
+	return s->busy_us > before_us ? s->busy_us - before_us : 0;
+}
+
 /* Until another piece may be on its way. */
 static void wait_for_room(struct sender *s)
 {
@@ -325,6 +333,7 @@ static void wait_for_room(struct sender *s)
 	link_wait_room(s->link);
 	work.encoder_us = middle_us - start_us;
 	work.link_us = clock_us() - middle_us;
+	work.busy_us = link_was_busy_us(s);
 	pthread_mutex_lock(&s->mutex);
 	level_worked(&s->level, &work);
 	pthread_mutex_unlock(&s->mutex);
@@ -341,7 +350,7 @@ int send_stream_carry(struct sender *s, struct error **err)
 		struct piece *piece;
 
 		wait_for_room(s);
-		piece = take(s, &s->free);
+		piece = take(s, &s->free, &s->freed);
 		end = fill(s, piece->batch, err);
 		if (end < 0 || count(s, before, err) < 0)
 			return -1;

@@ -38,6 +38,7 @@ struct sender {
 	int64_t deadline_ms; /* for the hypervisor to connect */
 
 	/* The reader's. */
+	int64_t busy_us; /* of link_busy_us, when it last looked */
 	struct stream_parser *parser;
 	struct page_cache *cache;
 	struct source_set *sources;
@@ -50,7 +51,9 @@ struct sender {
 	uint8_t setup_payload[SETUP_MAX], end_payload[FRAME_END_SIZE];
 
 	pthread_mutex_t mutex; /* all that follows; taken inside the link's lock */
-	pthread_cond_t change;
+	/* A piece is there for encoders; the reader has one back, or encoders less to do; a frame
+	 * for carry_back. */
+	pthread_cond_t planned_more, freed, came_back;
 	struct pieces free, planned;
 	unsigned encoding; /* pieces that wait for an encoder, or are with one */
 	struct level level;

@@ -9,16 +9,16 @@
 static void test_an_idle_guest_is_asked_for_little(void **state)
 {
 	(void)state;
-	assert_int_equal(converge_downtime_ms(300, 1), 30);
-	assert_int_equal(converge_downtime_ms(300, 2), 30);
+	assert_int_equal(converge_downtime_ms(300, 1), 20);
+	assert_int_equal(converge_downtime_ms(300, 2), 20);
 	assert_int_equal(converge_downtime_ms(100, 1), 20);
 }
 
 static void test_the_limit_grows_with_rounds_up_to_the_users(void **state)
 {
 	(void)state;
-	assert_int_equal(converge_downtime_ms(300, 3), 60);
-	assert_int_equal(converge_downtime_ms(300, 5), 240);
+	assert_int_equal(converge_downtime_ms(300, 3), 40);
+	assert_int_equal(converge_downtime_ms(300, 5), 160);
 	assert_int_equal(converge_downtime_ms(300, 6), 300);
 	assert_int_equal(converge_downtime_ms(300, 1000000), 300);
 }

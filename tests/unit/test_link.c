@@ -424,13 +424,14 @@ static void test_window_has_bounds_whatever_is_measured(void **state)
 struct scene {
 	double link_bps, encode_bps; /* of the link; of encoding at the lowest level */
 	double ratio;                /* that the lowest level leaves; each more leaves less */
+	double take_bps; /* of the stream, that the destination's hypervisor takes; 0: all */
 };
 
 /* 20 ms of it at the level that is chosen. */
 static void live(struct level *l, const struct scene *scene, int64_t now_us)
 {
 	unsigned index = l->now;
-	double ratio = scene->ratio, encode = scene->encode_bps, link;
+	double ratio = scene->ratio, encode = scene->encode_bps, link, bps;
 	struct level_work work = {0};
 
 	for (unsigned i = 1; i < index && ratio < 0.99; i++) {
@@ -440,8 +441,13 @@ static void live(struct level *l, const struct scene *scene, int64_t now_us)
 	link = scene->link_bps / (index ? ratio : 1);
 	if (index == 0)
 		encode = 1e11;
-	work.bytes = (uint64_t)((link < encode ? link : encode) * LEVEL_LOOK_US / 1e6);
-	if (link < encode)
+	bps = link < encode ? link : encode;
+	if (scene->take_bps && scene->take_bps < bps)
+		bps = scene->take_bps;
+	work.bytes = (uint64_t)(bps * LEVEL_LOOK_US / 1e6);
+	work.sent_bytes = (uint64_t)((double)work.bytes * (index ? ratio : 1));
+	work.busy_us = (int64_t)(bps / link * LEVEL_LOOK_US);
+	if (bps < encode)
 		work.link_us = LEVEL_LOOK_US * 9 / 10;
 	else
 		work.encoder_us = LEVEL_LOOK_US * 9 / 10;
@@ -479,6 +485,20 @@ static void test_level_follows_the_link(void **state)
 	assert_int_equal(settle(&l, &fast), 0);
 	/* And back. */
 	assert_in_range(settle(&l, &slow), 1, LEVEL_COUNT - 1);
+}
+
+/* A destination that takes less than the link carries looks like a slow link to who waits for its
+ * acknowledgements; compressing harder would only take processor time from it. */
+static void test_level_stays_low_while_the_link_is_idle(void **state)
+{
+	const struct scene scene = {1.2e8, 4e8, 0.2, 2e8}, before = {1.2e7, 1e9, 0.25};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &scene), 1);
+	settle(&l, &before);
+	assert_int_equal(settle(&l, &scene), 1);
 }
 
 /* Pages that cannot be compressed are stored, on a link of any speed. */
@@ -558,6 +578,7 @@ int main(void)
 		cmocka_unit_test(test_window_is_not_narrow_for_slow_processors),
 		cmocka_unit_test(test_window_has_bounds_whatever_is_measured),
 		cmocka_unit_test(test_level_follows_the_link),
+		cmocka_unit_test(test_level_stays_low_while_the_link_is_idle),
 		cmocka_unit_test(test_level_that_gains_nothing_is_not_taken),
 		cmocka_unit_test(test_level_stays_while_nothing_is_known),
 		cmocka_unit_test(test_setup_comes_back_and_takes_no_impossible_cache),
