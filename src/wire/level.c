@@ -9,6 +9,8 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 /* Less tells nothing: the hypervisor has sent pages of zeros, or nothing. */
 #define WORK_MIN (512u << 10)
 #define LOOK_MAX_US 200000
+/* Until then all is stored, which costs a full link of 1 Gbit/s 1 MB. */
+#define FIRST_LOOK_US 8000
 /* Shares of the time. */
 #define HELD_UP 0.2
 #define HELD_UP_MUCH 0.5
@@ -35,8 +37,7 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 
 void level_init(struct level *l, int64_t now_us)
 {
-	*l = (struct level){.now = LOWEST,
-		.busy = 1,
+	*l = (struct level){.now = STORE,
 		.look_us = now_us,
 		.up_again_us = AGAIN_US,
 		.trial_again_us = TRIAL_AGAIN_US};
@@ -64,10 +65,11 @@ static void begin_trial(struct level *l, double bps)
 	l->now = l->now == STORE ? LOWEST : STORE;
 }
 
-static void end_trial(struct level *l, double bps, double link, int64_t now_us)
+/* `full`: the link had no time to spare. */
+static void end_trial(struct level *l, double bps, bool full, int64_t now_us)
 {
 	double gain = l->now == STORE ? STORE_GAIN : COMPRESS_GAIN;
-	bool hopeless = l->now == STORE && link > HELD_UP && bps < gain * l->before_bps;
+	bool hopeless = l->now == STORE && full && bps < gain * l->before_bps;
 
 	if (++l->trial_looks < TRIAL_LOOKS && !hopeless)
 		return;
@@ -99,30 +101,47 @@ static void step_up(struct level *l, int64_t now_us)
 	l->went_up = true;
 }
 
+/* On a link that is full, less is sooner there. */
+static void leave_store(struct level *l, int64_t now_us)
+{
+	l->now = LOWEST;
+	l->trial_us = now_us + TRIAL_AGAIN_US;
+}
+
 static void store(struct level *l, int64_t now_us)
 {
 	l->now = STORE;
 	l->trial_us = now_us + AGAIN_US;
 }
 
+static void note_busy(struct level *l, double share)
+{
+	double weight = l->looks < 1 / BUSY_WEIGHT ? 1.0 / ++l->looks : BUSY_WEIGHT;
+
+	l->busy += weight * (share - l->busy);
+}
+
 /* Whether the link would carry the pages as they are, going by what it was in use for. */
 static bool fits_stored(const struct level *l)
 {
-	return l->busy * (double)l->work.bytes < (double)l->work.sent_bytes;
+	return l->busy * (double)l->work.bytes < SPARE * (double)l->work.sent_bytes;
 }
 
 static void look(struct level *l, double ratio, int64_t now_us)
 {
 	double us = (double)(now_us - l->look_us), bps = (double)l->work.bytes * 1e6 / us;
-	double encoder = (double)l->work.encoder_us / us, link;
+	double encoder = (double)l->work.encoder_us / us, share = (double)l->work.busy_us / us,
+	       link;
 	bool held_up;
 
-	l->busy += BUSY_WEIGHT * ((double)l->work.busy_us / us - l->busy);
+	note_busy(l, share);
 	link = l->busy > BUSY ? (double)l->work.link_us / us : 0;
 	held_up = encoder > HELD_UP && encoder > MORE * link;
 	if (l->trial)
-		end_trial(l, bps, link, now_us);
-	else if (l->now == STORE && now_us >= l->trial_us)
+		end_trial(l, bps, share > BUSY, now_us);
+	else if (l->now == STORE && link > HELD_UP && now_us >= l->trial_us)
+		leave_store(l, now_us);
+	else if (l->now == STORE && l->busy > SPARE && now_us >= l->trial_us)
 		begin_trial(l, bps);
 	else if (l->now == STORE)
 		return;
@@ -141,7 +160,8 @@ unsigned level_choose(struct level *l, double ratio, int64_t now_us)
 	int64_t us = now_us - l->look_us;
 
 	/* A slow link takes longer to tell something. */
-	if (us < LEVEL_LOOK_US || (us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
+	if (us < (l->looks ? LEVEL_LOOK_US : FIRST_LOOK_US) ||
+		(us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
 		return l->now;
 	if (l->work.bytes >= WORK_MIN)
 		look(l, ratio, now_us);

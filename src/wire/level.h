@@ -6,6 +6,9 @@
  * waited for is a processor of either node or the hypervisor there: compressing harder would only
  * take more of that, and the level goes down.
  *
+ * It begins with storing: a link that is full at the first look is compressed for from then on, and
+ * one that is not needs none of it.
+ *
  * Storing is another matter: what it does to the rate cannot be told from waiting, since pages that
  * are not compressed make every link look slow. So, at the lowest level, held up by the encoders
  * and with room on the link for the pages as they are, storing is tried for a moment, and kept when
@@ -38,7 +41,8 @@ struct level {
 	unsigned now; /* index into level_list */
 	int64_t look_us;
 	struct level_work work;
-	double busy; /* the share of the time that the link was in use, of late */
+	double busy;    /* the share of the time that the link was in use, of late */
+	unsigned looks; /* of which that is the average, at first */
 	/* A step up is taken at this time at the soonest; after one that is taken back, it is so
 	 * much later. */
 	int64_t up_us, up_again_us;
