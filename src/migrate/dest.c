@@ -501,6 +501,8 @@ void dest_recover(struct migration *m)
 			return;
 	}
 	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
+	/* Of an owner whose hypervisor is gone the VM has been released by now. */
+	m->uncertain = m->step == STEP_CLAIM && !m->claimed && now.epoch != m->epoch;
 	pthread_mutex_lock(&m->all->lock);
 	m->state = MIGRATE_RUNNING;
 	pthread_mutex_unlock(&m->all->lock);

@@ -186,7 +186,8 @@ static json_t *verdict_of(const struct migration *m)
 {
 	if (m->state == MIGRATE_DONE || m->resumed_ms)
 		return verdict("running", m->state == MIGRATE_DONE, m->error);
-	return verdict(m->ended && !m->claimed ? "ended" : "unknown", false, m->error);
+	return verdict(
+		m->ended && !m->claimed && !m->uncertain ? "ended" : "unknown", false, m->error);
 }
 
 /* The same from the journal, where an earlier droverd of this node had the migration. */
@@ -207,6 +208,9 @@ static json_t *verdict_before(struct migrations *all, const char *from, const ch
 		return verdict("unknown", false, NULL);
 	if (done || (step && !strcmp(step, migrate_step_name(STEP_POSTCOPY))))
 		return verdict("running", done, done ? NULL : &why);
+	/* It may have run here, and written to its disks: only the pool tells whose it is. */
+	if (step && !strcmp(step, migrate_step_name(STEP_CLAIM)))
+		return verdict("unknown", false, NULL);
 	return verdict("ended", false, &why);
 }
 

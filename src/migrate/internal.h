@@ -50,6 +50,7 @@ struct migration {
 	struct migrate_options options;
 	struct vm *vm;      /* taken; NULL when it has been given back or ended */
 	bool claimed;       /* destination: it has claimed, and not given back */
+	bool uncertain;     /* destination: an earlier droverd may have claimed, and let it run */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
 	struct process_id mover_left; /* one that an earlier droverd started, and that goes on */

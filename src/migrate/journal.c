@@ -69,21 +69,30 @@ int journal_mover(struct migration *m, const struct process_id *id, struct error
 		"iiss", (int64_t)id->pid, (int64_t)id->start, m->id, side_name(m));
 }
 
+/* The step of a row that is closed: what the destination may have done with the VM, for an answer
+ * to the source after another restart (verdict_before). */
+static enum migrate_step last_step(const struct migration *m)
+{
+	if (m->source || m->state == MIGRATE_DONE)
+		return STEP_DONE;
+	/* A guest that ran here ran for good, whatever became of it then. */
+	if (m->claimed && m->resumed_ms)
+		return STEP_POSTCOPY;
+	return m->claimed || m->uncertain ? STEP_CLAIM : STEP_DONE;
+}
+
 void journal_end(struct migration *m)
 {
 	cleanup_error struct error *e = NULL;
 	cleanup_json json_t *error = m->error ? json_from_error(m->error) : NULL;
 	cleanup_free char *error_text = error ? json_text(error) : NULL;
 	cleanup_free char *report = m->report ? json_text(m->report) : NULL;
-	/* A guest that ran here ran for good, whatever became of it then (verdict_before). */
-	bool ran = !m->source && m->claimed && m->resumed_ms && m->state != MIGRATE_DONE;
 
 	if (db_run(m->all->set.db, NULL, &e,
 		    "UPDATE migrations SET state = ?, step = ?, ended_ms = ?, error = ?, report = ?"
 		    " WHERE id = ? AND side = ?",
-		    "ssissss", migrate_state_name(m->state),
-		    migrate_step_name(ran ? STEP_POSTCOPY : STEP_DONE), clock_wall_ms(), error_text,
-		    report, m->id, side_name(m)) < 0)
+		    "ssissss", migrate_state_name(m->state), migrate_step_name(last_step(m)),
+		    clock_wall_ms(), error_text, report, m->id, side_name(m)) < 0)
 		log_error("the end of migration %s is not in the journal: %s", m->id, e->message);
 }
 

@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from droverlab.paths import LabError
 from vms import (FILL_MIB, Guest, Watch, drover, error_of, guest_client, leftovers, net, wait_for)
 
 # A gap that a person at the other end would notice; TCG on a busy machine stays far below.
@@ -331,6 +332,37 @@ def test_a_destination_killed_around_its_claim_leaves_one_copy(nodes, guest, fau
     node2.start_daemon()
     move.communicate(timeout=120)
     guest.assert_runs_only_on(nodes[runs_on])
+
+
+def test_a_destination_that_may_have_run_it_never_says_that_its_copy_ended(nodes, guest):
+    """It claims and dies with its hypervisor, and the source cannot read the pool when it is back:
+    the source's copy must not go on, for nobody knows what the other wrote to the disks."""
+    node1, node2 = nodes
+    restart_with_fault(node2, "migrate.dst.after_claim:kill")
+    restart_with_fault(node1, "migrate.src.before_reclaim:error")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd", 60)
+    for pid in guest.pids(node2):
+        os.kill(pid, signal.SIGKILL)
+
+    def answered():
+        return node2.log.read_text().count("/abort by node node1: done")
+
+    for _ in range(2):  # the second has only the journal to answer from
+        before = answered()
+        node2.start_daemon()
+        wait_for(lambda before=before: answered() > before + 1, "the source's questions", 60)
+        assert migration_of(node1, guest, "undecided")
+        with pytest.raises(LabError):
+            guest_client.wait_ready(guest.lab.guests, guest.address, 1)
+        node2.stop_daemon()
+    node2.start_daemon()
+    node1.stop_daemon()
+    node1.start_daemon()
+    move.communicate(timeout=60)
+    wait_for(lambda: guest.pids(node1) == [], "the end of the copy that must not run")
+    drover(node1, "start", guest.name)
+    guest_client.wait_ready(guest.lab.guests, guest.address, 60)
 
 
 @pytest.mark.parametrize("fault, runs_on", [
