@@ -4,6 +4,7 @@
 # make check      builds and runs every test
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
+# make model      checks the model of the handover (docs/handover.pml) with spin
 # make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
 # make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
@@ -20,7 +21,7 @@ SECONDS = 600
 TARGET =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check bench fuzz format install clean
+.PHONY: all deps qemu tiny demo check bench model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -47,6 +48,9 @@ check: deps all qemu tiny
 bench: deps all tiny
 	@lab/deps bench/packages.txt
 	@bench/migrate.py --case $(CASE) --config $(CONFIG) --runs $(RUNS) --rate $(RATE)
+
+model: deps
+	@tests/model/handover.py
 
 fuzz: deps
 	@tests/fuzz/fuzz.py --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

@@ -1,0 +1,554 @@
+/*
+ * The handover of a pre-copy migration from A to B (docs/handover.md), for spin.
+ *
+ * `make model` checks it. What is modelled: droverd on both sides, each with its journal, thread of
+ * the migration and threads that answer calls; both hypervisors; the stream between them; the pool;
+ * calls whose question or answer is lost; a user who cancels; and the faults below, each at any
+ * point. Names are those of the code: source_run(), source_settle(), source_recover() are DroverdA;
+ * dest_run(), dest_recover() are DroverdB; migrations_handover() and migrations_abort() are CallsB.
+ *
+ * Faults, each so often in one run:
+ *   CRASHES  of either droverd, of either hypervisor, or of either node (both at once)
+ *   LOST     questions or answers
+ *   BREAKS   of the stream for good (data movers, lane), or of a hypervisor's loading
+ *   OUTAGES  of the pool, as one of the nodes sees it; a claim that is being made then is made or
+ *            not, and its caller is not told which
+ * A droverd or node that crashed comes back, sooner or later; NODES_STAY_DEAD: nodes do not.
+ *
+ * Broken variants, in which spin must find an error:
+ *   CLAIM_AFTER_RUN     B lets the guest run and claims then
+ *   CLAIM_WHEN_LOADED   B does not wait for A's word
+ *   GO_ON_UNCLAIMED     A goes on after a handover that was not answered, without a claim
+ *   ENDED_AFTER_CLAIM   B, started again after a claim, says that it has ended, though it may have
+ *                       run the guest
+ *   END_UNASKED         A ends its copy after a handover that was not answered
+ * REACH=n makes state n of Observer an error, so that a search shows that it is reached.
+ */
+#ifndef CRASHES
+#define CRASHES 1
+#endif
+#ifndef LOST
+#define LOST 1
+#endif
+#ifndef BREAKS
+#define BREAKS 0
+#endif
+#ifndef OUTAGES
+#define OUTAGES 0
+#endif
+#ifndef REACH
+#define REACH 0
+#endif
+
+/* Steps, as in the journal (enum migrate_step); NONE: no row yet. ENDED: the row is closed. */
+mtype:step = { NONE, PREPARE, STREAM, HANDOVER, CLAIM, UNDO, END, ENDED };
+mtype:step stepA = NONE, stepB = NONE;
+bool doneA, doneB; /* closed as `done`; false: failed or cancelled */
+
+/* Hypervisors. A's: SWITCHOVER, its guest is paused and goes on by itself when the stream breaks;
+ * COMPLETED, paused for good (postmigrate). B's: WAITING for the stream, LOADED. */
+mtype:hv = { GONE, RUNNING, SWITCHOVER, COMPLETED, WAITING, LOADED };
+mtype:hv hvA = RUNNING, hvB = GONE;
+bool streaming; /* the stream is whole */
+bool written;   /* A's hypervisor has written all of it, and closed its end */
+
+/* The pool: owner.1 is A's. Nobody: released, by a node whose hypervisor was gone. */
+mtype:node = { NOBODY, A, B };
+mtype:node owner[5];
+byte epoch = 1;
+bool poolA = true, poolB = true; /* whether the node reaches it */
+
+/* Calls from A to B: at most one at a time. */
+mtype:question = { NO_CALL, EXPECT, READY, HANDOVER_CALL, ABORT };
+mtype:word = { NO_WORD, YES, FAILED, RUNS, ENDED_WORD, UNKNOWN };
+mtype:question question = NO_CALL;
+mtype:word answer = NO_WORD;
+bool unanswered; /* the question or the answer was lost: A's call will time out */
+
+/* What droverd on B holds in memory. */
+bool knownB, readyB, handoverB, abortB, claimedB, uncertainB, resumedB, endedB;
+bool receivedB; /* dest_run() has the migration */
+
+bool upA = true, upB = true; /* droverd */
+bool deadA, deadB;           /* a node that stays dead */
+bool cancel;                 /* the user's */
+byte crashes = CRASHES, lost = LOST, breaks = BREAKS, outages = OUTAGES;
+bool droverd_crashed, hypervisor_crashed, resume_failed, undecided;
+
+#define two_run (hvA == RUNNING && hvB == RUNNING)
+#define MINE_A (owner[epoch] == A)
+#define MINE_B (owner[epoch] == B)
+
+/* pool_owner_claim(): one winner of an epoch. `made` is what the caller is told: won, lost or, when
+ * the pool went away meanwhile, that it cannot be known. */
+mtype:outcome = { WON, NOT_OWNER, NOT_KNOWN };
+
+inline claim(number, who, reaches, told)
+{
+	d_step {
+		if
+		:: epoch >= number -> told = NOT_OWNER
+		:: else -> epoch = number; owner[number] = who; told = WON
+		fi
+	}
+	assert(epoch <= 4);
+}
+
+inline claim_or_not(number, who, reaches, told)
+{
+	if
+	:: atomic { reaches -> claim(number, who, reaches, told) }
+	:: atomic { !reaches -> told = NOT_KNOWN } /* not made */
+	:: atomic { outages > 0 && reaches && epoch < number ->
+		outages--; reaches = false;
+		claim(number, who, reaches, told);
+		told = NOT_KNOWN } /* made */
+	fi
+}
+
+/* ---- A ---- */
+
+mtype:word said = NO_WORD; /* the last call's answer */
+
+/* source_call(): NO_WORD when nothing came, and B may have heard the question. */
+inline call(what)
+{
+	atomic { !unanswered -> question = what; answer = NO_WORD };
+	if
+	:: atomic { answer != NO_WORD -> said = answer; answer = NO_WORD; question = NO_CALL }
+	:: atomic { unanswered || !upB -> said = NO_WORD; unanswered = false; question = NO_CALL;
+		answer = NO_WORD }
+	fi
+}
+
+/* keep_going_on(). Locks of disks, which not every file system has, are not relied on. */
+inline go_on()
+{
+	if
+	:: atomic { hvA == SWITCHOVER -> streaming = false; hvA = RUNNING } /* hv_vm_migrate_cancel */
+	:: hvA == RUNNING
+	:: hvA == GONE
+	:: atomic { hvA == COMPLETED ->
+		assert(!MINE_B); /* once claimed, never resumed elsewhere */
+		hvA = RUNNING }
+	fi
+}
+
+inline end_copy_A()
+{
+	stepA = END;
+	atomic { hvA = GONE; streaming = false };
+	atomic { stepA = ENDED; doneA = true };
+}
+
+mtype:outcome toldA;
+mtype:step verdict; /* UNDO: ours, END: theirs */
+
+/* source_settle_ownership(): the pool first, then B's word, until one of them tells. */
+inline settle_ownership()
+{
+	do
+	:: if
+	   :: poolA ->
+		toldA = NOT_OWNER;
+		if
+		:: epoch == 1 -> claim_or_not(2, A, poolA, toldA)
+		:: else
+		fi;
+		if
+		:: toldA == NOT_KNOWN -> skip
+		:: atomic { toldA != NOT_KNOWN && MINE_A -> verdict = UNDO; break }
+		:: toldA != NOT_KNOWN && !MINE_A ->
+			/* ask_claimer() */
+			call(ABORT);
+			if
+			:: said == UNKNOWN || said == ENDED_WORD -> toldA = WON /* again */
+			:: else -> verdict = END; break
+			fi
+		fi
+	   :: !poolA -> toldA = NOT_KNOWN
+	   fi;
+	   if
+	   :: toldA == NOT_KNOWN ->
+		call(ABORT);
+		if
+		:: said == RUNS -> verdict = END; break
+		:: said == ENDED_WORD -> verdict = UNDO; break
+		:: else
+		fi
+	   :: else
+	   fi;
+	   undecided = true;
+	   /* Two seconds, and again when there may be something new. */
+	   if
+	   :: toldA == NOT_KNOWN -> (poolA || stepB == ENDED || resumedB)
+	   :: else -> (MINE_A || resumedB || !upB || stepB == ENDED)
+	   fi
+	od
+}
+
+inline source_settle()
+{
+	if
+	:: stepA == END -> verdict = END
+	:: stepA == HANDOVER ->
+#ifdef GO_ON_UNCLAIMED
+		verdict = UNDO
+#elif defined(END_UNASKED)
+		verdict = END
+#else
+		settle_ownership()
+#endif
+	:: else ->
+		stepA = UNDO;
+		atomic { if :: hvA == SWITCHOVER -> hvA = RUNNING :: else fi; streaming = false };
+		verdict = UNDO
+	fi;
+	if
+	:: verdict == END -> end_copy_A()
+	:: else ->
+		go_on();
+		call(ABORT); /* abort_destination(), once */
+		atomic { stepA = ENDED; doneA = false }
+	fi
+}
+
+inline source_run()
+{
+	stepA = PREPARE;
+	call(EXPECT);
+	if :: said != YES -> goto settle :: else fi;
+	call(READY);
+	if :: said != YES -> goto settle :: else fi;
+	stepA = STREAM;
+	atomic { if :: hvA == RUNNING && hvB == WAITING -> streaming = true :: else fi };
+	if
+	:: hvA == COMPLETED
+	:: !streaming || hvA == GONE -> goto settle
+	:: cancel -> goto settle
+	fi;
+	if :: cancel -> goto settle :: else fi; /* source_pass_cancel() */
+	stepA = HANDOVER;
+	do
+	:: call(HANDOVER_CALL);
+	   if
+	   :: said == RUNS -> end_copy_A(); goto over
+	   :: said == NO_WORD -> if :: skip :: goto settle fi /* asked again, for a while */
+	   :: else -> goto settle
+	   fi
+	od;
+settle:	source_settle();
+over:	skip
+}
+
+/* source_recover(). A VM whose hypervisor is gone was released when VMs were looked for. */
+inline source_recover()
+{
+	if
+	:: stepA == NONE || stepA == ENDED
+	:: else ->
+		if
+		:: hvA == GONE ->
+			poolA;
+			if
+			:: atomic { MINE_A -> epoch++; owner[epoch] = NOBODY }
+			:: else
+			fi;
+			if
+			:: MINE_B && stepA != STREAM && stepA != PREPARE && stepA != UNDO
+			:: else -> call(ABORT)
+			fi;
+			stepA = ENDED
+		:: else -> source_settle()
+		fi
+	fi
+}
+
+active proctype DroverdA()
+{
+	{ source_run() } unless { !upA };
+end_over:
+	do
+	:: upA && stepA != ENDED && stepA != NONE -> { source_recover() } unless { !upA }
+	:: atomic { !upA && !deadA -> upA = true } /* it is started again */
+	od
+}
+
+/* ---- B ---- */
+
+/* Whether this side has ended, or lets the guest run; verdict_of(), and verdict_before() for a
+ * migration that only the journal knows. */
+inline word_of_B()
+{
+	if
+	:: resumedB || (stepB == ENDED && doneB) -> answer = RUNS
+	:: else ->
+		if
+		:: stepB == ENDED && !claimedB && !uncertainB -> answer = ENDED_WORD
+		:: else -> answer = UNKNOWN
+		fi
+	fi
+}
+
+/* The threads that answer. One that waits dies with droverd, and its answer with it. */
+active proctype CallsB()
+{
+end:	do
+	:: atomic { lost > 0 && question != NO_CALL && !unanswered && answer == NO_WORD ->
+		lost--; unanswered = true } /* the question is lost */
+	:: atomic { upB && question == EXPECT && answer == NO_WORD && !unanswered ->
+		if
+		:: stepB == NONE -> stepB = PREPARE; knownB = true; answer = YES
+		:: else -> answer = FAILED
+		fi }
+	:: atomic { upB && question == READY && answer == NO_WORD && !unanswered &&
+			(readyB || stepB == ENDED || !knownB) ->
+		if :: readyB && stepB != ENDED -> answer = YES :: else -> answer = FAILED fi }
+	:: atomic { upB && question == HANDOVER_CALL && !handoverB && knownB && !unanswered ->
+		handoverB = true }
+	:: atomic { upB && question == HANDOVER_CALL && answer == NO_WORD && !unanswered &&
+			(resumedB || stepB == ENDED || (!knownB && !receivedB)) ->
+		word_of_B() }
+	:: atomic { upB && question == ABORT && !abortB && knownB && !unanswered -> abortB = true;
+		if
+		:: !receivedB && stepB != ENDED -> stepB = ENDED; doneB = false /* never begun */
+		:: else
+		fi }
+	:: atomic { upB && question == ABORT && answer == NO_WORD && !unanswered &&
+			(resumedB || stepB == ENDED || stepB == NONE || claimedB || !knownB) ->
+		if
+		:: stepB == NONE -> answer = UNKNOWN /* the journal has no such row */
+		:: else -> word_of_B()
+		fi }
+	:: atomic { lost > 0 && answer != NO_WORD && !unanswered ->
+		lost--; unanswered = true; answer = NO_WORD } /* the answer is lost */
+	od
+}
+
+mtype:outcome toldB;
+
+/* The guest runs here. It fails, for a disk that it may not lock, say, as often as BREAKS says. */
+inline let_run(worked)
+{
+	if
+	:: atomic { hvB == LOADED ->
+#ifndef CLAIM_AFTER_RUN
+		assert(MINE_B);
+#endif
+		hvB = RUNNING; worked = true }
+	:: atomic { hvB == RUNNING -> worked = true }
+	:: atomic { hvB == GONE -> worked = false }
+	:: atomic { breaks > 0 && hvB == LOADED -> breaks--; resume_failed = true; worked = false }
+	fi
+}
+
+/* hand_back(): claims the next epoch in A's name until the pool takes it. */
+inline hand_back()
+{
+	atomic { if :: hvB != RUNNING -> hvB = GONE :: else fi };
+	do
+	:: poolB ->
+		claim_or_not(3, A, poolB, toldB);
+		if :: toldB != NOT_KNOWN -> claimedB = false; break :: else fi
+	od
+}
+
+inline end_failed_B()
+{
+	atomic { if :: hvB != RUNNING -> hvB = GONE :: else fi };
+	atomic { stepB = ENDED; doneB = false; endedB = true }
+}
+
+bool workedB;
+
+inline run_here()
+{
+	let_run(workedB);
+	if
+	:: workedB -> resumedB = true; atomic { stepB = ENDED; doneB = true }
+	:: else -> hand_back(); end_failed_B()
+	fi
+}
+
+inline dest_run()
+{
+	if
+	:: atomic { hvB == GONE -> hvB = WAITING }
+	:: breaks > 0 -> breaks--; end_failed_B(); goto over_B
+	fi;
+	readyB = true;
+	/* wait_loaded() */
+	if
+	:: hvB == LOADED
+	:: hvB == GONE || abortB -> end_failed_B(); goto over_B
+	fi;
+	/* wait_handover(): a source that is silent for two minutes is down or cut off */
+#ifndef CLAIM_WHEN_LOADED
+	if
+	:: handoverB && !abortB
+	:: abortB -> end_failed_B(); goto over_B
+	:: (!upA || deadA || (stepA == ENDED && question == NO_CALL)) -> end_failed_B(); goto over_B
+	fi;
+#endif
+	stepB = CLAIM;
+#ifdef CLAIM_AFTER_RUN
+	let_run(workedB);
+#endif
+	claim_or_not(2, B, poolB, toldB);
+	if
+	:: toldB == NOT_KNOWN ->
+		poolB; /* find_out_claim() */
+		if :: MINE_B && epoch == 2 -> toldB = WON :: else -> toldB = NOT_OWNER fi
+	:: else
+	fi;
+	if
+	:: toldB == WON -> claimedB = true; run_here()
+	:: else -> end_failed_B()
+	fi;
+over_B:	skip
+}
+
+/* dest_recover(): only what the pool says we have claimed is ours; all else is ended. */
+inline dest_recover()
+{
+	if
+	:: stepB == NONE || stepB == ENDED
+	:: else ->
+		poolB;
+		/* vms_find(): a VM whose hypervisor is gone is nobody's */
+		atomic { if :: hvB == GONE && MINE_B -> epoch++; owner[epoch] = NOBODY :: else fi };
+		atomic { claimedB = (MINE_B && epoch == 2); knownB = true; receivedB = true };
+#ifndef ENDED_AFTER_CLAIM
+		atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
+#endif
+		if
+		:: hvB != GONE && claimedB -> run_here()
+		:: else -> end_failed_B()
+		fi
+	fi
+}
+
+active proctype DroverdB()
+{
+end_expecting:
+	if
+	:: atomic { upB && knownB && stepB == PREPARE && !receivedB -> receivedB = true };
+		{ dest_run() } unless { !upB }
+	:: !upB
+	fi;
+end_over:
+	do
+	:: upB && stepB == NONE -> goto end_expecting
+	:: upB && stepB != ENDED && stepB != NONE -> { dest_recover() } unless { !upB }
+	:: atomic { !upB && !deadB -> upB = true }
+	od
+}
+
+/* ---- Hypervisors and their stream ---- */
+
+active proctype Stream()
+{
+end:	do
+	:: atomic { streaming && !written && hvA == RUNNING && hvB == WAITING -> hvA = SWITCHOVER }
+	/* B has all that it needs; some bytes follow, and A may still fail */
+	:: atomic { streaming && hvA == SWITCHOVER && hvB == WAITING -> hvB = LOADED }
+	/* A has written all; it may not have arrived */
+	:: atomic { streaming && hvA == SWITCHOVER -> hvA = COMPLETED; written = true }
+	:: atomic { streaming && written && hvB == WAITING -> hvB = LOADED }
+	/* The stream breaks: a source that has not completed goes on by itself, a destination that
+	 * has not loaded ends */
+	:: atomic { breaks > 0 && streaming -> breaks--; streaming = false }
+	:: atomic { !streaming && hvA == SWITCHOVER -> hvA = RUNNING }
+	:: atomic { !streaming && hvB == WAITING && (stepA == UNDO || stepA == ENDED ||
+			stepA == HANDOVER || breaks < BREAKS || hypervisor_crashed) -> hvB = GONE }
+	:: atomic { streaming && ((hvA == GONE && !written) || hvB == GONE) ->
+		streaming = false }
+	od
+}
+
+/* ---- What goes wrong ---- */
+
+inline lose_memory_B()
+{
+	knownB = false; readyB = false; handoverB = false; abortB = false; claimedB = false;
+	resumedB = false; receivedB = false
+}
+
+active proctype Faults()
+{
+	do
+	:: atomic { crashes > 0 && upA -> crashes--; upA = false; question = NO_CALL;
+		answer = NO_WORD; unanswered = false; droverd_crashed = true }
+	:: atomic { crashes > 0 && upB -> crashes--; upB = false; lose_memory_B();
+		droverd_crashed = true }
+	:: atomic { crashes > 0 && hvA != GONE -> crashes--; hvA = GONE;
+		hypervisor_crashed = true }
+	:: atomic { crashes > 0 && hvB != GONE -> crashes--; hvB = GONE;
+		hypervisor_crashed = true }
+	:: atomic { crashes > 0 && upA -> crashes--; upA = false; hvA = GONE; question = NO_CALL;
+		answer = NO_WORD; unanswered = false; hypervisor_crashed = true;
+#ifdef NODES_STAY_DEAD
+		deadA = true
+#endif
+		}
+	:: atomic { crashes > 0 && upB -> crashes--; upB = false; hvB = GONE; lose_memory_B();
+		hypervisor_crashed = true;
+#ifdef NODES_STAY_DEAD
+		deadB = true
+#endif
+		}
+	:: atomic { outages > 0 && poolA -> outages--; poolA = false }
+	:: atomic { outages > 0 && poolB -> outages--; poolB = false }
+	:: atomic { !cancel && stepA != NONE -> cancel = true }
+	:: atomic { crashes = 0; lost = 0; breaks = 0; outages = 0; break } /* nothing more */
+	od
+}
+
+/* The pool comes back. */
+active proctype Mends()
+{
+end:	do
+	:: atomic { !poolA -> poolA = true }
+	:: atomic { !poolB -> poolB = true }
+	od
+}
+
+/* ---- What must hold ---- */
+
+#define one_runs ((hvA == RUNNING) != (hvB == RUNNING))
+/* Nothing runs, and the owner, or any node when there is none, can start it. */
+#define can_be_started (hvA != RUNNING && hvB != RUNNING && \
+	(owner[epoch] == NOBODY || (owner[epoch] == A && hvA == GONE && !deadA) || \
+		(owner[epoch] == B && hvB == GONE && !deadB)))
+/* Whoever runs it owns it. */
+#define owner_runs ((hvA != RUNNING || MINE_A) && (hvB != RUNNING || MINE_B))
+
+active proctype Observer()
+{
+	do
+	:: two_run -> assert(false) /* never two */
+#if REACH == 1
+	:: doneA && doneB && hvB == RUNNING && hvA == GONE -> assert(false) /* a move */
+#elif REACH == 2
+	:: stepA == ENDED && !doneA && hvA == RUNNING && stepB == ENDED -> assert(false) /* undone */
+#elif REACH == 3
+	:: undecided -> assert(false)
+#elif REACH == 4
+	:: epoch == 3 && owner[3] == A && hvA == RUNNING -> assert(false) /* handed back */
+#elif REACH == 5
+	:: droverd_crashed && stepA == ENDED && doneB && hvB == RUNNING -> assert(false)
+	/* a move in spite of a crash */
+#elif REACH == 6
+	:: epoch == 2 && owner[2] == A && stepB == CLAIM -> assert(false) /* B's claim comes late */
+#endif
+	/* Nothing can happen any more. */
+	:: timeout ->
+		assert(stepA == ENDED || stepA == NONE || deadA);
+		assert(stepB == ENDED || stepB == NONE || deadB);
+		assert(one_runs || hypervisor_crashed);
+		assert(one_runs || can_be_started || deadA || deadB);
+		assert(owner_runs);
+		break
+	od
+}
+init { owner[1] = A }

@@ -1,0 +1,159 @@
+#!/usr/bin/python3
+"""Searches docs/handover.pml with spin, and prints for each search what it was, how many states
+there are, how deep they lie, what was found and how long it took. `make model` runs all of them,
+`make check` those that take seconds (tests/test_model.py).
+
+usage: tests/model/handover.py [--quick]"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = Path(__file__).resolve().parents[2] / "docs" / "handover.pml"
+DEPTH = 100000
+MEMORY_MIB = 4096
+TIMEOUT_S = 1200
+
+
+@dataclass(frozen=True)
+class Search:
+    """What spin is to look for. Faults: how often each may happen in one run."""
+    says: str
+    crashes: int = 1
+    lost: int = 1
+    breaks: int = 0
+    outages: int = 0
+    define: str = ""
+    partial: bool = False  # by bitstate hashing: not every state is seen
+
+    @property
+    def defines(self):
+        named = {"CRASHES": self.crashes, "LOST": self.lost, "BREAKS": self.breaks,
+                 "OUTAGES": self.outages}
+        return [*(f"-D{name}={value}" for name, value in named.items()),
+                *(f"-D{word}" for word in self.define.split())]
+
+
+@dataclass(frozen=True)
+class Found:
+    errors: int
+    states: int
+    depth: int
+    what: str
+    complete: bool
+    seconds: float
+
+
+# No error may be found in these.
+HOLDS = [
+    Search("nothing goes wrong", crashes=0, lost=0),
+    Search("one crash and one lost message"),
+    Search("one crash and one lost message; a node that crashes stays dead",
+           define="NODES_STAY_DEAD"),
+    Search("a stream that breaks, or a guest that cannot be let run, and a lost message",
+           crashes=0, breaks=1),
+    Search("a stream that breaks, a pool that goes away, and a lost message", crashes=0, breaks=1,
+           outages=1),
+    Search("one crash and a pool that goes away", lost=0, outages=1),
+]
+# The same with more than one fault of a kind: minutes.
+HOLDS_LONG = [
+    Search("one crash, one lost message and a pool that goes away", outages=1),
+    Search("two crashes and two lost messages", crashes=2, lost=2),
+    Search("two crashes, two lost messages and two absences of the pool", crashes=2, lost=2,
+           outages=2, partial=True),
+]
+# An error must be found in these: what they leave out of the protocol is needed.
+BROKEN = [
+    Search("B lets the guest run, and claims then", define="CLAIM_AFTER_RUN"),
+    Search("B does not wait for A's word", breaks=1, define="CLAIM_WHEN_LOADED"),
+    Search("A goes on without a claim when its handover is not answered",
+           define="GO_ON_UNCLAIMED"),
+    Search("A ends its copy when its handover is not answered", define="END_UNASKED"),
+    Search("B says after a restart that a copy has ended which may have run", lost=0, outages=1,
+           define="ENDED_AFTER_CLAIM"),
+]
+# These must be reached, or the searches above would show nothing.
+REACHED = [
+    Search("a move", define="REACH=1"),
+    Search("a move that fails and is undone", define="REACH=2"),
+    Search("an undecided one", define="REACH=3"),
+    Search("a VM that is handed back", breaks=1, define="REACH=4"),
+    Search("a move in spite of a droverd's crash", define="REACH=5"),
+    Search("a claim of B that comes too late", define="REACH=6"),
+]
+
+
+def _number(pattern, text):
+    match = re.search(pattern, text)
+    if not match:
+        sys.exit(f"spin says something else than expected:\n{text}")
+    return int(float(match.group(1)))
+
+
+def run(search):
+    """Makes the verifier and runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"cwd": folder, "check": True, "capture_output": True, "text": True}
+        subprocess.run(["spin", "-a", *search.defines, MODEL], **options)
+        how = ["-DBITSTATE"] if search.partial else ["-DCOLLAPSE", f"-DMEMLIM={MEMORY_MIB}"]
+        subprocess.run(["cc", "-O2", "-w", "-DSAFETY", "-DNOCLAIM", *how, "-o", "pan", "pan.c"],
+                       **options)
+        start = time.monotonic()
+        width = ["-w30"] if search.partial else []
+        text = subprocess.run(["./pan", f"-m{DEPTH}", *width], cwd=folder, check=False,
+                              capture_output=True, text=True, timeout=TIMEOUT_S).stdout
+        seconds = time.monotonic() - start
+    what = re.search(r"pan:\d+: (.*?) \(at depth", text)
+    errors = _number(r"errors: (\d+)", text)
+    cut = "max search depth too small" in text or "out of memory" in text
+    return Found(errors=errors, states=_number(r"([\d.e+]+) states, stored", text),
+                 depth=_number(r"depth reached (\d+)", text), what=what.group(1) if what else "",
+                 complete=not errors and not cut and not search.partial, seconds=seconds)
+
+
+def _show(search, found, good):
+    how = "all" if found.complete else "some" if search.partial else "until found"
+    print(f"{'ok ' if good else 'BAD'} {search.says}\n"
+          f"      {' '.join(search.defines)}\n"
+          f"      {found.states} states ({how}), depth {found.depth}, {found.seconds:.1f} s"
+          f"{', error: ' + found.what if found.what else ''}", flush=True)
+
+
+def _all(title, searches, is_good):
+    print(f"\n{title}")
+    bad = 0
+    for search in searches:
+        found = run(search)
+        good = is_good(search, found)
+        bad += not good
+        _show(search, found, good)
+    return bad
+
+
+def holds(search, found):
+    return found.errors == 0 and (found.complete or search.partial)
+
+
+def finds(_, found):
+    return found.errors > 0
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    bad = _all("must hold", HOLDS + ([] if quick else HOLDS_LONG), holds)
+    bad += _all("broken on purpose: spin must find it", BROKEN, finds)
+    bad += _all("must be reached", REACHED, finds)
+    print(f"\n{bad} searches did not end as they must" if bad else "\nall as it must be")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
