@@ -9,8 +9,6 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 /* Less tells nothing: the hypervisor has sent pages of zeros, or nothing. */
 #define WORK_MIN (512u << 10)
 #define LOOK_MAX_US 200000
-/* Until then all is stored, which costs a full link of 1 Gbit/s 1 MB. */
-#define FIRST_LOOK_US 8000
 /* Shares of the time. */
 #define HELD_UP 0.2
 #define HELD_UP_MUCH 0.5
@@ -21,6 +19,9 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
  * much the newest look counts in the average. */
 #define BUSY 0.75
 #define SPARE 0.5
+/* Pages are stored only where that leaves the link idle for most of the time: others use it, too.
+ */
+#define SPARE_STORED 0.3
 #define BUSY_WEIGHT 0.3
 /* What leaves more than this of a batch is not worth it. */
 #define USELESS 0.95
@@ -31,13 +32,12 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 #define AGAIN_MAX_US 4000000
 /* Looks that a trial takes; the first is for what was on its way before it. */
 #define TRIAL_LOOKS 3u
-/* By what storing must be better, and what it is left for. */
+/* By what storing must be better. */
 #define STORE_GAIN 1.25
-#define COMPRESS_GAIN 1.0
 
 void level_init(struct level *l, int64_t now_us)
 {
-	*l = (struct level){.now = STORE,
+	*l = (struct level){.now = LOWEST,
 		.look_us = now_us,
 		.up_again_us = AGAIN_US,
 		.trial_again_us = TRIAL_AGAIN_US};
@@ -62,20 +62,19 @@ static void begin_trial(struct level *l, double bps)
 	l->trial = true;
 	l->trial_looks = 0;
 	l->before_bps = bps;
-	l->now = l->now == STORE ? LOWEST : STORE;
+	l->now = STORE;
 }
 
-/* `full`: the link had no time to spare. */
-static void end_trial(struct level *l, double bps, bool full, int64_t now_us)
+/* `share` of the time that the link was in use. */
+static void end_trial(struct level *l, double bps, double share, int64_t now_us)
 {
-	double gain = l->now == STORE ? STORE_GAIN : COMPRESS_GAIN;
-	bool hopeless = l->now == STORE && full && bps < gain * l->before_bps;
+	bool hopeless = share > SPARE_STORED;
 
 	if (++l->trial_looks < TRIAL_LOOKS && !hopeless)
 		return;
 	l->trial = false;
-	if (bps < gain * l->before_bps) {
-		l->now = l->now == STORE ? LOWEST : STORE;
+	if (hopeless || bps < STORE_GAIN * l->before_bps) {
+		l->now = LOWEST;
 		double_up_to_max(&l->trial_again_us);
 	} else {
 		l->trial_again_us = TRIAL_AGAIN_US;
@@ -101,7 +100,6 @@ static void step_up(struct level *l, int64_t now_us)
 	l->went_up = true;
 }
 
-/* On a link that is full, less is sooner there. */
 static void leave_store(struct level *l, int64_t now_us)
 {
 	l->now = LOWEST;
@@ -138,11 +136,9 @@ static void look(struct level *l, double ratio, int64_t now_us)
 	link = l->busy > BUSY ? (double)l->work.link_us / us : 0;
 	held_up = encoder > HELD_UP && encoder > MORE * link;
 	if (l->trial)
-		end_trial(l, bps, share > BUSY, now_us);
-	else if (l->now == STORE && link > HELD_UP && now_us >= l->trial_us)
+		end_trial(l, bps, share, now_us);
+	else if (l->now == STORE && l->busy > SPARE_STORED && now_us >= l->trial_us)
 		leave_store(l, now_us);
-	else if (l->now == STORE && l->busy > SPARE && now_us >= l->trial_us)
-		begin_trial(l, bps);
 	else if (l->now == STORE)
 		return;
 	else if (ratio > USELESS)
@@ -160,8 +156,7 @@ unsigned level_choose(struct level *l, double ratio, int64_t now_us)
 	int64_t us = now_us - l->look_us;
 
 	/* A slow link takes longer to tell something. */
-	if (us < (l->looks ? LEVEL_LOOK_US : FIRST_LOOK_US) ||
-		(us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
+	if (us < LEVEL_LOOK_US || (us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
 		return l->now;
 	if (l->work.bytes >= WORK_MIN)
 		look(l, ratio, now_us);

@@ -6,13 +6,10 @@
  * waited for is a processor of either node or the hypervisor there: compressing harder would only
  * take more of that, and the level goes down.
  *
- * It begins with storing: a link that is full at the first look is compressed for from then on, and
- * one that is not needs none of it.
- *
  * Storing is another matter: what it does to the rate cannot be told from waiting, since pages that
  * are not compressed make every link look slow. So, at the lowest level, held up by the encoders
  * and with room on the link for the pages as they are, storing is tried for a moment, and kept when
- * more of the stream got through; and the other way round.
+ * more of the stream got through, until the link is in use again.
  *
  * No lock of its own.
  */

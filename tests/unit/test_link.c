@@ -475,7 +475,7 @@ static unsigned settle(struct level *l, const struct scene *scene)
 static void test_level_follows_the_link(void **state)
 {
 	const struct scene slow = {1.2e7, 1e9, 0.25}, middle = {1.2e8, 1e9, 0.25},
-			   fast = {4e9, 1e9, 0.25};
+			   fast = {8e9, 5e8, 0.25, 1.5e9};
 	struct level l;
 
 	(void)state;
