@@ -42,6 +42,9 @@ static const struct cli_verb verbs[] = {
 	{"stop", VERB(stop), .summary = "Stops a VM, wherever it runs",
 		.examples = "drover stop web1\ndrover stop web1 --timeout 300\n"
 			    "drover stop web1 --hard"},
+	{"recover", VERB(recover), .summary = "Takes a VM over from a node that has died",
+		.examples = "drover recover web1\ndrover recover web1 --start --yes\n"
+			    "drover recover web1 --fenced"},
 	{"ls", VERB(ls), .summary = "Lists the VMs", .examples = "drover ls\ndrover ls --json"},
 	{"show", VERB(show), .summary = "Shows a VM and its definition",
 		.examples = "drover show web1"},

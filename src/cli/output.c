@@ -149,7 +149,7 @@ int cli_must_confirm(struct cli *cli, const char *question, struct error **err)
 	if (cli_flag(&cli->args, "yes") || cli_confirm(question, &asked))
 		return 0;
 	if (asked)
-		return error_set(err, ERROR_CANCELLED, 0, "nothing was removed");
+		return error_set(err, ERROR_CANCELLED, 0, "nothing was done");
 	return error_set(err, ERROR_USAGE, 0,
-		"this removes something and there is no terminal to ask on: give --yes");
+		"this cannot be undone and there is no terminal to ask on: give --yes");
 }

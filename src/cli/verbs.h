@@ -36,6 +36,9 @@ CLI_VERB(set);
 CLI_VERB(rm);
 CLI_VERB(rename);
 
+/* recover.c */
+CLI_VERB(recover);
+
 /* console.c */
 CLI_VERB(console);
 

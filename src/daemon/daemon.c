@@ -70,6 +70,21 @@ static void look_at_pool(struct daemon *daemon)
 	keep_reason(daemon, &daemon->no_member, e);
 }
 
+static bool is_migrated(void *arg, const char *vm)
+{
+	return migrations_have(arg, vm, NULL);
+}
+
+/* This node may have been held for dead, and its VMs recovered elsewhere. */
+static void look_at_owners(struct daemon *daemon)
+{
+	struct machine *m = atomic_load(&daemon->machine);
+
+	if (m)
+		vms_end_lost(m->vms,
+			&(struct vms_spare){.is_spared = is_migrated, .arg = m->migrations});
+}
+
 /* Waits on `changed`, with the lock held, at most until `until`; false when that has passed. */
 static bool wait_changed(struct daemon *daemon, int64_t until_ms)
 {
@@ -99,6 +114,7 @@ static void *run(void *arg)
 		pthread_mutex_unlock(&daemon->lock);
 		bring_up(daemon);
 		look_at_pool(daemon);
+		look_at_owners(daemon);
 		pthread_mutex_lock(&daemon->lock);
 		daemon->trying_since_ms = 0;
 		daemon->answered = asked;

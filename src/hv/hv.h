@@ -188,5 +188,10 @@ int hv_image_create(const struct hv *hv, const char *path, const char *format, u
 	const char *backing, const char *backing_format, struct error **err);
 /* {"format","virtual_size","backing"} of an image, opened without a lock. */
 json_t *hv_image_info(const struct hv *hv, const char *path, struct error **err);
+/* Whether a hypervisor, here or (on file systems that share locks) on another node, may write to an
+ * image: it holds QEMU's lock for that, byte 100 + 1 of the file (QEMU: block/file-posix.c, "Image
+ * locking"). Takes no lock. A file that is not there is not locked. ERROR_DISK when it cannot be
+ * told. */
+int hv_image_locked(const char *path, bool *locked, struct error **err);
 
 #endif

@@ -72,6 +72,8 @@ int migrations_cancel(struct migrations *m, const char *id, struct error **err);
  * "failed", "cancelled", "undecided" or "interrupted"; "error" as json_from_error when it failed.
  */
 json_t *migrations_show(struct migrations *m, const char *id, struct error **err);
+/* Whether a migration of that VM has not ended here, on either side. `id` (may be NULL) gets it. */
+bool migrations_have(struct migrations *m, const char *vm, char id[33]);
 /* {"migrations":[…]}, newest first. */
 json_t *migrations_list(struct migrations *m, struct error **err);
 /* Waits for events with a number above `after`, at most wait_ms: {"events":[{"seq",…}],"ended"}. */

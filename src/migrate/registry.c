@@ -227,6 +227,20 @@ struct migration *migration_find(struct migrations *all, const char *id)
 	return m;
 }
 
+bool migrations_have(struct migrations *all, const char *vm, char id[33])
+{
+	const struct migration *m;
+
+	pthread_mutex_lock(&all->lock);
+	m = all->list;
+	while (m && (m->ended || strcmp(m->vm_name, vm) != 0))
+		m = m->next;
+	if (m && id)
+		memcpy(id, m->id, ID_SIZE);
+	pthread_mutex_unlock(&all->lock);
+	return m != NULL;
+}
+
 static int64_t eta_ms(const struct hv_migrate_status *s)
 {
 	int64_t gain = s->rate_bps - s->dirty_rate_bps;

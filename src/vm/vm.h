@@ -59,6 +59,31 @@ int vms_set(
 	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err);
 
 /*
+ * Takes a VM over from a node that is dead: claims it at the next epoch, and starts nothing.
+ * ERROR_REFUSED when it is nobody's or ours, or a hypervisor holds the lock of one of its disks
+ * (`fenced` looks at no lock: the user says that the owner is off); ERROR_RUNNING, ERROR_BUSY.
+ * `check` asks whether the owner lives, with the VM taken, so that nothing else happens to it here.
+ * *owner is who had it.
+ */
+struct vms_recover {
+	bool fenced;
+	bool only_check; /* claims nothing */
+	int (*check)(void *arg, const char *vm, const char *owner, bool fenced, struct error **err);
+	void *arg;
+};
+int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how,
+	struct pool_owner *owner, struct error **err);
+
+/* Ends each copy here whose VM belongs to another node, or to none, by now: it was recovered while
+ * this node was cut off. To be called again and again. Copies that an operation works on are left
+ * to it, and those that are spared: of a migration that has not ended. */
+struct vms_spare {
+	bool (*is_spared)(void *arg, const char *vm);
+	void *arg;
+};
+void vms_end_lost(struct vms *vms, const struct vms_spare *spare);
+
+/*
  * What is known of a VM of the pool, whichever node has it:
  * {"name","node","epoch","state","memory","cpus","operation","pid"(here only),"uptime_s"(here)}.
  * "state" is a hv_state_name of a VM that runs here, "stopped" of one that nobody owns, "elsewhere"

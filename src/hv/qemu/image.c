@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #define IMAGE_MS 60000
+/* RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE, in QEMU's words. */
+#define LOCK_WRITE_BYTE (100 + 1)
 #define IMAGE_OUTPUT (256u << 10)
 
 /* Runs qemu-img; *out (may be NULL) gets its output. Its first line of complaint is the error. */
@@ -109,4 +111,20 @@ json_t *hv_image_info(const struct hv *hv, const char *path, struct error **err)
 	}
 	return json_pack("{s:s, s:I, s:s*, s:s*}", "format", format, "virtual_size",
 		(json_int_t)size, "backing", backing, "backing_format", backing_format);
+}
+
+int hv_image_locked(const char *path, bool *locked, struct error **err)
+{
+	struct flock lock = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_WRITE_BYTE, .l_len = 1};
+	cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	*locked = false;
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0 || fcntl(fd, F_GETLK, &lock) < 0)
+		return error_set(err, ERROR_DISK, errno,
+			"cannot tell whether disk image %s is in use", path);
+	*locked = lock.l_type != F_UNLCK;
+	return 0;
 }
