@@ -5,6 +5,8 @@
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml) with spin
+# make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says, also on GlusterFS
+#                 (installs the packages of tests/race/packages.txt, as root)
 # make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
 # make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
@@ -18,10 +20,11 @@ CONFIG = all
 RUNS = 5
 RATE = 1000
 SECONDS = 600
+EPOCHS = 2000
 TARGET =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check bench model fuzz format install clean
+.PHONY: all deps qemu tiny demo check bench race model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -51,6 +54,10 @@ bench: deps all tiny
 
 model: deps
 	@tests/model/handover.py
+race: deps all tiny
+	@lab/deps tests/race/packages.txt
+	@DROVER_RACE_EPOCHS=$(EPOCHS) DROVER_RACE_ROUNDS=$(EPOCHS) $(PYTHON) -m pytest -q \
+		-p no:cacheprovider tests/integration/test_claims.py tests/integration/test_races.py
 
 fuzz: deps
 	@tests/fuzz/fuzz.py --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

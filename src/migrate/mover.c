@@ -370,17 +370,22 @@ json_t *mover_report(struct mover *m)
 	return report;
 }
 
+void mover_end(struct mover *m)
+{
+	if (process_wait(&m->process, clock_ms(), NULL))
+		return;
+	process_signal(&m->process, SIGTERM);
+	if (process_wait(&m->process, clock_ms() + END_MS, NULL))
+		return;
+	process_signal(&m->process, SIGKILL);
+	process_wait(&m->process, clock_ms() + END_MS, NULL);
+}
+
 void mover_close(struct mover *m)
 {
 	if (!m)
 		return;
-	if (!process_wait(&m->process, clock_ms(), NULL)) {
-		process_signal(&m->process, SIGTERM);
-		if (!process_wait(&m->process, clock_ms() + END_MS, NULL)) {
-			process_signal(&m->process, SIGKILL);
-			process_wait(&m->process, clock_ms() + END_MS, NULL);
-		}
-	}
+	mover_end(m);
 	pthread_join(m->reader, NULL);
 	close_fd(&m->status_fd);
 	error_free(&m->error);

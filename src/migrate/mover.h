@@ -50,7 +50,9 @@ void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes);
 /* What it says of the pages and how they went, as members for a migration's report (docs/api.md).
  * The caller's. */
 json_t *mover_report(struct mover *m);
-/* Ends it if it still runs, waits for that, and frees it. NULL is allowed. */
+/* Ends it if it still runs and waits for that; what it reported can still be asked. */
+void mover_end(struct mover *m);
+/* The same, and frees it. NULL is allowed. */
 void mover_close(struct mover *m);
 
 #endif

@@ -11,6 +11,7 @@
 #include "migrate/source.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* It ends its copy meanwhile. */
 #define ABORT_MS 25000
@@ -184,6 +185,17 @@ static int keep_going_on(struct migration *m, struct error **why, struct error *
 	return rc;
 }
 
+/* A data mover that was stopped before the hypervisor came leaves its socket. It ends before the VM
+ * is anybody's again, whose next migration uses the same path; what it reported is still wanted. */
+static void release_socket(struct migration *m)
+{
+	cleanup_free char *socket = migration_socket(m);
+
+	if (m->mover)
+		mover_end(m->mover);
+	unlink(socket);
+}
+
 static void finish_ours(struct migration *m, struct error *e)
 {
 	cleanup_error struct error *resume = NULL;
@@ -205,6 +217,7 @@ static void finish_ours(struct migration *m, struct error *e)
 			m->vm_name, m->all->set.node);
 	else if (state == MIGRATE_FAILED)
 		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
+	release_socket(m);
 	vm_give_back(m->vm);
 	m->vm = NULL;
 	migration_ended(m, state, e);

@@ -116,7 +116,7 @@ def test_refuses_while_only_droverd_is_down_there_until_it_is_fenced(nodes, gues
         node1.start_daemon()
     wait_for(lambda: not guest.pids(node1), "the end of the copy that was lost")
     assert f"{guest.name}: ENDING its copy on node1: the VM belongs to node2" in log_of(node1)
-    assert leftovers(node1, []) == []
+    wait_for(lambda: leftovers(node1, []) == [], "the end of what it left")
     assert_starts_on(node2, guest)
 
 
@@ -144,7 +144,7 @@ def test_takes_over_from_a_node_that_is_cut_off_which_ends_its_copy(nodes, guest
         wait_for(lambda: not guest.pids(node1), "the end of the copy that was lost")
         assert "ENDING its copy" in log_of(node1)
     assert "taken over from node1" in log_of(node2)
-    assert leftovers(node1, []) == []
+    wait_for(lambda: leftovers(node1, []) == [], "the end of what it left")
     assert_starts_on(node2, guest)
 
 

@@ -1,0 +1,213 @@
+"""What two do to one VM at the same time, and a handover that nobody can decide for a while.
+
+Each test ends with exactly one copy, the guest's check of its own memory, and nothing left over.
+"""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from droverlab.lab import SHARED
+
+from vms import Guest, drover, error_of, leftovers, wait_for
+
+
+@pytest.fixture(scope="module")
+def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
+    return make_lab("two", nodes=2)
+
+
+@pytest.fixture
+def faults(two, tmp_path):
+    """faults(NODE, POINT) holds droverd there at POINT; returns the file that lets it go on."""
+    restarted = []
+
+    def arm(node, point):
+        gate = tmp_path / f"go-{node.name}"
+        node.stop_daemon()
+        node.start_daemon(DROVER_FAULT=f"{point}:file={gate}")
+        restarted.append(node)
+        return gate
+
+    yield arm
+    for node in restarted:
+        node.stop_daemon()
+        node.start_daemon()
+
+
+@pytest.fixture
+def guest(two, faults, request):  # pylint: disable=unused-argument
+    it = Guest(two, two.nodes[0], f"vm-{abs(hash(request.node.name)) % 10**8}")
+    yield it
+    for node in two.nodes:
+        if it.pids(node):
+            drover(node, "stop", it.name, "--timeout", "0", check=False)
+    drover(two.nodes[0], "rm", it.name, "--yes", check=False)
+
+
+def begin(node, *words):
+    return node.popen("drover", *words, "--json", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                      stderr=subprocess.PIPE, text=True)
+
+
+def end(process):
+    """(exit status, kind of the error or None)"""
+    out, err = process.communicate(timeout=120)
+    errors = [json.loads(line) for line in out.splitlines() if '"error": {' in line or '"error":{' in line]
+    assert process.returncode == 0 or errors, (process.returncode, out, err)
+    kinds = [d["error"]["kind"] for d in errors if d.get("error")]
+    return process.returncode, kinds[-1] if kinds else None
+
+
+def migration_of(node, guest):
+    _, (answer,) = drover(node, "migration", "ls")
+    return next((m for m in answer["migrations"] if m["vm"] == guest.name), {})
+
+
+def where(guest):
+    _, (info,) = drover(guest.lab.nodes[0], "show", guest.name)
+    return next(n for n in guest.lab.nodes if n.name == info["node"])
+
+
+def assert_one_copy_and_nothing_left(guest, node=None):
+    node = node or where(guest)
+    guest.assert_runs_only_on(node)
+    for other in guest.lab.nodes:
+        allowed = guest.pids(other)
+        wait_for(lambda other=other, allowed=allowed: leftovers(other, allowed) == [],
+                 f"the end of what is left on {other.name}: {leftovers(other, allowed)}", 60)
+
+
+@pytest.mark.parametrize("side, point, done", [
+    (0, "migrate.src.before_prepare", False), (1, "migrate.dst.before_start", False),
+    (1, "migrate.dst.before_listen", False), (0, "migrate.src.before_stream", False),
+    (0, "migrate.src.during_rounds", False), (0, "migrate.src.before_handover", True),
+    (1, "migrate.dst.before_claim", True), (1, "migrate.dst.after_claim", True),
+    (0, "migrate.src.before_end", True)])
+def test_a_move_cancelled_at_a_step_stays_or_arrives_whole(two, guest, faults, side, point, done):
+    """Until the handover it stays; from then on it is too late, and it arrives."""
+    node1, node2 = two.nodes
+    gate = faults(two.nodes[side], point)
+    move = begin(node1, "migrate", guest.name, "node2")
+    step = {True: ("handover", "end"), False: ("prepare", "stream")}[done]
+    found = wait_for(lambda: (m := migration_of(node1, guest)).get("step") in step and m, "the step", 60)
+    status, documents = drover(node1, "migration", "cancel", found["id"], check=False)
+    assert (error_of(documents)["kind"] == "refused") if done else status == 0, documents
+    gate.touch()
+    assert end(move) == ((0, None) if done else (27, "cancelled"))
+    assert_one_copy_and_nothing_left(guest, node2 if done else node1)
+
+
+def test_a_post_copy_cannot_be_cancelled_and_arrives_whole(two, guest, faults):
+    node1, node2 = two.nodes
+    if not os.path.exists("/dev/userfaultfd"):
+        pytest.skip("no /dev/userfaultfd: this kernel does no post-copy for users")
+    gate = faults(node1, "migrate.src.during_postcopy")
+    move = begin(node1, "migrate", guest.name, "node2", "--postcopy", "1")
+    found = wait_for(lambda: (m := migration_of(node1, guest)).get("step") == "post-copy" and m,
+                     "the post-copy", 60)
+    status, _ = drover(node1, "migration", "cancel", found["id"], check=False)
+    assert status != 0
+    gate.touch()
+    assert end(move) == (0, None)
+    assert_one_copy_and_nothing_left(guest, node2)
+
+
+@pytest.mark.parametrize("verb", [
+    ["start"], ["stop", "--timeout", "0"], ["rm", "--yes"], ["rename", "other"],
+    ["set", "memory=256M"], ["recover", "--yes", "--fenced"]], ids=lambda v: v[0])
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "destination"])
+def test_nothing_else_is_done_to_a_vm_that_moves(two, guest, faults, verb, side):
+    node1, node2 = two.nodes
+    gate = faults(node2, "migrate.dst.before_claim")
+    move = begin(node1, "migrate", guest.name, "node2")
+    wait_for(lambda: migration_of(node1, guest).get("step") == "handover", "the handover", 60)
+    status, documents = drover(two.nodes[side], verb[0], guest.name, *verb[1:], check=False)
+    assert status != 0, documents
+    assert error_of(documents)["kind"] in ("busy", "running", "not-owner", "refused"), documents
+    gate.touch()
+    assert end(move) == (0, None)
+    assert_one_copy_and_nothing_left(guest, node2)
+
+
+@pytest.mark.parametrize("other", ["stop", "start", "migrate"])
+def test_two_verbs_at_the_same_moment_are_one_after_the_other(two, guest, other):
+    """Whoever comes first is done; the other is done after it, or refused."""
+    node1, node2 = two.nodes
+    rounds = int(os.environ.get("DROVER_RACE_ROUNDS", "100")) // 50
+    for i in range(rounds):
+        here = where(guest)
+        there = node2 if here.name == "node1" else node1
+        words = {"stop": ["stop", guest.name, "--timeout", "0"], "start": ["start", guest.name],
+                 "migrate": ["migrate", guest.name, there.name]}[other]
+        racers = [begin(here, "migrate", guest.name, there.name), begin(there, *words)]
+        results = [end(r) for r in (racers if i % 2 else racers[::-1])]
+        kinds = {kind for _, kind in results if kind}
+        assert kinds <= {"busy", "not-owner", "not-running", "running", "already-there", "refused"}, results
+        wait_for(lambda: sum(len(guest.pids(n)) for n in two.nodes) <= 1, "one copy at most")
+        _, (info,) = drover(node1, "show", guest.name)
+        if info["state"] == "stopped":
+            assert other == "stop" and not any(guest.pids(n) for n in two.nodes), info
+            drover(node1, "start", guest.name)
+            from droverlab import guest_client
+            guest_client.wait_ready(two.guests, guest.address, 60)
+            guest.ask("fill", 8, "text")
+    assert_one_copy_and_nothing_left(guest)
+
+
+def test_a_second_droverd_on_one_state_directory_ends_with_one_sentence(two):
+    node1, _ = two.nodes
+    pid = node1.daemon_pid
+    second = node1.run("droverd", "--config", f"{SHARED}/drover.conf", check=False, timeout=30)
+    assert second.returncode == 12, second
+    said = second.stderr.strip()
+    assert "\n" not in said and f"process {pid}" in said and "runs already" in said, said
+    assert node1.daemon_pid == pid and drover(node1, "status")[1][0]["ready"]
+
+
+def undecided(node):
+    text = node.run("curl", "-s", "--unix-socket", "/run/drover/droverd.sock",
+                    "http://droverd/metrics").stdout
+    return re.search(r'drover_migrations\{state="undecided"\} (\d+)', text).group(1) == "1"
+
+
+@pytest.mark.parametrize("side, point, back, runs_on", [
+    (0, "migrate.src.before_handover", "pool", 0), (1, "migrate.dst.after_resume", "link", 1),
+    (1, "migrate.dst.after_resume", "pool", 1)],
+    ids=["not-told-pool", "runs-there-link", "runs-there-pool"])
+def test_undecided_is_shown_and_ends_when_pool_or_peer_is_back(two, guest, faults, side, point, back,
+                                                              runs_on):
+    """The link is cut and the source's pool is gone while the handover is on its way."""
+    node1, _ = two.nodes
+    link = ["ip", "-n", node1.namespace, "link", "set", "mig0"]
+    gate = faults(two.nodes[side], point)
+    move = begin(node1, "migrate", guest.name, "node2", "--reconnect", "5")
+    found = wait_for(lambda: (m := migration_of(node1, guest)).get("step") == "handover" and m,
+                     "the handover", 60)
+    if side == 1:
+        wait_for(lambda: drover(two.nodes[1], "show", guest.name)[1][0]["node"] == "node2",
+                 "the claim")
+    subprocess.run([*link, "down"], check=True)
+    node1.run("mount", "-t", "tmpfs", "none", f"{SHARED}/pool")
+    try:
+        gate.touch()
+        wait_for(lambda: undecided(node1), "an undecided migration", 120)
+        assert f"{guest.name} is UNDECIDED" in node1.log.read_text()
+        _, (shown,) = drover(node1, "migration", "show", found["id"])
+        assert shown["state"] == "undecided", shown
+        for words in (["migration", "show", found["id"]], ["migration", "ls"], ["ls"]):
+            said = node1.run("drover", *words, check=False)
+            assert "undecided" in (said.stdout + said.stderr).lower(), (words, said)
+        if back == "link":
+            subprocess.run([*link, "up"], check=True)
+        else:
+            node1.run("umount", f"{SHARED}/pool")
+        wait_for(lambda: not undecided(node1), "the end of it", 60)
+    finally:
+        subprocess.run([*link, "up"], check=True)
+        node1.run("umount", f"{SHARED}/pool", check=False)
+    status, _ = end(move)
+    assert (status == 0) == (runs_on == 1)
+    assert_one_copy_and_nothing_left(guest, two.nodes[runs_on])
