@@ -69,6 +69,16 @@ static void print_table(const json_t *answer, const json_t *migrations)
 	}
 }
 
+/* Without a pool there is no list, and it is then that something is undecided. */
+static void print_all_undecided(const json_t *migrations)
+{
+	const json_t *m;
+	size_t i;
+
+	json_array_foreach(json_object_get(migrations, "migrations"), i,
+		m) if (!strcmp(cli_text(m, "state", ""), "undecided")) print_undecided(m);
+}
+
 int cli_ls(struct cli *cli, struct error **err)
 {
 	const char *node = cli_get(&cli->args, "node");
@@ -77,13 +87,15 @@ int cli_ls(struct cli *cli, struct error **err)
 		cli_call(cli, "GET", node, here ? "/v1/vms?all=0" : "/v1/vms", NULL, err);
 	cleanup_json json_t *migrations = NULL;
 
-	if (!answer)
-		return -1;
-	if (cli->json) {
+	if (cli->json && answer)
 		cli_print_json(answer);
-		return 0;
-	}
+	if (cli->json)
+		return answer ? 0 : -1;
 	migrations = cli_call(cli, "GET", node, "/v1/migrations", NULL, NULL);
+	if (!answer) {
+		print_all_undecided(migrations);
+		return -1;
+	}
 	print_table(answer, migrations);
 	return 0;
 }
