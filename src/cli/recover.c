@@ -27,9 +27,12 @@ static json_t *ask_daemon(struct cli *cli, const char *vm, bool check, struct er
 /* Whoever is asked knows what was found out, and what was not. */
 static int confirm(struct cli *cli, const char *vm, struct error **err)
 {
-	cleanup_json json_t *found = ask_daemon(cli, vm, true, err);
+	cleanup_json json_t *found = NULL;
 	cleanup_free char *question = NULL;
 
+	if (cli_flag(&cli->args, "yes"))
+		return 0;
+	found = ask_daemon(cli, vm, true, err);
 	if (!found)
 		return -1;
 	question = fs_format("%s belongs to %s, which does not answer. If it runs there, behind a "

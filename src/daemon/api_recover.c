@@ -1,6 +1,8 @@
 /* Taking a VM over from a node that has died. */
 #include "daemon/api.h"
 
+#include "node/member.h"
+
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
@@ -12,8 +14,8 @@
 #define ROUTES(X) X(recover, "POST", "/v1/vms/{vm}/recover", SERVER_LOCAL, "", "fenced check")
 
 /* How long the owner has to answer: it must not be held for dead because it is busy. */
-#define OWNER_MS 10000
-#define CONNECT_MS 3000
+#define OWNER_MS 5000
+#define CONNECT_MS 5000
 
 /* Whether anything answers a connection to this address, be it by refusing it. */
 static bool address_answers(const struct addrinfo *to)
@@ -36,23 +38,21 @@ static bool address_answers(const struct addrinfo *to)
 }
 
 /* The machine of a node, whether or not its droverd answers. */
-static bool machine_answers(const struct pool *pool, const char *node)
+static bool machine_answers(const struct pool_node *node)
 {
-	struct pool_node *record = pool_node_read(pool, node, NULL);
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
 	char host[256], port_text[16];
 	bool answers = false;
 	int port;
 
-	if (record && http_split_address(record->address, host, &port, NULL) == 0) {
-		snprintf(port_text, sizeof(port_text), "%d", port);
-		if (getaddrinfo(host, port_text, &hints, &found) == 0)
-			for (const struct addrinfo *a = found; a && !answers; a = a->ai_next)
-				answers = address_answers(a);
-	}
-	if (found)
-		freeaddrinfo(found);
-	pool_node_free(record);
+	if (http_split_address(node->address, host, &port, NULL) < 0)
+		return false;
+	snprintf(port_text, sizeof(port_text), "%d", port);
+	if (getaddrinfo(host, port_text, &hints, &found) != 0)
+		return false;
+	for (const struct addrinfo *a = found; a && !answers; a = a->ai_next)
+		answers = address_answers(a);
+	freeaddrinfo(found);
 	return answers;
 }
 
@@ -72,6 +72,29 @@ static int owner_lives(const char *vm, const char *owner, const json_t *answer, 
 		vm, owner, state ? state : "unknown", vm);
 }
 
+/* A machine that is there: its droverd decides, and where that does not answer the user. */
+static int ask_owner(
+	struct cluster *c, const char *vm, const char *owner, bool fenced, struct error **err)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_free char *escaped = http_escape(vm), *path = fs_format("/v1/vms/%s", escaped);
+
+	if (node_call(c->peers, owner, "GET", path, NULL, OWNER_MS, &answer, &e) == 0)
+		return owner_lives(vm, owner, answer, err);
+	if (e->kind != ERROR_UNREACHABLE)
+		return error_set(err, ERROR_REFUSED, 0,
+			"%s is not taken over: its owner %s is not dead: %s", vm, owner,
+			e->message);
+	if (fenced)
+		return 0;
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s is not taken over: droverd on %s does not answer, but its machine does, and "
+		"the hypervisor may run there: restart droverd on it, or make sure that the "
+		"machine is off or its hypervisors have ended, then give --fenced",
+		vm, owner);
+}
+
 static int check_owner(
 	void *arg, const char *vm, const char *owner, bool fenced, struct error **err)
 {
@@ -79,8 +102,8 @@ static int check_owner(
 	struct cluster *c = atomic_load(&daemon->cluster);
 	struct machine *m = atomic_load(&daemon->machine);
 	cleanup_error struct error *e = NULL;
-	cleanup_json json_t *answer = NULL;
-	cleanup_free char *escaped = http_escape(vm), *path = fs_format("/v1/vms/%s", escaped);
+	struct pool_node *record;
+	bool answers;
 	char id[33];
 
 	if (migrations_have(m->migrations, vm, id))
@@ -88,26 +111,21 @@ static int check_owner(
 			"%s is not taken over: migration %s of it has not ended here; `drover "
 			"migration show %s` tells how it stands",
 			vm, id, id);
-	if (node_call(c->peers, owner, "GET", path, NULL, OWNER_MS, &answer, &e) == 0)
-		return owner_lives(vm, owner, answer, err);
-	if (fenced && (e->kind == ERROR_UNREACHABLE || e->kind == ERROR_NO_NODE))
-		return 0;
-	if (e->kind == ERROR_NO_NODE)
-		return error_set(err, ERROR_REFUSED, 0,
-			"%s is not taken over: %s was removed from the cluster and cannot be "
-			"asked; "
-			"make sure that it is off, then give --fenced",
-			vm, owner);
-	if (e->kind != ERROR_UNREACHABLE)
-		return error_set(err, ERROR_REFUSED, 0,
-			"%s is not taken over: its owner %s is not dead: %s", vm, owner,
-			e->message);
-	if (!machine_answers(c->pool, owner))
+	record = member_read(c->pool, owner, &e);
+	if (!record && e->kind != ERROR_NO_NODE) {
+		error_move(err, e);
+		e = NULL;
+		return -1;
+	}
+	answers = record && machine_answers(record);
+	pool_node_free(record);
+	if (answers)
+		return ask_owner(c, vm, owner, fenced, err);
+	if (!e || fenced)
 		return 0;
 	return error_set(err, ERROR_REFUSED, 0,
-		"%s is not taken over: droverd on %s does not answer, but its machine does, and "
-		"the hypervisor may run there: restart droverd on it, or make sure that the "
-		"machine is off or its hypervisors have ended, then give --fenced",
+		"%s is not taken over: %s was removed from the cluster and cannot be asked; make "
+		"sure that it is off, then give --fenced",
 		vm, owner);
 }
 

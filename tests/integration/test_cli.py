@@ -508,6 +508,22 @@ def test_ctrl_c_on_a_terminal_asks_and_no_goes_on(droverd):
     assert not droverd.sent(f"POST /v1/migrations/{ID}/cancel")
 
 
+@pytest.mark.parametrize("answer, claims", [("n\n", False), ("yes\n", True)])
+def test_recover_asks_whether_the_node_is_off(droverd, answer, claims):
+    """After it has looked whether it may: what is refused needs no question."""
+    droverd.answers["POST /v1/vms/web1/recover"] = {"from": "node1", "node": "node2", "epoch": 4}
+    droverd.answers["POST /v1/vms/web1/start"] = {"state": "running"}
+    terminal = Terminal(droverd.path, "recover", "web1", "--start", columns=200)
+    terminal.read_until("Is node1 off, and is web1 to be taken over? [y/N] ")
+    assert droverd.sent("POST /v1/vms/web1/recover") == [{"fenced": False, "check": True}]
+    assert not droverd.sent("POST /v1/vms/web1/start")
+    terminal.type(answer)
+    assert terminal.end() == (0 if claims else 27)
+    assert [body["check"] for body in droverd.sent("POST /v1/vms/web1/recover")] == (
+        [True, False] if claims else [True])
+    assert len(droverd.sent("POST /v1/vms/web1/start")) == claims
+
+
 @pytest.mark.parametrize("answer", ["y\n", "\x03"])
 def test_ctrl_c_on_a_terminal_asks_and_yes_cancels(droverd, answer):
     droverd.migration.step("rounds")
