@@ -54,6 +54,7 @@ bench: deps all tiny
 
 model: deps
 	@tests/model/handover.py
+
 race: deps all tiny
 	@lab/deps tests/race/packages.txt
 	@DROVER_RACE_EPOCHS=$(EPOCHS) DROVER_RACE_ROUNDS=$(EPOCHS) $(PYTHON) -m pytest -q \
