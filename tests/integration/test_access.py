@@ -47,7 +47,8 @@ def ask(daemon, context, method, path):
 
 
 def wrong_answers(daemon, context, is_right):
-    """The requests of docs/api.md (test_requests.py: all that there are) for which is_right(who, status, error) does not hold."""
+    """The requests of docs/api.md, which are all that there are (test_requests.py), for which
+    is_right(who, status, error) does not hold."""
     wrong = []
     for method, path, who in sorted(routes_of_the_document()):
         status, answer = ask(daemon, context, method, path)
