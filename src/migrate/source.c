@@ -167,7 +167,9 @@ static int prepare(struct migration *m, struct error **err)
 		return -1;
 	migration_event(m, "connect", lane);
 	m->mover = migration_start_mover(m, socket, -1, lane, err);
-	return m->mover ? mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err) : -1;
+	if (!m->mover || wait_ready(m, true, &port, err) < 0)
+		return -1;
+	return mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err);
 }
 
 static struct hv_migrate_params params_for_round(const struct migration *m, int round)
@@ -182,14 +184,9 @@ static int start_stream(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = migration_socket(m);
 	struct hv_migrate_params params = params_for_round(m, 1);
-	int64_t port;
 
 	if (journal_step(m, STEP_STREAM, err) < 0 ||
 		fault_point("migrate.src.before_stream", err) < 0)
-		return -1;
-	/* A guest that runs is sent already while the destination's hypervisor starts; one that is
-	 * paused for it does not stand still for that. */
-	if (m->options.pause && wait_ready(m, true, &port, err) < 0)
 		return -1;
 	m->stream_ms = clock_ms();
 	if (m->options.pause) {
@@ -197,9 +194,7 @@ static int start_stream(struct migration *m, struct error **err)
 			return -1;
 		m->paused_ms = clock_ms();
 	}
-	if (hv_vm_migrate(vm_hv(m->vm), socket, &params, err) < 0)
-		return -1;
-	return m->options.pause ? 0 : wait_ready(m, true, &port, err);
+	return hv_vm_migrate(vm_hv(m->vm), socket, &params, err);
 }
 
 /* Without an answer it may be a network that is cut. */
