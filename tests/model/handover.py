@@ -19,6 +19,12 @@ DEPTH = 100000
 MEMORY_MIB = 4096
 TIMEOUT_S = 1200
 
+# What an error says, in the words of the model's assertions as spin prints them.
+TWO_RUN = REACHED_IT = "violated 0"
+GOES_ON_THOUGH_CLAIMED = "!((owner[epoch]=="
+NONE_RUNS = "!=(hvB=="
+RUNS_UNOWNED = "||(owner[epoch]=="
+
 
 @dataclass(frozen=True)
 class Search:
@@ -29,6 +35,7 @@ class Search:
     breaks: int = 0
     outages: int = 0
     define: str = ""
+    error: str = ""  # what must be found, where something must
     partial: bool = False  # by bitstate hashing: not every state is seen
 
     @property
@@ -70,22 +77,25 @@ HOLDS_LONG = [
 ]
 # An error must be found in these: what they leave out of the protocol is needed.
 BROKEN = [
-    Search("B lets the guest run, and claims then", define="CLAIM_AFTER_RUN"),
-    Search("B does not wait for A's word", breaks=1, define="CLAIM_WHEN_LOADED"),
+    Search("B lets the guest run, and claims then", define="CLAIM_AFTER_RUN",
+           error=TWO_RUN),
+    Search("B does not wait for A's word", breaks=1, define="CLAIM_WHEN_LOADED",
+           error=GOES_ON_THOUGH_CLAIMED),
     Search("A goes on without a claim when its handover is not answered",
-           define="GO_ON_UNCLAIMED"),
-    Search("A ends its copy when its handover is not answered", define="END_UNASKED"),
+           define="GO_ON_UNCLAIMED", error=GOES_ON_THOUGH_CLAIMED),
+    Search("A ends its copy when its handover is not answered", define="END_UNASKED",
+           error=NONE_RUNS),
     Search("B says after a restart that a copy has ended which may have run", lost=0, outages=1,
-           define="ENDED_AFTER_CLAIM"),
+           define="ENDED_AFTER_CLAIM", error=RUNS_UNOWNED),
 ]
 # These must be reached, or the searches above would show nothing.
 REACHED = [
-    Search("a move", define="REACH=1"),
-    Search("a move that fails and is undone", define="REACH=2"),
-    Search("an undecided one", define="REACH=3"),
-    Search("a VM that is handed back", breaks=1, define="REACH=4"),
-    Search("a move in spite of a droverd's crash", define="REACH=5"),
-    Search("a claim of B that comes too late", define="REACH=6"),
+    Search("a move", define="REACH=1", error=REACHED_IT),
+    Search("a move that fails and is undone", define="REACH=2", error=REACHED_IT),
+    Search("an undecided one", define="REACH=3", error=REACHED_IT),
+    Search("a VM that is handed back", breaks=1, define="REACH=4", error=REACHED_IT),
+    Search("a move in spite of a droverd's crash", define="REACH=5", error=REACHED_IT),
+    Search("a claim of B that comes too late", define="REACH=6", error=REACHED_IT),
 ]
 
 
@@ -142,8 +152,8 @@ def holds(search, found):
     return found.errors == 0 and (found.complete or search.partial)
 
 
-def finds(_, found):
-    return found.errors > 0
+def finds(search, found):
+    return found.errors > 0 and search.error in found.what
 
 
 def main():
