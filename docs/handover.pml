@@ -22,6 +22,8 @@
  *   ENDED_AFTER_CLAIM   B, started again after a claim, says that it has ended, though it may have
  *                       run the guest
  *   END_UNASKED         A ends its copy after a handover that was not answered
+ *   END_BEFORE_GIVING   B, which cannot let the guest run, ends its copy and gives the VM back then
+ *   GIVE_BACK_BLINDLY   B gives the VM back though the guest may have run
  * REACH=n makes state n of Observer an error, so that a search shows that it is reached.
  */
 #ifndef CRASHES
@@ -63,17 +65,19 @@ mtype:question = { NO_CALL, EXPECT, READY, HANDOVER_CALL, ABORT };
 mtype:word = { NO_WORD, YES, FAILED, RUNS, ENDED_WORD, UNKNOWN };
 mtype:question question = NO_CALL;
 mtype:word answer = NO_WORD;
+bool brokenA; /* what has become of the VM is not known to A, or it is off: BROKEN */
 bool unanswered; /* the question or the answer was lost: A's call will time out */
 
 /* What droverd on B holds in memory. */
-bool knownB, readyB, handoverB, abortB, claimedB, uncertainB, resumedB, endedB;
+bool knownB, readyB, handoverB, abortB, claimedB, uncertainB, resumedB, endedB, may_have_runB;
 bool receivedB; /* dest_run() has the migration */
 
 bool upA = true, upB = true; /* droverd */
 bool deadA, deadB;           /* a node that stays dead */
 bool cancel;                 /* the user's */
 byte crashes = CRASHES, lost = LOST, breaks = BREAKS, outages = OUTAGES;
-bool droverd_crashed, hypervisor_crashed, resume_failed, undecided;
+bool droverd_crashed, hypervisor_crashed, undecided;
+bool ranB; /* the guest has run on B: A's copy is an old one */
 
 #define two_run (hvA == RUNNING && hvB == RUNNING)
 #define MINE_A (owner[epoch] == A)
@@ -130,6 +134,9 @@ inline go_on()
 	:: hvA == GONE
 	:: atomic { hvA == COMPLETED ->
 		assert(!MINE_B); /* once claimed, never resumed elsewhere */
+#ifndef CLAIM_AFTER_RUN
+		assert(!ranB);
+#endif
 		hvA = RUNNING }
 	fi
 }
@@ -138,11 +145,12 @@ inline end_copy_A()
 {
 	stepA = END;
 	atomic { hvA = GONE; streaming = false };
-	atomic { stepA = ENDED; doneA = true };
+	atomic { stepA = ENDED; doneA = !brokenA };
 }
 
 mtype:outcome toldA;
 mtype:step verdict; /* UNDO: ours, END: theirs */
+bool sawB; /* B was the owner when the pool was asked */
 
 /* source_settle_ownership(): the pool first, then B's word, until one of them tells. */
 inline settle_ownership()
@@ -158,12 +166,16 @@ inline settle_ownership()
 		if
 		:: toldA == NOT_KNOWN -> skip
 		:: atomic { toldA != NOT_KNOWN && MINE_A -> verdict = UNDO; break }
-		:: toldA != NOT_KNOWN && !MINE_A ->
+		:: atomic { toldA != NOT_KNOWN && !MINE_A -> sawB = MINE_B };
 			/* ask_claimer() */
 			call(ABORT);
 			if
-			:: said == UNKNOWN || said == ENDED_WORD -> toldA = WON /* again */
-			:: else -> verdict = END; break
+			:: said == RUNS -> verdict = END; break
+			:: said != RUNS && !sawB -> brokenA = true; verdict = END; break
+			/* For as long as a lane is made again, which is longer than a droverd needs
+			 * to start again. */
+			:: said == NO_WORD && sawB && deadB -> brokenA = true; verdict = END; break
+			:: else -> toldA = WON /* again */
 			fi
 		fi
 	   :: !poolA -> toldA = NOT_KNOWN
@@ -335,27 +347,42 @@ inline let_run(worked)
 #ifndef CLAIM_AFTER_RUN
 		assert(MINE_B);
 #endif
-		hvB = RUNNING; worked = true }
+		may_have_runB = true; hvB = RUNNING; ranB = true };
+		if :: hvB == RUNNING -> worked = true :: hvB == GONE -> worked = false fi
 	:: atomic { hvB == RUNNING -> worked = true }
 	:: atomic { hvB == GONE -> worked = false }
-	:: atomic { breaks > 0 && hvB == LOADED -> breaks--; resume_failed = true; worked = false }
+	:: atomic { breaks > 0 && hvB == LOADED -> breaks--; may_have_runB = false; worked = false }
 	fi
 }
 
-/* hand_back(): claims the next epoch in A's name until the pool takes it. */
-inline hand_back()
+inline end_loaded_B()
 {
-	atomic { if :: hvB != RUNNING -> hvB = GONE :: else fi };
+	atomic { if :: hvB != RUNNING -> hvB = GONE :: else fi }
+}
+
+/* give_up(): claims the next epoch in A's name until the pool takes it, in nobody's where the guest
+ * may have run. */
+inline give_up()
+{
+#ifdef END_BEFORE_GIVING
+	end_loaded_B();
+#endif
+#ifdef GIVE_BACK_BLINDLY
+	may_have_runB = false;
+#endif
 	do
 	:: poolB ->
-		claim_or_not(3, A, poolB, toldB);
-		if :: toldB != NOT_KNOWN -> claimedB = false; break :: else fi
+		claim_or_not(3, (may_have_runB -> NOBODY : A), poolB, toldB);
+		if
+		:: toldB != NOT_KNOWN -> claimedB = false; uncertainB = may_have_runB; break
+		:: else
+		fi
 	od
 }
 
 inline end_failed_B()
 {
-	atomic { if :: hvB != RUNNING -> hvB = GONE :: else fi };
+	end_loaded_B();
 	atomic { stepB = ENDED; doneB = false; endedB = true }
 }
 
@@ -366,7 +393,7 @@ inline run_here()
 	let_run(workedB);
 	if
 	:: workedB -> resumedB = true; atomic { stepB = ENDED; doneB = true }
-	:: else -> hand_back(); end_failed_B()
+	:: else -> give_up(); end_failed_B()
 	fi
 }
 
@@ -417,7 +444,8 @@ inline dest_recover()
 		poolB;
 		/* vms_find(): a VM whose hypervisor is gone is nobody's */
 		atomic { if :: hvB == GONE && MINE_B -> epoch++; owner[epoch] = NOBODY :: else fi };
-		atomic { claimedB = (MINE_B && epoch == 2); knownB = true; receivedB = true };
+		atomic { claimedB = (MINE_B && epoch == 2); may_have_runB = (hvB != LOADED); knownB = true;
+			receivedB = true };
 #ifndef ENDED_AFTER_CLAIM
 		atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
 #endif
@@ -471,7 +499,7 @@ end:	do
 inline lose_memory_B()
 {
 	knownB = false; readyB = false; handoverB = false; abortB = false; claimedB = false;
-	resumedB = false; receivedB = false
+	resumedB = false; receivedB = false; may_have_runB = false
 }
 
 active proctype Faults()

@@ -32,6 +32,8 @@ static const struct {
 	{"pool.claim.before_link", "a claim is made"},
 	{"pool.claim.after_link", "a claim that was made is made durable"},
 	{"migrate.dst.after_claim", "the destination, being the owner, lets the guest run"},
+	{"migrate.dst.before_hand_back",
+		"the destination, which cannot run it, claims it for the source"},
 	{"migrate.dst.after_resume", "the destination tells the source that the guest runs"},
 	{"migrate.src.during_postcopy", "each look of the source at the post-copy"},
 	{"migrate.dst.during_postcopy", "each look of the destination at the post-copy"},

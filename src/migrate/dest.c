@@ -3,7 +3,7 @@
  * calls migrations_expect, …_wait_ready, …_handover and …_abort, each in a thread of its own; they
  * leave word in struct migration for the thread that runs dest_run().
  */
-#include "migrate/internal.h"
+#include "migrate/dest.h"
 
 #include "base/clock.h"
 #include "base/fault.h"
@@ -43,8 +43,7 @@ static int bind_one(const struct addrinfo *a, int port)
 	return fd;
 }
 
-/* Listens on the first free port of the settings' range. */
-static int listen_for_lane(const struct migrate_settings *set, int *port, struct error **err)
+int dest_listen(const struct migrate_settings *set, int *port, struct error **err)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
 	int rc = getaddrinfo(set->listen_address, NULL, &hints, &found), fd = -1;
@@ -92,7 +91,7 @@ static int look_around(struct migration *m, struct error **err)
 	return rc;
 }
 
-static void publish(struct migration *m, int port, bool ready)
+void dest_publish(struct migration *m, int port, bool ready)
 {
 	pthread_mutex_lock(&m->all->lock);
 	m->port = port;
@@ -110,14 +109,14 @@ static int open_lane(struct migration *m, struct error **err)
 
 	if (fault_point("migrate.dst.before_listen", err) < 0)
 		return -1;
-	listen_fd = listen_for_lane(&m->all->set, &port, err);
+	listen_fd = dest_listen(&m->all->set, &port, err);
 	if (listen_fd < 0)
 		return -1;
 	/* The mover removes what was at `socket`; later the hypervisor listens there. */
 	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
 	if (!m->mover)
 		return -1;
-	publish(m, port, false);
+	dest_publish(m, port, false);
 	return 0;
 }
 
@@ -133,7 +132,7 @@ static int start_hypervisor(struct migration *m, struct error **err)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	if (fault_point("migrate.dst.before_ready", err) < 0)
 		return -1;
-	publish(m, m->port, true);
+	dest_publish(m, m->port, true);
 	return 0;
 }
 
@@ -262,162 +261,18 @@ static int claim(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* An order that the hypervisor has not answered in time may still be carried out: asked again until
- * it answers, for only then it is known whether the guest runs. In post-copy no other copy can run,
- * and what keeps this one from it (a disk's lock) is waited for. */
-static int let_run(struct migration *m, struct error **err)
-{
-	struct error *e = NULL;
-
-	while (hv_vm_resume(vm_hv(m->vm), &e) < 0) {
-		if (e->kind != ERROR_TIMEOUT &&
-			(!migration_in_postcopy(m) || e->kind == ERROR_NOT_RUNNING))
-			return error_move(err, e);
-		log_warning("%s was told to run and does not: %s", m->vm_name, e->message);
-		error_free(&e);
-		if (!migrations_pause(m->all, RETRY_MS))
-			return error_set(
-				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
-	}
-	return 0;
-}
-
-static int resume(struct migration *m, struct error **err)
-{
-	int rc = fault_point("migrate.dst.after_claim", err);
-
-	if (rc == 0)
-		rc = let_run(m, err);
-	if (rc < 0)
-		return -1;
-	fault_point("migrate.dst.after_resume", NULL);
-	pthread_mutex_lock(&m->all->lock);
-	m->resumed_ms = clock_ms();
-	pthread_cond_broadcast(&m->all->changed);
-	pthread_mutex_unlock(&m->all->lock);
-	hv_vm_announce(vm_hv(m->vm), NULL);
-	return 0;
-}
-
-/* We own the VM and cannot run it, while the source has a whole copy: it gets it back. Until that
- * is done we say that nothing is known, and the source keeps its copy. */
-static void hand_back(struct migration *m)
-{
-	const struct pool *pool = m->all->set.pool;
-	struct pool_owner now = {0};
-
-	vm_end(m->vm);
-	m->vm = NULL;
-	do {
-		cleanup_error struct error *e = NULL;
-
-		if (pool_owner_claim(pool, m->vm_name, m->epoch + 2, m->peer, m->id, NULL, &e) ==
-				0 ||
-			(pool_owner_read(pool, m->vm_name, &now, NULL) == 0 &&
-				now.epoch > m->epoch + 1)) {
-			m->claimed = false;
-			return;
-		}
-		log_error("%s could not be given back to %s: %s", m->vm_name, m->peer, e->message);
-	} while (migrations_pause(m->all, RETRY_MS));
-}
-
-/* Another lane for hypervisors that wait for one; the source asked for it. */
-static void renew_lane(struct migration *m)
-{
-	cleanup_free char *socket = migration_socket(m);
-	cleanup_error struct error *e = NULL;
-	cleanup_fd int listen_fd = -1;
-	int port;
-
-	migration_release_mover(m, clock_ms());
-	listen_fd = listen_for_lane(&m->all->set, &port, &e);
-	if (listen_fd >= 0)
-		m->mover = migration_start_mover(m, socket, listen_fd, NULL, &e);
-	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0) {
-		log_error("%s: no new lane: %s", m->vm_name, e->message);
-		port = 0;
-	}
-	pthread_mutex_lock(&m->all->lock);
-	m->recover = false;
-	pthread_mutex_unlock(&m->all->lock);
-	publish(m, port, true);
-}
-
-/* The guest may stand still, for a page that is on the other node. */
-static int note_interruption(struct migration *m, struct error **err)
-{
-	bool stuck, over, renew;
-
-	pthread_mutex_lock(&m->all->lock);
-	stuck = m->stuck;
-	m->stuck = m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
-	over = m->stuck && (m->cancel || m->abort);
-	renew = m->recover;
-	pthread_mutex_unlock(&m->all->lock);
-	if (over)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s runs on %s without some pages of its memory, which %s has lost; stop "
-			"it "
-			"and start it again",
-			m->vm_name, m->all->set.node, m->peer);
-	if (m->stuck && !stuck)
-		log_error("the post-copy of %s from %s is interrupted: its guest waits for pages "
-			  "that are there, until %s connects again",
-			m->vm_name, m->peer, m->peer);
-	if (renew)
-		renew_lane(m);
-	migration_event(m, m->stuck ? "interrupted" : "post-copy", NULL);
-	return 0;
-}
-
-/* The guest runs here, and pages of it are still on their way. */
-static int follow(struct migration *m, struct error **err)
-{
-	struct hv_migrate_status *s = &m->last;
-	struct error *e = NULL;
-
-	/* Without the entry the next droverd finds the same by itself. */
-	journal_step(m, STEP_POSTCOPY, NULL);
-	pthread_mutex_lock(&m->all->lock);
-	m->step = STEP_POSTCOPY;
-	pthread_mutex_unlock(&m->all->lock);
-	while (s->phase != HV_MIGRATE_COMPLETED) {
-		if (migrations_closing(m->all))
-			return error_set(
-				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
-		if (fault_point("migrate.dst.during_postcopy", &e) < 0 ||
-			hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, &e) <
-				0) {
-			if (e->kind == ERROR_NOT_RUNNING)
-				return error_move(err, e);
-			log_warning("%s", e->message);
-			error_free(&e);
-			migrations_pause(m->all, RETRY_MS);
-		}
-		if (s->phase == HV_MIGRATE_FAILED)
-			return error_set(err, ERROR_HYPERVISOR, 0,
-				"the hypervisor on %s gave up in post-copy: %s; stop %s and start "
-				"it "
-				"again",
-				m->all->set.node, s->failure, m->vm_name);
-		if (s->phase != HV_MIGRATE_COMPLETED && note_interruption(m, err) < 0)
-			return -1;
-	}
-	m->complete_ms = clock_ms();
-	return 0;
-}
-
 static void finish(struct migration *m, int rc, struct error *e)
 {
 	enum migrate_state state = rc == 0                      ? MIGRATE_DONE
 				   : e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED
 								: MIGRATE_FAILED;
 
-	if (m->vm && (rc == 0 || m->resumed_ms))
+	if (m->vm && (rc == 0 || m->resumed_ms)) {
+		vm_keep_epoch(m->vm);
 		vm_give_back(m->vm);
-	else if (m->vm)
+	} else if (m->vm) {
 		vm_end(m->vm);
+	}
 	m->vm = NULL;
 	if (rc == 0 && m->mover)
 		mover_wait(m->mover, "end", clock_ms() + LOOK_MS, NULL);
@@ -425,22 +280,12 @@ static void finish(struct migration *m, int rc, struct error *e)
 	migration_release_mover(m, clock_ms() + (rc == 0 ? MOVER_MS : 0));
 }
 
-/* From the claim on. */
-static int run_here(struct migration *m, struct error **err)
-{
-	if (resume(m, err) == 0)
-		return migration_in_postcopy(m) ? follow(m, err) : 0;
-	if ((*err)->kind != ERROR_UNDECIDED)
-		hand_back(m);
-	return -1;
-}
-
 /* From the stream on. */
 static int take_over(struct migration *m, struct error **err)
 {
 	if (wait_loaded(m, err) < 0 || wait_handover(m, err) < 0 || claim(m, err) < 0)
 		return -1;
-	return run_here(m, err);
+	return dest_run_here(m, err);
 }
 
 /* Takes `e` over. */
@@ -462,19 +307,21 @@ static void dest_run(struct migration *m)
 	end_receiving(m, rc, e);
 }
 
-/* A copy that may be switched to post-copy, or has been, is the VM: it is gone on with, with what
- * the earlier droverd left running. False when the copy has failed. */
-static bool go_on_receiving(struct migration *m)
+/* Where the stream of an earlier droverd's copy stands. One that may be switched to post-copy, or
+ * has been, is the VM: it is gone on with, unless it has failed. */
+static bool may_be_switched(struct migration *m)
 {
-	struct error *e = NULL;
-	int rc;
+	return m->options.postcopy && hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) == 0 &&
+	       m->last.phase != HV_MIGRATE_FAILED;
+}
 
-	if (hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) < 0 ||
-		m->last.phase == HV_MIGRATE_FAILED)
-		return false;
-	rc = m->claimed ? run_here(m, &e) : take_over(m, &e);
-	end_receiving(m, rc, e);
-	return true;
+/* Whether the earlier droverd cannot have let it run: nothing else stops a guest that has run here.
+ */
+static bool never_ran(const struct migration *m)
+{
+	enum hv_state state = hv_vm_state(vm_hv(m->vm));
+
+	return state == HV_PAUSED || state == HV_INCOMING;
 }
 
 /* Only what the pool says we have claimed is ours; all else is ended. */
@@ -484,6 +331,7 @@ void dest_recover(struct migration *m)
 	cleanup_error struct error *gone = NULL;
 	struct error *e = NULL;
 	struct pool_owner now;
+	int rc;
 
 	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
 	if (!m->vm && gone->kind != ERROR_NOT_RUNNING) {
@@ -503,28 +351,19 @@ void dest_recover(struct migration *m)
 	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
 	/* Of an owner whose hypervisor is gone the VM has been released by now. */
 	m->uncertain = m->step == STEP_CLAIM && !m->claimed && now.epoch != m->epoch;
+	if (m->vm && m->claimed)
+		m->may_have_run = !never_ran(m);
 	pthread_mutex_lock(&m->all->lock);
 	m->state = MIGRATE_RUNNING;
 	pthread_mutex_unlock(&m->all->lock);
-	if (m->vm && m->options.postcopy && (m->claimed || now.epoch == m->epoch) &&
-		go_on_receiving(m))
+	if (m->vm && ((may_be_switched(m) && now.epoch == m->epoch) || m->claimed)) {
+		rc = m->claimed ? dest_run_here(m, &e) : take_over(m, &e);
+		end_receiving(m, rc, e);
 		return;
-	if (m->vm && m->claimed && let_run(m, &e) == 0) {
-		hv_vm_announce(vm_hv(m->vm), NULL);
-		vm_give_back(m->vm);
-		m->vm = NULL;
-		migration_ended(m, MIGRATE_DONE, NULL);
-		return;
-	}
-	if (e && e->kind == ERROR_UNDECIDED) {
-		error_free(&e);
-		return; /* droverd stops: the journal has it */
 	}
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration from %s", set->node, m->peer);
-	if (m->vm && m->claimed)
-		hand_back(m);
-	else if (m->vm && !strcmp(now.node, set->node))
+	if (m->vm && !strcmp(now.node, set->node))
 		vm_give_back(m->vm); /* it came here in another way since */
 	else if (m->vm)
 		vm_end(m->vm);

@@ -50,7 +50,9 @@ struct migration {
 	struct migrate_options options;
 	struct vm *vm;      /* taken; NULL when it has been given back or ended */
 	bool claimed;       /* destination: it has claimed, and not given back */
-	bool uncertain;     /* destination: an earlier droverd may have claimed, and let it run */
+	bool uncertain;     /* destination: the guest may have run here, and does no more */
+	bool may_have_run;  /* destination: it has been told to, and it is not known that it has not
+			     */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
 	struct process_id mover_left; /* one that an earlier droverd started, and that goes on */
@@ -126,7 +128,7 @@ json_t *journal_list(struct migrations *all, struct error **err);
 int journal_unfinished(struct migrations *all,
 	void (*each)(struct migration *m, const struct process_id *mover), struct error **err);
 
-/* source.c and dest.c */
+/* source.c, settle.c and dest.c */
 void source_run(struct migration *m);
 void source_recover(struct migration *m);
 void dest_recover(struct migration *m);

@@ -233,7 +233,8 @@ static enum verdict follow_to_end(struct migration *m, struct error **why)
 	return BROKEN;
 }
 
-/* Takes the VM back, from a destination that has not claimed it and will not, or has given it back. */
+/* Takes the VM back, from a destination that has not claimed it and will not, or has given it back.
+ */
 static enum verdict take_back(struct migration *m)
 {
 	struct pool_owner now = {0};

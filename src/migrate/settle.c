@@ -70,29 +70,49 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 	return verdict;
 }
 
-/* The destination has claimed. It runs the VM, or will, unless it says that it cannot tell: then it
- * may be giving the VM back, and our copy is the only whole one. */
-static enum verdict ask_claimer(struct migration *m, struct error **err)
+/* The destination has claimed: its word tells whether it runs the VM for good. */
+static enum verdict ask_claimer(
+	struct migration *m, const struct pool_owner *now, int64_t since_ms, struct error **err)
 {
 	cleanup_json json_t *answer = NULL;
-	cleanup_error struct error *unused = NULL;
-	const char *state;
+	struct error *e = NULL;
+	const char *word;
 
 	if (!m->link)
-		m->link = node_link_open(m->all->set.peers, m->peer, &unused);
-	if (!m->link || source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &unused) < 0)
+		m->link = node_link_open(m->all->set.peers, m->peer, &e);
+	if (m->link)
+		source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e);
+	word = answer ? json_get_string(answer, "state", NULL) : NULL;
+	if (word && !strcmp(word, "running"))
 		return THEIRS;
-	state = json_get_string(answer, "state", NULL);
-	if (!state || strcmp(state, "unknown"))
-		return state && !strcmp(state, "ended") ? UNKNOWN : THEIRS;
-	error_set(err, ERROR_UNDECIDED, 0, "%s has claimed %s and cannot say whether it runs there",
-		m->peer, m->vm_name);
-	return UNKNOWN;
+	if (strcmp(now->node, m->peer) || strcmp(now->why, m->id)) {
+		error_free(&e);
+		error_set(err, ERROR_FAILED, 0,
+			*now->node ? "%s has taken %s over, and it belongs to %s now"
+				   : "%s has taken %s over, and does not run it any more; `drover "
+				     "start %s` starts it",
+			m->peer, m->vm_name, *now->node ? now->node : m->vm_name);
+		return BROKEN;
+	}
+	/* It may be giving the VM back, or be about to: our copy is the only whole one then. */
+	if (!e || source_may_call_again(m, e, since_ms)) {
+		error_free(&e);
+		error_set(err, ERROR_UNDECIDED, 0,
+			"%s has claimed %s and cannot say whether it runs there", m->peer,
+			m->vm_name);
+		return UNKNOWN;
+	}
+	error_move(err, e);
+	error_prefix(err,
+		"%s has taken %s over and does not answer; if it is dead, `drover recover %s` "
+		"takes it from there",
+		m->peer, m->vm_name, m->vm_name);
+	return BROKEN;
 }
 
 /* After the destination may have been told to take over: whose is the VM? Claims it back when
  * nobody has claimed it. */
-static enum verdict ask_pool(struct migration *m, struct error **err)
+static enum verdict ask_pool(struct migration *m, int64_t since_ms, struct error **err)
 {
 	const struct migrate_settings *set = &m->all->set;
 	cleanup_error struct error *e = NULL;
@@ -109,9 +129,7 @@ static enum verdict ask_pool(struct migration *m, struct error **err)
 		e = NULL;
 		return UNKNOWN;
 	}
-	if (!strcmp(now.node, set->node))
-		return OURS;
-	return !strcmp(now.node, m->peer) && !strcmp(now.why, m->id) ? ask_claimer(m, err) : THEIRS;
+	return !strcmp(now.node, set->node) ? OURS : ask_claimer(m, &now, since_ms, err);
 }
 
 void source_say_undecided(struct migration *m, const struct error *e)
@@ -129,12 +147,19 @@ void source_say_undecided(struct migration *m, const struct error *e)
 /* The VM stays paused meanwhile, for nothing else is safe. */
 enum verdict source_settle_ownership(struct migration *m, struct error **why)
 {
+	int64_t since_ms = clock_ms();
+
 	for (;;) {
 		cleanup_error struct error *e = NULL;
-		enum verdict verdict = ask_pool(m, &e);
+		enum verdict verdict = ask_pool(m, since_ms, &e);
 
 		if (verdict == UNKNOWN && (!e || e->kind != ERROR_UNDECIDED))
 			verdict = abort_destination(m, why);
+		if (verdict == BROKEN) {
+			error_free(why);
+			*why = e;
+			e = NULL;
+		}
 		if (verdict != UNKNOWN)
 			return verdict;
 		source_say_undecided(m, e);
@@ -218,6 +243,7 @@ static void finish_ours(struct migration *m, struct error *e)
 	else if (state == MIGRATE_FAILED)
 		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
 	release_socket(m);
+	vm_keep_epoch(m->vm);
 	vm_give_back(m->vm);
 	m->vm = NULL;
 	migration_ended(m, state, e);

@@ -365,6 +365,57 @@ def test_a_destination_that_may_have_run_it_never_says_that_its_copy_ended(nodes
     guest_client.wait_ready(guest.lab.guests, guest.address, 60)
 
 
+def test_a_vm_that_is_being_handed_back_is_not_lost_with_the_droverd_that_does_it(nodes, guest):
+    """The destination claims, cannot let the guest run, and dies before it has given the VM back:
+    the source, whose copy is the only whole one, waits for its word; the next droverd tries again."""
+    node1, node2 = nodes
+    restart_with_fault(node2, "migrate.dst.after_claim:error,migrate.dst.before_hand_back:kill")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd", 60)
+    wait_for(lambda: migration_of(node1, guest, "undecided"), "a source that waits")
+    assert len(guest.pids(node1)) == len(guest.pids(node2)) == 1
+    node2.start_daemon(DROVER_FAULT="migrate.dst.after_claim:error")
+    out, _ = move.communicate(timeout=60)
+    assert move.returncode != 0, out
+    guest.assert_runs_only_on(node1)
+    assert_nothing_is_left(node2)
+    restart_with_fault(node2, "")
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+
+
+def test_a_vm_that_is_being_handed_back_survives_a_stop_of_the_droverd_that_does_it(nodes, guest):
+    """The same with a droverd that is stopped in order while the pool takes no claim."""
+    node1, node2 = nodes
+    restart_with_fault(node2, "migrate.dst.after_claim:error,migrate.dst.before_hand_back:error")
+    size = node2.log.stat().st_size
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: "could not be given back" in node2.log.read_text()[size:], "the tries", 60)
+    node2.stop_daemon()
+    node2.start_daemon()
+    move.communicate(timeout=60)
+    guest.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
+
+
+def test_a_hypervisor_that_dies_while_it_is_let_run_is_said_and_not_run_elsewhere(nodes, guest):
+    """The guest may have run there: the source's copy is an old one. The VM is off, and is said to
+    be."""
+    node1, node2 = nodes
+    restart_with_fault(node2, "migrate.dst.after_resume:kill")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd", 60)
+    for pid in guest.pids(node2):
+        os.kill(pid, signal.SIGKILL)
+    node2.start_daemon()
+    out, _ = move.communicate(timeout=60)
+    assert move.returncode != 0, out
+    assert f"drover start {guest.name}" in out, out
+    assert not guest.pids(node1)
+    drover(node1, "start", guest.name)
+    guest_client.wait_ready(guest.lab.guests, guest.address, 60)
+
+
 @pytest.mark.parametrize("fault, runs_on", [
     ("migrate.src.before_stream", 0), ("migrate.src.before_handover", 0),
     ("migrate.src.before_end", 1)])

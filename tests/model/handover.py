@@ -23,6 +23,7 @@ TIMEOUT_S = 1200
 TWO_RUN = REACHED_IT = "violated 0"
 GOES_ON_THOUGH_CLAIMED = "!((owner[epoch]=="
 NONE_RUNS = "!=(hvB=="
+OLD_RUNS = "!(ranB)"
 RUNS_UNOWNED = "||(owner[epoch]=="
 
 
@@ -67,6 +68,8 @@ HOLDS = [
     Search("a stream that breaks, a pool that goes away, and a lost message", crashes=0, breaks=1,
            outages=1),
     Search("one crash and a pool that goes away", lost=0, outages=1),
+    Search("one crash, and a stream that breaks or a guest that cannot be let run", lost=0,
+           breaks=1),
 ]
 # The same with more than one fault of a kind: minutes.
 HOLDS_LONG = [
@@ -87,6 +90,9 @@ BROKEN = [
            error=NONE_RUNS),
     Search("B says after a restart that a copy has ended which may have run", lost=0, outages=1,
            define="ENDED_AFTER_CLAIM", error=RUNS_UNOWNED),
+    Search("B ends the copy that it cannot let run before it gives the VM back", lost=0, breaks=1,
+           define="END_BEFORE_GIVING", error=NONE_RUNS),
+    Search("B gives back what may have run", lost=0, define="GIVE_BACK_BLINDLY", error=OLD_RUNS),
 ]
 # These must be reached, or the searches above would show nothing.
 REACHED = [

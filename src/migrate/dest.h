@@ -1,0 +1,19 @@
+/*
+ * What the files of the destination's side share: dest.c (until the claim, and after a restart) and
+ * dest_resume.c (from the claim on).
+ */
+#ifndef DROVER_MIGRATE_DEST_H
+#define DROVER_MIGRATE_DEST_H
+
+#include "migrate/internal.h"
+
+/* Listens for a lane on the first free port of the settings' range: the socket, or -1. */
+int dest_listen(const struct migrate_settings *set, int *port, struct error **err);
+/* Lets the source's calls know where the lane is (0: nowhere), and whether the hypervisor waits. */
+void dest_publish(struct migration *m, int port, bool ready);
+/* The VM is ours: lets the guest run and, in post-copy, waits for all of its pages. On error the VM
+ * has been given back to the source, or up where the guest may have run, and its copy here ended;
+ * ERROR_UNDECIDED: droverd stops, and the next one goes on. */
+int dest_run_here(struct migration *m, struct error **err);
+
+#endif

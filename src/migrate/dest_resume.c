@@ -1,0 +1,215 @@
+/*
+ * The destination's side from its claim on: the guest is let run, or the VM is given back.
+ */
+#include "migrate/dest.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+
+#include <string.h>
+
+#define LOOK_MS 200
+#define RETRY_MS 2000
+
+/* Whether an order that was answered with `e` has been carried out all the same: the guest runs, or
+ * has run and powered off or failed. */
+static bool has_run(enum hv_state state, const struct error *e)
+{
+	return state == HV_RUNNING || state == HV_OFF ||
+	       (state == HV_FAILED && (e->kind == ERROR_HYPERVISOR || e->kind == ERROR_DISK));
+}
+
+/* An order that the hypervisor has not answered in time may still be carried out: asked again until
+ * it answers, for only then it is known whether the guest runs. In post-copy no other copy can run,
+ * and what keeps this one from it (a disk's lock) is waited for. On error m->may_have_run tells
+ * whether it is certain that the guest has not. */
+static int let_run(struct migration *m, struct error **err)
+{
+	for (;;) {
+		struct error *e = NULL;
+		enum hv_state state = hv_vm_state(vm_hv(m->vm));
+
+		if (state == HV_GONE)
+			return error_set(err, ERROR_NOT_RUNNING, 0,
+				"the hypervisor of %s on %s has ended before its guest ran",
+				m->vm_name, m->all->set.node);
+		m->may_have_run = true;
+		if (hv_vm_resume(vm_hv(m->vm), &e) == 0)
+			return 0;
+		state = hv_vm_state(vm_hv(m->vm));
+		if (has_run(state, e)) {
+			error_free(&e);
+			return 0;
+		}
+		if (state == HV_GONE)
+			return error_move(err, e);
+		if ((state == HV_PAUSED || state == HV_INCOMING) && e->kind != ERROR_TIMEOUT) {
+			m->may_have_run = false;
+			if (!migration_in_postcopy(m))
+				return error_move(err, e);
+		}
+		log_warning("%s was told to run and does not: %s", m->vm_name, e->message);
+		error_free(&e);
+		if (!migrations_pause(m->all, RETRY_MS))
+			return error_set(
+				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+	}
+}
+
+static int resume(struct migration *m, struct error **err)
+{
+	int rc = fault_point("migrate.dst.after_claim", err);
+
+	if (rc == 0)
+		rc = let_run(m, err);
+	if (rc < 0)
+		return -1;
+	fault_point("migrate.dst.after_resume", NULL);
+	pthread_mutex_lock(&m->all->lock);
+	m->resumed_ms = clock_ms();
+	pthread_cond_broadcast(&m->all->changed);
+	pthread_mutex_unlock(&m->all->lock);
+	hv_vm_announce(vm_hv(m->vm), NULL);
+	return 0;
+}
+
+/* Claims the next epoch for `node` ("": nobody), again and again until the pool takes it; false
+ * when droverd stops before that. */
+static bool claim_for(struct migration *m, const char *node)
+{
+	const struct pool *pool = m->all->set.pool;
+
+	do {
+		cleanup_error struct error *e = NULL;
+		struct pool_owner now = {0};
+
+		if (fault_point("migrate.dst.before_hand_back", &e) == 0 &&
+			(pool_owner_claim(pool, m->vm_name, m->epoch + 2, node, m->id, NULL, &e) ==
+					0 ||
+				(pool_owner_read(pool, m->vm_name, &now, NULL) == 0 &&
+					now.epoch > m->epoch + 1)))
+			return true;
+		log_error("%s could not be given %s%s: %s", m->vm_name, *node ? "back to " : "up",
+			node, e->message);
+	} while (migrations_pause(m->all, RETRY_MS));
+	return false;
+}
+
+/* We own the VM and cannot run it. The source has a whole copy and gets the VM back, unless the
+ * guest may have run here and written to its disks: then it belongs to nobody, and has to be
+ * started. The claim comes before the end of our paused copy: a droverd that dies between the two
+ * finds either our claim and the copy, and tries again, or the source's claim. Until the claim is
+ * made we say that nothing is known, and the source keeps its copy. */
+static void give_up(struct migration *m, struct error **err)
+{
+	if (!claim_for(m, m->may_have_run ? "" : m->peer)) {
+		error_free(err);
+		error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+		return;
+	}
+	if (m->may_have_run)
+		error_prefix(err,
+			"%s ended on %s while it took it over; `drover start %s` starts "
+			"it",
+			m->vm_name, m->all->set.node, m->vm_name);
+	m->claimed = false;
+	m->uncertain = m->may_have_run;
+	vm_end(m->vm);
+	m->vm = NULL;
+}
+
+/* Another lane for hypervisors that wait for one; the source asked for it. */
+static void renew_lane(struct migration *m)
+{
+	cleanup_free char *socket = migration_socket(m);
+	cleanup_error struct error *e = NULL;
+	cleanup_fd int listen_fd = -1;
+	int port;
+
+	migration_release_mover(m, clock_ms());
+	listen_fd = dest_listen(&m->all->set, &port, &e);
+	if (listen_fd >= 0)
+		m->mover = migration_start_mover(m, socket, listen_fd, NULL, &e);
+	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0) {
+		log_error("%s: no new lane: %s", m->vm_name, e->message);
+		port = 0;
+	}
+	pthread_mutex_lock(&m->all->lock);
+	m->recover = false;
+	pthread_mutex_unlock(&m->all->lock);
+	dest_publish(m, port, true);
+}
+
+/* The guest may stand still, for a page that is on the other node. */
+static int note_interruption(struct migration *m, struct error **err)
+{
+	bool stuck, over, renew;
+
+	pthread_mutex_lock(&m->all->lock);
+	stuck = m->stuck;
+	m->stuck = m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
+	over = m->stuck && (m->cancel || m->abort);
+	renew = m->recover;
+	pthread_mutex_unlock(&m->all->lock);
+	if (over)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s runs on %s without some pages of its memory, which %s has lost; stop "
+			"it "
+			"and start it again",
+			m->vm_name, m->all->set.node, m->peer);
+	if (m->stuck && !stuck)
+		log_error("the post-copy of %s from %s is interrupted: its guest waits for pages "
+			  "that are there, until %s connects again",
+			m->vm_name, m->peer, m->peer);
+	if (renew)
+		renew_lane(m);
+	migration_event(m, m->stuck ? "interrupted" : "post-copy", NULL);
+	return 0;
+}
+
+/* The guest runs here, and pages of it are still on their way. */
+static int follow(struct migration *m, struct error **err)
+{
+	struct hv_migrate_status *s = &m->last;
+	struct error *e = NULL;
+
+	/* Without the entry the next droverd finds the same by itself. */
+	journal_step(m, STEP_POSTCOPY, NULL);
+	pthread_mutex_lock(&m->all->lock);
+	m->step = STEP_POSTCOPY;
+	pthread_mutex_unlock(&m->all->lock);
+	while (s->phase != HV_MIGRATE_COMPLETED) {
+		if (migrations_closing(m->all))
+			return error_set(
+				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+		if (fault_point("migrate.dst.during_postcopy", &e) < 0 ||
+			hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, &e) <
+				0) {
+			if (e->kind == ERROR_NOT_RUNNING)
+				return error_move(err, e);
+			log_warning("%s", e->message);
+			error_free(&e);
+			migrations_pause(m->all, RETRY_MS);
+		}
+		if (s->phase == HV_MIGRATE_FAILED)
+			return error_set(err, ERROR_HYPERVISOR, 0,
+				"the hypervisor on %s gave up in post-copy: %s; stop %s and start "
+				"it "
+				"again",
+				m->all->set.node, s->failure, m->vm_name);
+		if (s->phase != HV_MIGRATE_COMPLETED && note_interruption(m, err) < 0)
+			return -1;
+	}
+	m->complete_ms = clock_ms();
+	return 0;
+}
+
+int dest_run_here(struct migration *m, struct error **err)
+{
+	if (resume(m, err) == 0)
+		return migration_in_postcopy(m) ? follow(m, err) : 0;
+	if ((*err)->kind != ERROR_UNDECIDED)
+		give_up(m, err);
+	return -1;
+}
