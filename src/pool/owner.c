@@ -47,8 +47,7 @@ static int open_dir(const struct pool *pool, const char *vm, struct error **err)
 	if (fd >= 0)
 		return fd;
 	if (errno == ENOENT || errno == ENOTDIR)
-		return error_set(
-			err, ERROR_NO_VM, 0, "no VM named %s; `drover ls` lists the VMs", vm);
+		return pool_no_vm(pool, vm, err);
 	return error_set(err, ERROR_POOL, errno, "cannot open directory %s", path);
 }
 

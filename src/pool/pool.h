@@ -72,6 +72,9 @@ int pool_vm_list(const struct pool *pool, struct pool_names *names, struct error
  * fs_check_name. */
 char *pool_vm_path(const struct pool *pool, const char *vm, const char *file);
 bool pool_vm_exists(const struct pool *pool, const char *vm);
+/* Says why a VM's directory is not there, and returns -1: ERROR_NO_VM "no VM named X; ...", or
+ * ERROR_POOL when the pool itself is not there (not mounted). */
+int pool_no_vm(const struct pool *pool, const char *vm, struct error **err);
 /* Makes vms/VM, first under a temporary name with its vm.conf in it, then renamed: it is there
  * whole or not at all. ERROR_EXISTS. */
 int pool_vm_create(

@@ -188,11 +188,6 @@ char *vm_def_format(const struct vm_def *def)
 	return (char *)out.data;
 }
 
-static int no_vm(const char *name, struct error **err)
-{
-	return error_set(err, ERROR_NO_VM, 0, "no VM named %s; `drover ls` lists the VMs", name);
-}
-
 /* The text of a vm.conf that cannot be read, told as what it is for the VM. */
 static int unreadable(
 	const struct pool *pool, const char *name, struct error *why, struct error **err)
@@ -204,7 +199,7 @@ static int unreadable(
 	}
 	error_free(&why);
 	if (!pool_vm_exists(pool, name))
-		return no_vm(name, err);
+		return pool_no_vm(pool, name, err);
 	return error_set(err, ERROR_DEFINITION, 0, "VM %s has no vm.conf in %s/vms/%s: restore it",
 		name, pool->dir, name);
 }
@@ -234,7 +229,7 @@ int vm_def_save(const struct pool *pool, const struct vm_def *def, struct error 
 	if (!again)
 		return -1;
 	if (!pool_vm_exists(pool, def->name))
-		return no_vm(def->name, err);
+		return pool_no_vm(pool, def->name, err);
 	path = pool_vm_path(pool, def->name, "vm.conf");
 	return fs_write(path, text, strlen(text), 0644, err);
 }

@@ -38,8 +38,15 @@ bool pool_vm_exists(const struct pool *pool, const char *vm)
 	return fs_check_name("VM", vm, NULL) == 0 && lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-static int no_vm(const char *vm, struct error **err)
+int pool_no_vm(const struct pool *pool, const char *vm, struct error **err)
 {
+	cleanup_free char *conf = fs_format("%s/pool.conf", pool->dir);
+
+	if (!fs_exists(conf))
+		return error_set(err, ERROR_POOL, 0,
+			"the pool %s is not there: it has no pool.conf (is the shared storage "
+			"mounted?)",
+			pool->dir);
 	return error_set(err, ERROR_NO_VM, 0, "no VM named %s; `drover ls` lists the VMs", vm);
 }
 
@@ -170,7 +177,7 @@ int pool_vm_remove(const struct pool *pool, const char *vm, struct error **err)
 		return -1;
 	temp = temporary(pool, "remove", &temp_path);
 	if (renameat(vms, vm, vms, temp) < 0)
-		return errno == ENOENT ? no_vm(vm, err)
+		return errno == ENOENT ? pool_no_vm(pool, vm, err)
 				       : error_set(err, pool_error_kind(errno), errno,
 						 "cannot remove VM %s", vm);
 	if (pool_remove_tree(vms, temp) < 0)
@@ -196,7 +203,7 @@ int pool_vm_rename(const struct pool *pool, const char *from, const char *to, st
 		return -1;
 	if (renameat(vms, from, vms, to) < 0) {
 		if (errno == ENOENT)
-			return no_vm(from, err);
+			return pool_no_vm(pool, from, err);
 		if (is_taken(errno))
 			return vm_exists_already(to, err);
 		return error_set(

@@ -20,6 +20,8 @@ struct vm {
 	struct vm_def *def; /* as it was started; NULL while there is no hypervisor */
 	struct hv_vm *hv;   /* NULL: an operation on a VM that does not run here */
 	int64_t since_ms;   /* wall clock: when it was started or arrived here */
+	uint64_t epoch;     /* at which this node has owned it, as far as is known; 0: not known */
+	bool put_back;      /* the pool's being older than that has been said */
 	int refs;
 	bool listed;
 	struct vm *next;
@@ -48,6 +50,8 @@ struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, s
 /* After the hypervisor has ended: removes what was put beside its own files (the definition, a
  * migration's socket and log), and the directory. */
 void vm_remove_run_dir(const struct vm *vm);
+/* The epoch that an earlier droverd kept in the run directory, 0 for none. */
+uint64_t vm_last_epoch(const struct vm *vm);
 /* Claims the next epoch for nobody, when this node owns the VM. */
 int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
 /* Adds a reference to the entry of a VM that runs here, NULL when none does. vm_unref frees. */

@@ -218,6 +218,7 @@ static int start_reserved(struct vm *vm, struct error **err)
 		return -1;
 	}
 	vm_set_running(vm, hv, def);
+	vm_keep_epoch(vm);
 	log_info("%s: started, process %d", vm->name, (int)hv_vm_process(hv)->pid);
 	return 0;
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EPOCH_TEXT_MAX 32
+
 /* Disks that somebody writes to: on the pool, the lock of another node's hypervisor is seen. */
 static int check_disks(struct vms *vms, const char *name, const char *owner, struct error **err)
 {
@@ -76,8 +78,46 @@ int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how
 	return rc;
 }
 
-/* Ends the copy of a VM that this node owns no more. An owner that cannot be read, and a pool that
- * knows no owner at all, prove nothing. */
+uint64_t vm_last_epoch(const struct vm *vm)
+{
+	cleanup_free char *path = fs_format("%s/epoch", vm->run_dir);
+	cleanup_free char *text = fs_read(path, EPOCH_TEXT_MAX, NULL, NULL);
+
+	return text ? strtoull(text, NULL, 10) : 0;
+}
+
+void vm_keep_epoch(struct vm *vm)
+{
+	cleanup_free char *path = fs_format("%s/epoch", vm->run_dir), *text = NULL;
+	struct pool_owner owner;
+
+	if (pool_owner_read(vm->vms->pool, vm->name, &owner, NULL) < 0 ||
+		strcmp(owner.node, vm->vms->node))
+		return;
+	vm->epoch = owner.epoch;
+	text = fs_format("%llu\n", (unsigned long long)owner.epoch);
+	fs_write(path, text, strlen(text), 0644, NULL);
+}
+
+/* An owner at an epoch that is older than ours: the pool is not the one that we claimed in. Said
+ * once. */
+static bool is_put_back(struct vm *vm, const struct pool_owner *owner)
+{
+	if (owner->epoch > vm->epoch)
+		return false;
+	if (!vm->put_back)
+		log_error(
+			"%s: the pool says that it belongs to %s since epoch %llu, but this node "
+			"has owned it at epoch %llu: was the pool put back from a backup? Its copy "
+			"here goes on",
+			vm->name, *owner->node ? owner->node : "no node",
+			(unsigned long long)owner->epoch, (unsigned long long)vm->epoch);
+	vm->put_back = true;
+	return true;
+}
+
+/* Ends the copy of a VM that this node owns no more. An owner that cannot be read, a pool that
+ * knows no owner at all, and one that knows only older ones, prove nothing. */
 static void end_if_lost(struct vms *vms, const char *name, const struct vms_spare *spare)
 {
 	struct pool_owner owner;
@@ -91,7 +131,7 @@ static void end_if_lost(struct vms *vms, const char *name, const struct vms_spar
 		return;
 	if (!vm->hv || spare->is_spared(spare->arg, name) ||
 		vms_where(vms, name, &owner, NULL) < 0 || !strcmp(owner.node, vms->node) ||
-		owner.epoch == 0) {
+		owner.epoch == 0 || is_put_back(vm, &owner)) {
 		vm_give_back(vm);
 		return;
 	}

@@ -145,7 +145,7 @@ void vm_give_back(struct vm *vm)
 
 void vm_remove_run_dir(const struct vm *vm)
 {
-	static const char *const files[] = {"vm.conf", "migrate.sock", "wire.log"};
+	static const char *const files[] = {"vm.conf", "epoch", "migrate.sock", "wire.log"};
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		cleanup_free char *path = fs_format("%s/%s", vm->run_dir, files[i]);
@@ -276,6 +276,7 @@ static void find_one_again(struct vms *vms, const char *name)
 	def = hv ? read_running_def(vm, &e) : NULL;
 	if (def) {
 		log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
+		vm->epoch = vm_last_epoch(vm);
 		vm_set_running(vm, hv, def);
 		vm_give_back(vm);
 		return;
@@ -353,8 +354,7 @@ int vms_where(struct vms *vms, const char *name, struct pool_owner *owner, struc
 	if (fs_check_name("VM", name, err) < 0)
 		return -1;
 	if (!pool_vm_exists(vms->pool, name))
-		return error_set(
-			err, ERROR_NO_VM, 0, "no VM named %s; `drover ls` lists the VMs", name);
+		return pool_no_vm(vms->pool, name, err);
 	return pool_owner_read(vms->pool, name, owner, err);
 }
 

@@ -76,7 +76,8 @@ int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how
 
 /* Ends each copy here whose VM belongs to another node, or to none, by now: it was recovered while
  * this node was cut off. To be called again and again. Copies that an operation works on are left
- * to it, and those that are spared: of a migration that has not ended. */
+ * to it, and those that are spared: of a migration that has not ended. An owner of an older epoch
+ * than ours ends nothing: that pool was put back from a backup. */
 struct vms_spare {
 	bool (*is_spared)(void *arg, const char *vm);
 	void *arg;
@@ -106,6 +107,9 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
  */
 struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err);
+/* Keeps at which epoch this node owns a VM that was taken, also for the next droverd: a pool that
+ * was put back from a backup is known by that (vms_end_lost). */
+void vm_keep_epoch(struct vm *vm);
 /* Ends the operation; the VM goes on as it is, watched again. */
 void vm_give_back(struct vm *vm);
 /* Ends the operation and the hypervisor, at once, with what it left. The VM is not released: its

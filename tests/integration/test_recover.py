@@ -148,6 +148,42 @@ def test_takes_over_from_a_node_that_is_cut_off_which_ends_its_copy(nodes, guest
     assert_starts_on(node2, guest)
 
 
+def test_a_pool_that_was_put_back_from_a_backup_ends_no_copy(nodes, guest):
+    """Its owner files are older than what node2 has claimed; the next droverd knows that too."""
+    node1, node2 = nodes
+    drover(node1, "migrate", guest.name, "node2")
+    directory = guest.lab.pool / "vms" / guest.name
+    newest = max(directory.glob("owner.*"), key=lambda path: int(path.suffix[1:]))
+    content = newest.read_bytes()
+    newest.unlink()
+    size = node2.log.stat().st_size
+    for said in range(1, 3):
+        wait_for(lambda said=said: node2.log.read_text()[size:].count("put back from a backup")
+                 == said, "the pool's being found too old")
+        assert len(guest.pids(node2)) == 1
+        node2.stop_daemon()
+        node2.start_daemon()
+    guest.assert_memory_is_right()
+    newest.write_bytes(content)
+    guest.assert_runs_only_on(node2)
+
+
+def test_a_pool_that_is_not_mounted_is_called_that(nodes, guest):
+    conf = guest.lab.pool / "pool.conf"
+    aside = conf.rename(conf.with_name("aside"))
+    vms = (guest.lab.pool / "vms").rename(guest.lab.pool / "vms.aside")
+    try:
+        for node, command in ((nodes[0], ["migrate", guest.name, "node2"]),
+                              (nodes[1], ["start", guest.name])):
+            status, documents = drover(node, *command, check=False)
+            assert status != 0 and error_of(documents)["kind"] == "pool", documents
+            assert "is the shared storage mounted?" in error_of(documents)["message"]
+    finally:
+        vms.rename(guest.lab.pool / "vms")
+        aside.rename(conf)
+    guest.assert_runs_only_on(nodes[0])
+
+
 def test_starts_it_when_asked_to(nodes, guest):
     """The whole node dies: its droverd, its hypervisor, and its network."""
     node1, node2 = nodes
