@@ -1,7 +1,7 @@
 # make            builds drover in build/
 # make deps       installs the packages of lab/packages.txt that are missing (as root)
 # make demo       shows a running VM moving between two nodes and back; KEEP=1 leaves it up
-# make check      builds and runs every test
+# make check      builds and runs every test, JOBS=3 at a time
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml) with spin
@@ -20,6 +20,7 @@ CONFIG = all
 RUNS = 5
 RATE = 1000
 SECONDS = 600
+JOBS = 3
 EPOCHS = 2000
 TARGET =
 
@@ -46,7 +47,7 @@ demo: deps all tiny
 	@lab/demo $(if $(KEEP),--keep)
 
 check: deps all qemu tiny
-	@$(PYTHON) -m pytest -q -p no:cacheprovider tests
+	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup tests
 
 bench: deps all tiny
 	@lab/deps bench/packages.txt

@@ -1,8 +1,11 @@
-"""Paths for all tests, and the closing line that says how many passed."""
+"""Paths for all tests, what may run side by side, and the closing line that says how many passed.
+"""
 
 import signal
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 sys.dont_write_bytecode = True
@@ -11,6 +14,37 @@ sys.dont_write_bytecode = True
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _outcome = {}
+
+# Modules of slow tests, each with its own VM: shared out so many at a time. Longest first.
+PARTS = {"test_postcopy": 4, "test_migrate": 7, "test_wire_cut": 6, "test_races": 6,
+         "test_recover": 4}
+
+
+def _group(item, number):
+    """Tests of one group run one after the other: those of a module, which share a lab, and the
+    unit tests of one program, which one run of it tells."""
+    module = item.module.__name__
+    if module in PARTS:
+        return f"{module}-{number // PARTS[module]}"
+    if module == "test_unit":
+        return f"unit-{item.callspec.params['program']}"
+    return module
+
+
+def _length(item):
+    module = item.module.__name__
+    slow = module == "test_unit" and "hv_" in item.callspec.params["program"]
+    return -1 if slow or module == "test_fuzz" else list(PARTS).index(module) \
+        if module in PARTS else len(PARTS)
+
+
+def pytest_collection_modifyitems(items):
+    counts = {}
+    for item in items:
+        module = item.module.__name__
+        counts[module] = counts.get(module, -1) + 1
+        item.add_marker(pytest.mark.xdist_group(_group(item, counts[module])))
+    items.sort(key=_length)
 
 
 def pytest_runtest_logreport(report):

@@ -16,23 +16,24 @@ static struct {
 	bool running, stop;
 	char path[MAX_LINE];
 	unsigned rate;
-	uint64_t written;
+	uint64_t written, session;
 	int error;
 } disk = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+/* `session` is the writer's own: records of an earlier one may follow on a device. */
 struct record {
-	uint64_t magic, number, time_us, sum;
+	uint64_t magic, number, session, sum;
 	uint8_t rest[RECORD_SIZE - 32];
 };
 
 static uint64_t record_sum(const struct record *r)
 {
-	return mix(r->magic ^ mix(r->number) ^ mix(~r->time_us));
+	return mix(r->magic ^ mix(r->number) ^ mix(~r->session));
 }
 
 static void make_record(struct record *r, uint64_t n)
 {
-	*r = (struct record){CONTENT_MAGIC, n, (uint64_t)now_us(), 0, {0}};
+	*r = (struct record){CONTENT_MAGIC, n, disk.session, 0, {0}};
 	r->sum = record_sum(r);
 	memset(r->rest, (int)(r->sum & 0xff), sizeof(r->rest));
 }
@@ -93,6 +94,7 @@ void records_write(struct answer *a, char **args)
 		disk.stop = false;
 		disk.written = 0;
 		disk.error = 0;
+		disk.session = random_u64();
 		disk.rate = (unsigned)rate;
 		snprintf(disk.path, sizeof(disk.path), "%s", args[1]);
 		disk.running = pthread_create(&disk.thread, NULL, disk_writer, NULL) == 0;
@@ -101,17 +103,26 @@ void records_write(struct answer *a, char **args)
 		disk.error);
 }
 
+/* Of one writer, from the first on, as the disk has them. What was never written, or is an earlier
+ * writer's, comes after the last. */
 void records_check(struct answer *a, char **args)
 {
 	struct record r;
-	uint64_t n = 0, bad = 0;
+	uint64_t n = 0, bad = 0, session = 0;
 	FILE *f = args[1] ? fopen(args[1], "re") : NULL;
 	if (!f) {
 		fail(a, args[1] ? strerror(errno) : "usage: diskcheck PATH");
 		return;
 	}
-	for (; fread(&r, sizeof(r), 1, f) == 1; n++)
-		bad += !record_right(&r, n);
+	posix_fadvise(fileno(f), 0, 0, POSIX_FADV_DONTNEED);
+	for (; fread(&r, sizeof(r), 1, f) == 1; n++) {
+		bool right = record_right(&r, n);
+		if (n == 0)
+			session = r.session;
+		if (r.magic == 0 || (right && r.session != session))
+			break;
+		bad += !right;
+	}
 	fclose(f);
 	pthread_mutex_lock(&disk.lock);
 	say(a, "{\"ok\":%s,\"records\":%lu,\"bad\":%lu,\"written\":%lu}",

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -98,6 +99,16 @@ static void wait_ms(int ms)
 	poll(NULL, 0, ms);
 }
 
+/* PATH.reached says that it is being waited. */
+static void wait_for_file(const char *path)
+{
+	cleanup_free char *reached = fs_format("%s.reached", path);
+
+	close(open(reached, O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+	while (!fs_exists(path))
+		wait_ms(10);
+}
+
 static int act(const char *name, const char *action, struct error **err)
 {
 	if (!strcmp(action, "kill"))
@@ -107,8 +118,7 @@ static int act(const char *name, const char *action, struct error **err)
 	if (!strncmp(action, "delay=", 6))
 		wait_ms(atoi(action + 6));
 	else if (!strncmp(action, "file=", 5))
-		while (!fs_exists(action + 5))
-			wait_ms(10);
+		wait_for_file(action + 5);
 	else
 		for (;;)
 			pause();

@@ -4,8 +4,8 @@
  * DROVER_FAULT=NAME:ACTION[,NAME:ACTION…] in the environment chooses them; without it a fault point
  * costs one load and one branch. Actions: `kill` (SIGKILL to this process), `error` (the call fails
  * with ERROR_FAILED "fault point NAME"), `hang` (until the process is ended), `delay=MS`.
- * A `file=PATH` action hangs until PATH exists: a test can hold a migration at a step, look at it,
- * and let it go on.
+ * A `file=PATH` action makes PATH.reached and hangs until PATH exists: a test can hold a migration at
+ * a step, look at it, and let it go on.
  */
 #ifndef DROVER_BASE_FAULT_H
 #define DROVER_BASE_FAULT_H

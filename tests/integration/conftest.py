@@ -22,7 +22,9 @@ def make_lab(request):
     labs = []
 
     def make(name, **options):
-        lab = Lab(BUILD / "test" / f"{request.module.__name__}-{name}")
+        # The tests of a module may be shared out among several workers.
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+        lab = Lab(BUILD / "test" / f"{request.module.__name__}-{name}{worker}")
         lab.down()  # what a killed run may have left
         labs.append(lab)
         lab.up(**options)

@@ -428,7 +428,9 @@ static void test_a_guest_runs_on_when_its_stream_breaks(void **state)
 		start_relay(&r, path, cuts[i]);
 		must(hv_vm_migrate(a->hv, path, &fast, &test_error));
 		s = wait_phase(a, HV_MIGRATE_FAILED);
-		assert_non_null(strstr(s.failure, "Broken pipe"));
+		/* Reset, where something was still unread. */
+		assert_true(strstr(s.failure, "Broken pipe") ||
+			    strstr(s.failure, "Connection reset"));
 		assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
 		end_relay(&r, path);
 	}
