@@ -7,6 +7,7 @@ Each test ends with the guest's check of its own memory, with its hypervisor on 
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from droverlab.lab import VM_USER
 from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
                           restart_with_fault, wait_rounds)
-from vms import Guest, Watch, drover, error_of, leftovers, net, wait_for
+from vms import (Guest, Watch, allow_userfaultfd, drover, error_of, leftovers, net, wait_for)
 
 # What the guest changes in a second, and what the lane may carry of it. The whole set is changed again
 # within two seconds: no round comes to an end with less to do.
@@ -22,13 +23,6 @@ DIRTY_MB_S = 16
 LANE = "8M"
 GAP_MAX_MS = 5000
 CUT_S = 20
-
-
-def allow_userfaultfd(node):
-    """What docs/operations.md asks of an administrator, in the node's own mount namespace."""
-    node.run("sh", "-c", f"test -e /run/uffd || {{ mknod /run/uffd c 10 $(awk '$2 == \"userfaultfd\""
-             f" {{ print $1 }}' /proc/misc) && chgrp {VM_USER} /run/uffd && chmod 0660 /run/uffd &&"
-             " mount -n --bind /run/uffd /dev/userfaultfd; }")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +154,32 @@ def test_a_node_that_forbids_userfaultfd_is_named_before_anything_moves(nodes, b
         assert word in error_of(documents)["message"], documents
     busy.assert_runs_only_on(node1)
     assert_nothing_is_left(node2)
+
+
+def test_a_guest_that_waits_for_a_page_is_asked_for_in_vain_and_goes_on(nodes, busy):
+    """Its QEMU answers nothing meanwhile, and reads nothing once many have asked: that must not keep
+    it from being told of the new lane."""
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy", "--reconnect", "3")
+    wait_for(lambda: (m := migration_of(node2, busy, "running")) and m["step"] == "post-copy",
+             "the post-copy", 60)
+    link = ["ip", "-n", node2.namespace, "link", "set", "mig0"]
+    subprocess.run([*link, "down"], check=True)
+    try:
+        asking = [threading.Thread(target=node2.api, args=("GET", f"/v1/vms/{busy.name}"))
+                  for _ in range(20)]
+        wait_for(lambda: f"post-copy of {busy.name} from node1 is interrupted"
+                 in node2.log.read_text(), "the interruption", 60)
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+    finally:
+        subprocess.run([*link, "up"], check=True)
+    wait_for(lambda: migration_of(node1, busy, "done"), "the end of the migration", 120)
+    result_of(moving)
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
 
 
 def test_pausing_first_and_postcopy_exclude_each_other(nodes, guest):

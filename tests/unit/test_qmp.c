@@ -405,6 +405,37 @@ static void test_commands_go_out_of_band_where_offered(void **state)
 	qmp_close(q);
 }
 
+/* QEMU would read none of them while its main thread waits and more than that are before them. */
+static void test_few_commands_are_sent_before_they_are_answered(void **state)
+{
+	struct fake f;
+	struct qmp *q = begin(&f);
+	struct running late;
+	struct error *err = NULL;
+	json_int_t ids[4];
+
+	(void)state;
+	say(&f, "{\"QMP\": {\"capabilities\": [\"oob\"]}}\n{\"event\": \"X\"}\n");
+	assert_true(qmp_wait_event(q, 0, clock_ms() + LONG_MS, NULL));
+	for (int i = 0; i < 6; i++) {
+		assert_int_equal(qmp_run(q, "look", NULL, clock_ms() + 20, NULL, &err), -1);
+		assert_int_equal(err->kind, ERROR_TIMEOUT);
+		error_free(&err);
+	}
+	qmp_run_oob(q, "urgent", NULL, clock_ms() + 20, NULL);
+	for (int i = 0; i < 4; i++)
+		ids[i] = hear(&f, "look");
+	hear_as(&f, "exec-oob", "urgent");
+	start(&late, q, "late");
+	answer(&f, ids[0], "{}");
+	answer(&f, hear(&f, "late"), "{}");
+	finish(&late);
+	assert_int_equal(late.rc, 0);
+	json_decref(late.result);
+	hang_up(&f);
+	qmp_close(q);
+}
+
 static void test_nobody_there_is_not_running(void **state)
 {
 	struct error *err = NULL;
@@ -464,6 +495,7 @@ int main(void)
 		cmocka_unit_test(test_odd_but_harmless_messages_are_passed_over),
 		cmocka_unit_test(test_an_answer_that_is_neither_is_a_refusal),
 		cmocka_unit_test(test_commands_go_out_of_band_where_offered),
+		cmocka_unit_test(test_few_commands_are_sent_before_they_are_answered),
 		cmocka_unit_test(test_nobody_there_is_not_running),
 		cmocka_unit_test(test_a_silent_peer_is_a_timeout),
 		cmocka_unit_test(test_a_peer_that_reads_nothing_does_not_block_for_ever),

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define READ_BYTES (64u << 10)
+/* QEMU reads nothing more, commands out of band neither, when it has 8 in band to answer. */
+#define IN_BAND_MAX 4
 
 /* A command that waits for its answer; lives on its caller's stack. */
 struct command {
@@ -38,7 +40,8 @@ struct qmp {
 	bool oob; /* QEMU offers commands out of band */
 	bool ended;
 	struct error *end_error; /* why, when it was not QEMU that closed */
-	json_int_t last_id;
+	json_int_t last_id;      /* of commands in band; those out of band have it with a minus */
+	int in_band; /* sent, and not answered: also those that nobody waits for any more */
 	struct command *waiting;
 	struct qmp_event events[QMP_EVENTS_KEPT]; /* event n is at n % QMP_EVENTS_KEPT */
 	uint64_t event_seq;
@@ -82,6 +85,8 @@ static void keep_answer(struct qmp *q, json_t *message)
 	const json_t *id = json_object_get(message, "id");
 	struct command *c = q->waiting;
 
+	if (json_integer_value(id) > 0 && q->in_band > 0)
+		q->in_band--;
 	while (c && (!json_is_integer(id) || c->id != json_integer_value(id)))
 		c = c->next;
 	if (c && !c->answer)
@@ -214,11 +219,11 @@ static int send_line(
 	return 0;
 }
 
-static int send_command(struct qmp *q, const char *how, const char *command, json_t *arguments,
-	json_int_t id, int64_t deadline_ms, struct error **err)
+static int send_command(struct qmp *q, const char *command, json_t *arguments, json_int_t id,
+	int64_t deadline_ms, struct error **err)
 {
-	cleanup_json json_t *message =
-		json_pack("{s:s, s:o*, s:I}", how, command, "arguments", arguments, "id", id);
+	cleanup_json json_t *message = json_pack("{s:s, s:o*, s:I}",
+		id < 0 ? "exec-oob" : "execute", command, "arguments", arguments, "id", id);
 	cleanup_free char *text = message ? json_text(message) : NULL;
 	cleanup_free char *line = text ? fs_format("%s\n", text) : NULL;
 	struct error *why = NULL;
@@ -258,21 +263,46 @@ static void forget_command(struct qmp *q, struct command *c)
 	*at = c->next;
 }
 
-/* `how` is "execute" or "exec-oob". */
-static int run(struct qmp *q, const char *how, const char *command, json_t *arguments,
-	int64_t deadline_ms, json_t **result, struct error **err)
+static int not_answered(struct qmp *q, const char *command, struct error **err)
+{
+	return error_set(
+		err, ERROR_TIMEOUT, 0, "%s: QEMU has not answered %s in time", q->who, command);
+}
+
+/* Gives the command an id, and its turn. */
+static int enlist(struct qmp *q, struct command *c, bool oob, const char *name, int64_t deadline_ms,
+	struct error **err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&q->lock);
+	while (!oob && q->in_band >= IN_BAND_MAX && !q->ended && wait_change(q, deadline_ms))
+		;
+	if (!oob && q->in_band >= IN_BAND_MAX && !q->ended)
+		rc = not_answered(q, name, err);
+	if (rc == 0) {
+		q->in_band += !oob;
+		q->last_id++;
+		c->id = oob ? -q->last_id : q->last_id;
+		c->next = q->waiting;
+		q->waiting = c;
+	}
+	pthread_mutex_unlock(&q->lock);
+	return rc;
+}
+
+static int run(struct qmp *q, bool oob, const char *command, json_t *arguments, int64_t deadline_ms,
+	json_t **result, struct error **err)
 {
 	struct command c = {.answer = NULL};
 	cleanup_json json_t *answer = NULL;
 	int sent;
 
-	pthread_mutex_lock(&q->lock);
-	c.id = ++q->last_id;
-	c.next = q->waiting;
-	q->waiting = &c;
-	pthread_mutex_unlock(&q->lock);
-
-	sent = send_command(q, how, command, arguments, c.id, deadline_ms, err);
+	if (enlist(q, &c, oob, command, deadline_ms, err) < 0) {
+		json_decref(arguments);
+		return -1;
+	}
+	sent = send_command(q, command, arguments, c.id, deadline_ms, err);
 
 	pthread_mutex_lock(&q->lock);
 	while (sent == 0 && !c.answer && !q->ended && wait_change(q, deadline_ms))
@@ -286,15 +316,14 @@ static int run(struct qmp *q, const char *how, const char *command, json_t *argu
 	if (sent < 0)
 		return -1;
 	if (!answer)
-		return error_set(err, ERROR_TIMEOUT, 0, "%s: QEMU has not answered %s in time",
-			q->who, command);
+		return not_answered(q, command, err);
 	return read_answer(q, command, answer, result, err);
 }
 
 int qmp_run(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
 	json_t **result, struct error **err)
 {
-	return run(q, "execute", command, arguments, deadline_ms, result, err);
+	return run(q, false, command, arguments, deadline_ms, result, err);
 }
 
 int qmp_run_oob(struct qmp *q, const char *command, json_t *arguments, int64_t deadline_ms,
@@ -310,7 +339,7 @@ int qmp_run_oob(struct qmp *q, const char *command, json_t *arguments, int64_t d
 		return error_set(err, ERROR_HYPERVISOR, 0, "%s: QEMU takes no %s out of band",
 			q->who, command);
 	}
-	return run(q, "exec-oob", command, arguments, deadline_ms, NULL, err);
+	return run(q, true, command, arguments, deadline_ms, NULL, err);
 }
 
 uint64_t qmp_event_seq(struct qmp *q)

@@ -8,6 +8,10 @@
  * after. Who waits for a state looks at it again after every event and loses nothing when a storm
  * of events drops some.
  *
+ * A QEMU whose main thread waits (for a page that post-copy has not brought, say) answers nothing
+ * but commands out of band, and these only while few others wait: at most four are sent and not yet
+ * answered, and further ones wait for their turn, until their deadline.
+ *
  * What QEMU sends is not trusted: a line over JSON_TEXT_MAX (4 MiB), or one that is not a JSON
  * object, ends the connection. When the connection has ended, every call fails at once: with
  * ERROR_NOT_RUNNING when QEMU closed it, with ERROR_HYPERVISOR when it was ended for what it sent.
