@@ -38,6 +38,7 @@ def _length(item):
         if module in PARTS else len(PARTS)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items):
     counts = {}
     for item in items:

@@ -242,9 +242,10 @@ class Lab:
         raise LabError(f"There is no node {name} in this lab; there are: "
                        f"{there or 'none; lab/lab up makes them'}.")
 
-    def up(self, nodes=2, rate_mbit=None, qemu=None, bare=False):
+    def up(self, nodes=2, rate_mbit=None, qemu=None, bare=False, pool_mib=None):
         """Makes the lab. qemu: {"node2": "7.2"} for nodes with another version than 10.0. bare:
-        namespaces only, no droverd. What an interrupted or failed call has made is removed."""
+        namespaces only, no droverd. pool_mib: the pool is an ext4 of its own, of that size. What an
+        interrupted or failed call has made is removed."""
         if not 1 <= nodes <= MAX_NODES:
             raise LabError(f"A lab has 1 to {MAX_NODES} nodes.")
         if net.namespaces(self.prefix) or self.directory.exists():
@@ -260,7 +261,7 @@ class Lab:
                 raise LabError(f"There is no QEMU {version} in {QEMU}; "
                                f"lab/qemu {version} fetches it.")
         try:
-            self._make(versions, rate_mbit, bare)
+            self._make(versions, rate_mbit, bare, pool_mib)
         except BaseException:
             handlers = [(number, signal.signal(number, signal.SIG_IGN))
                         for number in (signal.SIGINT, signal.SIGTERM)]
@@ -269,9 +270,20 @@ class Lab:
                 signal.signal(number, handler)
             raise
 
-    def _make(self, versions, rate_mbit, bare):
+    def _mount_pool(self, pool_mib):
+        """Nobody has a reserve in it: full is full for root, too."""
+        image = self.directory / "pool.ext4"
+        with open(image, "wb") as file:
+            file.truncate(pool_mib << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+        subprocess.run(["mount", "-n", "-o", "loop", image, self.pool], check=True)
+        (self.pool / "lost+found").rmdir()
+
+    def _make(self, versions, rate_mbit, bare, pool_mib):
         GUESTS.mkdir(parents=True, exist_ok=True)
         self.pool.mkdir(parents=True)
+        if pool_mib:
+            self._mount_pool(pool_mib)
         for namespace, address in ((self.guests, "10.77.0.1/24"), (self.link, None)):
             net.add_namespace(namespace)
             net.bridge(namespace, "hub", address)
@@ -298,6 +310,8 @@ class Lab:
         """Ends everything that runs in the lab, and removes it with its directory."""
         for namespace in net.namespaces(self.prefix):
             net.remove_namespace(namespace)
+        if self.pool.is_mount():
+            subprocess.run(["umount", "-n", self.pool], check=True)
         if (self.directory / "nodes").is_dir() or self.pool.is_dir():
             shutil.rmtree(self.directory)
 

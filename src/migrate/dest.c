@@ -261,19 +261,29 @@ static int claim(struct migration *m, struct error **err)
 	return 0;
 }
 
+/* The VM is this node's like any other. A hypervisor that waits for a new lane of a post-copy gets
+ * none any more; the next migration has its socket at the same path. */
+static void give_to_node(struct migration *m)
+{
+	cleanup_free char *socket = migration_socket(m);
+
+	unlink(socket);
+	vm_keep_epoch(m->vm);
+	vm_give_back(m->vm);
+}
+
 static void finish(struct migration *m, int rc, struct error *e)
 {
 	enum migrate_state state = rc == 0                      ? MIGRATE_DONE
 				   : e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED
 								: MIGRATE_FAILED;
 
-	if (m->vm && (rc == 0 || m->resumed_ms)) {
-		vm_keep_epoch(m->vm);
-		vm_give_back(m->vm);
-	} else if (m->vm) {
+	if (m->vm && (rc == 0 || m->resumed_ms))
+		give_to_node(m);
+	else if (m->vm)
 		vm_end(m->vm);
-	}
 	m->vm = NULL;
+	fault_point("migrate.dst.before_done", NULL);
 	if (rc == 0 && m->mover)
 		mover_wait(m->mover, "end", clock_ms() + LOOK_MS, NULL);
 	migration_ended(m, state, e);
@@ -333,6 +343,7 @@ void dest_recover(struct migration *m)
 	struct pool_owner now;
 	int rc;
 
+	fault_point("migrate.dst.before_recover", NULL);
 	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
 	if (!m->vm && gone->kind != ERROR_NOT_RUNNING) {
 		log_error("migration %s stays unfinished: %s", m->id, gone->message);

@@ -5,6 +5,7 @@
 #include "migrate/internal.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "host/host.h"
 
@@ -231,6 +232,7 @@ json_t *migrations_handover(struct migrations *all, const char *from, const char
 		m->users--;
 	}
 	pthread_mutex_unlock(&all->lock);
+	fault_point("migrate.dst.before_answer", NULL);
 	return answer ? answer : verdict_before(all, from, id);
 }
 

@@ -65,7 +65,8 @@ static int renew_lane(struct migration *m, struct error **err)
 	int64_t port;
 
 	migration_release_mover(m, clock_ms());
-	if (source_call(m, "POST", "recover", NULL, SOURCE_CALL_MS, &answer, err) < 0 ||
+	if (fault_point("migrate.src.before_renew", err) < 0 ||
+		source_call(m, "POST", "recover", NULL, SOURCE_CALL_MS, &answer, err) < 0 ||
 		json_get_int(answer, "port", 1, 65535, &port, err) < 0 ||
 		source_lane_address(m, (int)port, lane, err) < 0)
 		return -1;

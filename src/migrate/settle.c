@@ -60,7 +60,8 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 		return OURS;
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
-	if (!m->link || source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
+	if (!m->link || fault_point("migrate.src.before_abort", &e) < 0 ||
+		source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e) < 0) {
 		log_warning("%s was not told that the migration is off: %s", m->peer,
 			e ? e->message : "");
 		return UNKNOWN;
@@ -332,6 +333,7 @@ void source_recover(struct migration *m)
 {
 	struct error *e = NULL;
 
+	fault_point("migrate.src.before_recover", NULL);
 	m->vm = vms_take_again(
 		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
 	if (!m->vm) {

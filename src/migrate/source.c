@@ -166,6 +166,8 @@ static int prepare(struct migration *m, struct error **err)
 		source_lane_address(m, (int)port, lane, err) < 0)
 		return -1;
 	migration_event(m, "connect", lane);
+	if (fault_point("migrate.src.before_lane", err) < 0)
+		return -1;
 	m->mover = migration_start_mover(m, socket, -1, lane, err);
 	if (!m->mover || wait_ready(m, true, &port, err) < 0)
 		return -1;

@@ -332,6 +332,10 @@ static int write_temp(const struct claim *c, struct error **err)
 
 	if (fd < 0)
 		return pool_failed(c, errno, "cannot make a file", err);
+	if (fault_point("pool.claim.before_write", err) < 0) {
+		close(fd);
+		return -1;
+	}
 	if (fs_write_all(fd, text, strlen(text)) < 0 || fsync(fd) < 0)
 		errnum = errno;
 	if (close(fd) < 0 && errnum == 0)

@@ -1,5 +1,6 @@
 #include "vm/internal.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 
 #include <stdlib.h>
@@ -65,6 +66,8 @@ int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how
 	if (rc == 0)
 		rc = how->check(how->arg, name, owner->node, how->fenced, err);
 	/* Of the epoch that was looked at: whatever the owner has done since makes it fail. */
+	if (rc == 0 && !how->only_check)
+		rc = fault_point("vm.recover.before_claim", err);
 	if (rc == 0 && !how->only_check) {
 		rc = pool_owner_claim(
 			vms->pool, name, owner->epoch + 1, vms->node, "recover", NULL, err);
@@ -135,6 +138,7 @@ static void end_if_lost(struct vms *vms, const char *name, const struct vms_spar
 		vm_give_back(vm);
 		return;
 	}
+	fault_point("vm.lost.before_end", NULL);
 	log_error("%s: ENDING its copy on %s: the VM belongs to %s since epoch %llu (%s)", name,
 		vms->node, *owner.node ? owner.node : "no node", (unsigned long long)owner.epoch,
 		owner.why);

@@ -1,5 +1,6 @@
 #include "wire/link_lanes.h"
 
+#include "base/fault.h"
 #include "base/clock.h"
 
 #include <errno.h>
@@ -366,7 +367,8 @@ void link_install_lane(struct link *link, unsigned number, struct lane *lane)
 	pthread_mutex_unlock(&link->mutex);
 	if (again)
 		report(c, "reconnected", NULL);
-	if (run_thread(receive, c, &err) < 0 || run_thread(transmit, c, &err) < 0) {
+	if ((again && fault_point("wire.link.reconnected", &err) < 0) ||
+		run_thread(receive, c, &err) < 0 || run_thread(transmit, c, &err) < 0) {
 		run_fail(link->options.run, err);
 		return;
 	}

@@ -1,0 +1,417 @@
+"""A lab with a guest on which cells are tried, and all that must be true after each.
+
+The pool is an ext4 of its own, so that it can be full. The guest keeps changing its memory and
+appends numbered, checksummed, synced records to its disk; what it says to the outside of them is
+kept. While a cell runs, both nodes are looked at ten times a second.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from droverlab import guest_client, net
+from droverlab.lab import SHARED, VM_USER
+from droverlab.paths import LabError
+
+from cells import SCENARIOS, SOURCE
+
+from vms import Guest, allow_userfaultfd, drover, leftovers, wait_for
+
+FILL_MIB = 8
+DISK_MIB = 8
+DIRTY_MIB_S = 4
+BUSY_MIB_S = 60  # more than the lane takes: post-copy has something to bring
+LANE = "8M"
+HANG_MS = 12000  # longer than a call between two droverds may take
+LOOK_S = 0.1
+# Clock ticks of 10 ms within which a guest that runs uses its processor.
+RUNS_TICKS = 3
+WINDOW = 3  # looks
+CUT_S, BLIP_S = 8, 3
+END_S = 150
+
+
+class Violation(AssertionError):
+    """What must never be."""
+
+
+def vcpu_ticks(pid):
+    """Processor time of a QEMU's virtual processors, in clock ticks; None when it is gone."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "comm").read_text().startswith("CPU "):
+                fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+                total += int(fields[11]) + int(fields[12])
+        return total
+    return None
+
+
+class Watcher:
+    """Looks at both nodes and the guest until it is stopped, and keeps what contradicts."""
+
+    def __init__(self, guest):
+        self.guest, self.lab = guest, guest.lab
+        self.stopped = threading.Event()
+        self.wrong, self.acknowledged = [], 0
+        self.ran = {}       # node's name: looks at which its copy ran
+        self.said = {}      # epoch: where the nodes said that it runs
+        self.newest = {}    # node's name: the newest epoch that it said
+        self.ticks = {}     # pid: ticks at the last looks
+        self.threads = [threading.Thread(target=self._repeat, args=(what,))
+                        for what in (self._copies, self._truth, self._records)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _repeat(self, what):
+        while not self.stopped.is_set():
+            with contextlib.suppress(LabError, OSError, AssertionError):
+                what()
+            self.stopped.wait(LOOK_S)
+
+    def _copies(self):
+        """Two copies whose processors both get on are two that run."""
+        running = []
+        for node in self.lab.nodes:
+            for pid in self.guest.pids(node):
+                seen = self.ticks.setdefault(pid, [])
+                seen.append(vcpu_ticks(pid))
+                del seen[:-WINDOW - 1]
+                if None not in seen and len(seen) > WINDOW and seen[-1] - seen[0] >= RUNS_TICKS:
+                    running.append(node.name)
+                    self.ran[node.name] = self.ran.get(node.name, 0) + 1
+        # One that stopped at the beginning of the window, and one that began at its end.
+        if len(running) > 1 and all(
+                seen[-1] - seen[-2] >= 1 and seen[-2] - seen[-3] >= 1
+                for seen in self.ticks.values() if len(seen) > WINDOW and None not in seen):
+            self.wrong.append(f"two copies ran: {running}")
+
+    def _truth(self):
+        for node in self.lab.nodes:
+            with contextlib.suppress(OSError, LabError):
+                status, info = node.api("GET", f"/v1/vms/{self.guest.name}", timeout=5)
+                if status == 200 and info.get("state") == "running":
+                    self.said.setdefault(info["epoch"], set()).add(info["node"])
+                if status == 200 and info.get("epoch", 0) < self.newest.get(node.name, 0):
+                    self.wrong.append(f"{node.name} went back to epoch {info['epoch']}")
+                elif status == 200:
+                    self.newest[node.name] = info.get("epoch", 0)
+        for epoch, names in self.said.items():
+            if len(names) > 1:
+                self.wrong.append(f"at epoch {epoch} it runs on {sorted(names)}, they say")
+
+    def _records(self):
+        answer = guest_client.ask(self.lab.guests, self.guest.address, "status", timeout=1)
+        self.acknowledged = max(self.acknowledged, answer.get("disk_records", 0))
+
+
+class FaultLab:
+    """Two nodes and one guest, which is on node1 before each cell."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.nodes = lab.nodes
+        self.gates = lab.directory / "gates"
+        self.gates.mkdir(mode=0o777)
+        self.gates.chmod(0o777)
+        for node in self.nodes:
+            allow_userfaultfd(node)
+        disk = lab.pool / "images" / "records.raw"
+        disk.write_bytes(b"\0" * (DISK_MIB << 20))
+        os.chown(disk, VM_USER, VM_USER)
+        self.guest = Guest(lab, self.nodes[0], "faulty", memory="128M", fill=False,
+                           disk=f"{SHARED}/pool/images/records.raw,format=raw")
+        self._load_guest()
+
+    def _load_guest(self):
+        self.guest.ask("fill", FILL_MIB, "text")
+        self.guest.ask("disk", "/dev/vda", 50)
+        self.guest.ask("dirty", DIRTY_MIB_S, "words")
+
+    # --- a cell ---
+
+    def run(self, cell):
+        """Tries a cell: what became of it, in a few words. Violation says what must never be."""
+        scenario = SCENARIOS[cell.scenario]
+        self.gate = self.gates / f"gate{len(list(self.gates.iterdir()))}"
+        self._arm(cell, scenario)
+        if scenario.busy:
+            self.guest.ask("dirty", BUSY_MIB_S, "page")
+        with Watcher(self.guest) as watcher:
+            move = self._move(cell, scenario)
+            try:
+                killed = self._happen(cell, scenario, move)
+                out = self._end(move)
+            finally:
+                self.gate.touch()
+                self._heal()
+                if move.poll() is None:
+                    move.kill()
+            self._settle()
+            result = self._judge(cell, move.returncode, out, killed, watcher)
+        if watcher.wrong:
+            raise Violation("; ".join(sorted(set(watcher.wrong))))
+        self._back(cell, result)
+        return result
+
+    def _arm(self, cell, scenario):
+        armed = list(scenario.armed)
+        action = {"error": "error", "hang": f"delay={HANG_MS}"}.get(
+            cell.fault, f"file={self.gate}")
+        own = f"{cell.point}:{action}"
+        if scenario.restarts is None:
+            armed[cell.holder] = ",".join(filter(None, (armed[cell.holder], own)))
+        self.armed_again = own
+        for node, fault in zip(self.nodes, armed):
+            node.stop_daemon()
+            node.start_daemon(DROVER_FAULT=fault)
+
+    def _move(self, cell, scenario):
+        lane = ["--bandwidth", LANE] if scenario.busy else []
+        patience = {"cut": ["--reconnect", "3"], "blip": ["--reconnect", "20"]}.get(cell.fault, [])
+        return self.nodes[SOURCE].popen(
+            "drover", "migrate", self.guest.name, "node2", "--json", *scenario.options, *lane,
+            *patience, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True)
+
+    def _happen(self, cell, scenario, move):
+        """Comes to the point and lets it go wrong. True when a hypervisor that had the VM, or parts
+        of it, was killed."""
+        if scenario.restarts is not None:
+            node = self.nodes[scenario.restarts]
+            wait_for(lambda: node.daemon_pid is None, "the death of droverd", 60)
+            node.start_daemon(DROVER_FAULT=self.armed_again)
+        if cell.fault in ("error", "hang"):
+            return False
+        reached = Path(f"{self.gate}.reached")
+        wait_for(lambda: reached.exists() or move.poll() is not None, f"{cell.point}", 60)
+        if not reached.exists():
+            raise Violation(f"{cell.point} was not passed: {move.communicate()[0]}")
+        killed = getattr(self, "_" + cell.fault.replace("-", "_"))(cell)
+        self.gate.touch()
+        return killed
+
+    # --- what goes wrong ---
+
+    def _droverd(self, cell):
+        self.nodes[cell.side].stop_daemon(signal.SIGKILL)
+        # What is held elsewhere goes on meanwhile, without it.
+        self.gate.touch()
+        time.sleep(0.3)
+        self.nodes[cell.side].start_daemon()
+        return False
+
+    def _hypervisor(self, cell):
+        node = self.nodes[cell.side]
+        pids = self.guest.pids(node)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        postcopy = cell.scenario == "post-copy" and cell.point != "migrate.src.before_switch"
+        return bool(pids) and (postcopy or self._owner() == node.name)
+
+    def _drover_wire(self, cell):
+        for pid in net.pids(self.nodes[cell.side].namespace):
+            with contextlib.suppress(OSError):
+                if "drover-wire" in os.readlink(f"/proc/{pid}/exe"):
+                    os.kill(pid, signal.SIGKILL)
+        return False
+
+    def _link(self, cell, how):
+        subprocess.run(["ip", "-n", self.nodes[cell.side].namespace, "link", "set", "mig0", how],
+                       check=True)
+
+    def _cut(self, cell, seconds=CUT_S):
+        self._link(cell, "down")
+        self.gate.touch()
+        time.sleep(seconds)
+        self._link(cell, "up")
+        return False
+
+    def _blip(self, cell):
+        return self._cut(cell, BLIP_S)
+
+    def _read_only(self, cell):
+        node, vms = self.nodes[cell.side], f"{SHARED}/pool/vms"
+        node.run("mount", "--bind", vms, vms)
+        node.run("mount", "-o", "remount,bind,ro", vms)
+        self.gate.touch()
+        time.sleep(BLIP_S)
+        node.run("umount", "-l", vms)
+        return False
+
+    def _full(self, _):
+        filler = self.lab.pool / "filler"
+        fd = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(fd, b"\1" * (1 << 16))
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(fd, b"\1" * 512)
+        finally:
+            os.close(fd)
+        self.gate.touch()
+        time.sleep(BLIP_S)
+        filler.unlink()
+        return False
+
+    # --- afterwards ---
+
+    def _heal(self):
+        """Whatever went wrong goes wrong no longer."""
+        for node in self.nodes:
+            subprocess.run(["ip", "-n", node.namespace, "link", "set", "mig0", "up"], check=True)
+            if node.daemon_pid is None:
+                node.start_daemon()
+        (self.lab.pool / "filler").unlink(missing_ok=True)
+
+    def _end(self, move):
+        try:
+            return move.communicate(timeout=END_S)[0]
+        except subprocess.TimeoutExpired:
+            raise Violation(f"drover migrate does not end within {END_S} s") from None
+
+    def _migrations(self, node):
+        _, answer = node.api("GET", "/v1/migrations")
+        return [m for m in answer["migrations"] if m["vm"] == self.guest.name]
+
+    def _settle(self):
+        """Until no side has anything left to do."""
+        for node in self.nodes:
+            wait_for(lambda node=node: all(m["state"] not in ("running", "undecided")
+                                           for m in self._migrations(node)),
+                     f"the end of the migration on {node.name}", END_S)
+
+    def _owner(self):
+        _, info = self.nodes[SOURCE].api("GET", f"/v1/vms/{self.guest.name}")
+        return info.get("node") or ""
+
+    def _judge(self, cell, status, out, killed, watcher):
+        copies = {node.name: self.guest.pids(node) for node in self.nodes}
+        allowed = 0 if killed else 1
+        try:
+            wait_for(lambda: allowed <= sum(len(self.guest.pids(n)) for n in self.nodes) <= 1,
+                     "one copy", 30)
+        except AssertionError:
+            raise Violation(f"hypervisors: {copies}; {out}") from None
+        copies = {node.name: self.guest.pids(node) for node in self.nodes}
+        where = next((name for name, pids in copies.items() if pids), None)
+        broken = killed and where and cell.scenario == "post-copy"
+        self._judge_words(cell, status, out, where, killed)
+        if where and not broken:
+            self._judge_copy(where, watcher)
+        self._judge_rest(where)
+        if broken:
+            node = next(n for n in self.nodes if n.name == where)
+            drover(node, "stop", self.guest.name, "--timeout", "0")
+            where = None
+        if not where:
+            where = self._start_again(watcher)
+            return f"started again on {where}"
+        return "arrived" if where == "node2" else "stayed"
+
+    def _judge_words(self, cell, status, out, where, killed):
+        """What was said is true."""
+        if status == 0 and where != "node2" and not killed:
+            raise Violation(f"success was reported, and it is on {where}: {out}")
+        said = re.search(r"and runs on (node\d)|it runs on (node\d)", out)
+        if said and not killed and (said.group(1) or said.group(2)) != where:
+            raise Violation(f"it was said to run on {said.group(0)}, and is on {where}: {out}")
+        newest = self._migrations(self.nodes[SOURCE])
+        if cell.point == "migrate.src.before_journal" or not newest or killed:
+            return
+        if (newest[0]["state"] == "done") != (where == "node2"):
+            # A destination that does not answer in time is not known to run it.
+            if newest[0]["state"] != "failed" or "does not answer" not in str(newest[0]):
+                raise Violation(f"recorded as {newest[0]['state']}, and it is on {where}: {out}")
+
+    def _judge_copy(self, where, watcher):
+        for node in self.nodes:
+            _, info = node.api("GET", f"/v1/vms/{self.guest.name}")
+            if info["node"] != where:
+                raise Violation(f"it is on {where}, and {node.name} says {info}")
+            if node.name == where and info["state"] != "running":
+                raise Violation(f"it is {info['state']} on {where}")
+        guest_client.wait_ready(self.lab.guests, self.guest.address, 30)
+        self.guest.ask("stop")
+        result = self.guest.ask("check")
+        if result["bad"] or not result["pages"]:
+            raise Violation(f"its memory is wrong: {result}")
+        before = self.guest.ask("status")["disk_records"]
+        wait_for(lambda: self.guest.ask("status")["disk_records"] > before, "another record", 30)
+        self._judge_disk(watcher)
+
+    def _judge_disk(self, watcher):
+        self.guest.ask("disk", "/dev/vda", 0)
+        result = self.guest.ask("diskcheck", "/dev/vda")
+        if result["bad"] or result["records"] < watcher.acknowledged:
+            raise Violation(f"its disk lost records: {result}, {watcher.acknowledged} were "
+                            "acknowledged")
+
+    def _judge_rest(self, where):
+        """Nothing is left over; both nodes say the same."""
+        for node in self.nodes:
+            pids = self.guest.pids(node) if node.name == where else []
+            try:
+                wait_for(lambda node=node, pids=pids: leftovers(node, pids) == [], "the end", 60)
+            except AssertionError:
+                raise Violation(f"left on {node.name}: {leftovers(node, pids)}") from None
+            _, answer = node.api("GET", "/v1/tasks")
+            tasks = [t for t in answer["tasks"] if t["state"] in ("waiting", "running")]
+            if tasks:
+                raise Violation(f"tasks in progress on {node.name}: {tasks}")
+        temporary = list((self.lab.pool / "vms" / self.guest.name).glob(".tmp*"))
+        # The file of a claim whose claimer was killed is removed a day later.
+        if len(temporary) > 1:
+            raise Violation(f"left on the pool: {temporary}")
+        for file in temporary:
+            file.unlink()
+
+    def _start_again(self, watcher):
+        owner = wait_for(lambda: (o := self._owner()) is not None and o or "nobody", "an owner")
+        node = next((n for n in self.nodes if n.name == owner), self.nodes[SOURCE])
+        drover(node, "start", self.guest.name)
+        guest_client.wait_ready(self.lab.guests, self.guest.address, 60)
+        self._judge_disk(watcher)
+        return node.name
+
+    def _back(self, cell, result):
+        """To node1, by an ordinary move where it has one to go, and at work as before."""
+        for node in self.nodes:
+            node.stop_daemon()
+            node.start_daemon()
+        if result == "stayed" and cell.scenario == "post-copy":
+            # A hypervisor whose switch was taken back moves it no more.
+            drover(self.nodes[SOURCE], "stop", self.guest.name, "--timeout", "0")
+            drover(self.nodes[SOURCE], "start", self.guest.name)
+            guest_client.wait_ready(self.lab.guests, self.guest.address, 60)
+        for node in self.nodes:
+            if self.guest.pids(node) and node is not self.nodes[SOURCE]:
+                drover(node, "migrate", self.guest.name, "node1")
+        if not self.guest.pids(self.nodes[SOURCE]):
+            raise Violation(f"it cannot be brought back to node1 ({result})")
+        self._load_guest()
+
+
+def keep_logs(lab, directory):
+    """Copies the nodes' logs to where they outlive the lab."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for node in lab.nodes:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(node.log, directory / f"{node.name}.log")
