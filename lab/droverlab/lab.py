@@ -16,6 +16,7 @@ so that a user with no rights in the checkout's parents reaches them, and the ma
 The names of the namespaces carry an id made from the lab's directory: several labs can be up.
 """
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -173,17 +174,16 @@ class Node:
                                f"{self.log_tail()}")
             time.sleep(0.02)
 
-    def stop_daemon(self, number=signal.SIGTERM, timeout_s=10):
+    def stop_daemon(self, number=signal.SIGTERM, timeout_s=60):
         """Sends droverd the signal and waits for its end."""
         pid = self.daemon_pid
         if pid is None:
             return
         os.kill(pid, number)
-        try:
+        if net.wait_gone([pid], timeout_s):
+            raise LabError(f"droverd on {self.name} does not stop.")
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
-        except ChildProcessError:
-            if net.wait_gone([pid], timeout_s):
-                raise LabError(f"droverd on {self.name} does not stop.") from None
 
     def log_tail(self, lines=20):
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

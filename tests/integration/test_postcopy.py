@@ -15,7 +15,7 @@ import pytest
 from droverlab.lab import VM_USER
 from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
                           restart_with_fault, wait_rounds)
-from vms import (Guest, Watch, allow_userfaultfd, drover, error_of, leftovers, net, wait_for)
+from vms import (Guest, Watch, allow_userfaultfd, drover, error_of, leftovers, wait_for, wires)
 
 # What the guest changes in a second, and what the lane may carry of it. The whole set is changed again
 # within two seconds: no round comes to an end with less to do.
@@ -86,11 +86,6 @@ def result_of(process, timeout=120):
     """Its exit status and what it printed."""
     out, said = process.communicate(timeout=timeout)
     return process.returncode, out + said
-
-
-def wires(node):
-    return [pid for pid in net.pids(node.namespace)
-            if b"drover-wire\0" in open(f"/proc/{pid}/cmdline", "rb").read()]
 
 
 @pytest.mark.parametrize("how", [["--postcopy"], ["postcopy=1"], ["--postcopy=auto"]])

@@ -132,6 +132,16 @@ def allow_userfaultfd(node):
              " mount -n --bind /run/uffd /dev/userfaultfd; }")
 
 
+def wires(node):
+    """Data movers of a node."""
+    found = []
+    for pid in net.pids(node.namespace):
+        with contextlib.suppress(OSError):
+            if b"drover-wire\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 def leftovers(node, allowed):
     """Processes of a node beyond droverd, the holder and `allowed`; taps; sockets of migrations."""
     expected = {node.holder, node.daemon_pid, *allowed}
