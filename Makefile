@@ -7,6 +7,8 @@
 # make model      checks the model of the handover (docs/handover.pml) with spin
 # make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says, also on GlusterFS
 #                 (installs the packages of tests/race/packages.txt, as root)
+# make soak       moves VMs around for MINUTES=10 while faults are injected at random, from SEED=N or
+#                 a new seed; docs/reliability.md says what is checked
 # make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
 # make format     formats the C sources; needs the package clang-format
 # make install    installs under the prefix given to meson, DESTDIR= before it
@@ -23,9 +25,11 @@ SECONDS = 600
 JOBS = 3
 EPOCHS = 2000
 TARGET =
+MINUTES = 10
+SEED =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check bench race model fuzz format install clean
+.PHONY: all deps qemu tiny demo check bench race soak model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -60,6 +64,9 @@ race: deps all tiny
 	@lab/deps tests/race/packages.txt
 	@DROVER_RACE_EPOCHS=$(EPOCHS) DROVER_RACE_ROUNDS=$(EPOCHS) $(PYTHON) -m pytest -q \
 		-p no:cacheprovider tests/integration/test_claims.py tests/integration/test_races.py
+
+soak: deps all tiny
+	@tests/soak/soak.py --minutes $(MINUTES) $(addprefix --seed ,$(SEED))
 
 fuzz: deps
 	@tests/fuzz/fuzz.py --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
