@@ -160,7 +160,8 @@ class Load(threading.Thread):
         while not self.over.is_set():
             try:
                 with self.vm.busy:
-                    self.one()
+                    if not self.over.is_set():
+                        self.one()
             except Exception as error:  # pylint: disable=broad-except
                 if not self.over.is_set():
                     self.record.violation(f"{self.vm.name}: {error!r}")

@@ -126,7 +126,9 @@ class Soak:
             if not last:
                 self._make_whole()
         finally:
-            for vm in self.vms:
+            for load, vm in zip(self.loads, self.vms):
+                if last:
+                    load.over.set()
                 vm.busy.release()
         record.count(("checks", "of everything at rest"))
         record.event("quiet: all was looked at")

@@ -3,6 +3,7 @@ takes down what guests say that their disks have taken."""
 
 import os
 import threading
+from collections import deque
 
 from droverlab import net
 from droverlab.paths import LabError
@@ -10,6 +11,8 @@ from droverlab.paths import LabError
 VCPU_EVERY_S = 0.1
 # Of CPU time. A vCPU that is told to stand still uses far less, a guest at rest more within a second.
 RUNS_NS = 5_000_000
+# Of a thread that ends: what it does then, such as giving the guest's memory back, is no guest's time.
+PF_EXITING = 0x4
 API_EVERY_S = 0.5
 DISK_EVERY_S = 1
 # A process may be looked at before it has become a hypervisor.
@@ -57,20 +60,25 @@ class Watch(threading.Thread):
             self.join()
 
 
+def _stat(directory):
+    with open(f"{directory}/stat", "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()
+
+
 class Copy:
     """A hypervisor process of a VM."""
 
     def __init__(self, vm, node, pid):
         self.vm, self.node, self.pid = vm, node, pid
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            self.born = int(file.read().rsplit(b")", 1)[1].split()[19])
+        self.born = int(_stat(f"/proc/{pid}")[19])
         self.thread, self.ns = None, None
+        self.steps_ms = deque(maxlen=15)  # CPU time from sample to sample
 
     def _find_thread(self):
         for task in os.listdir(f"/proc/{self.pid}/task"):
             with open(f"/proc/{self.pid}/task/{task}/comm", "rb") as comm:
                 if comm.read().startswith(b"CPU 0/"):
-                    return f"/proc/{self.pid}/task/{task}/schedstat"
+                    return f"/proc/{self.pid}/task/{task}"
         return None
 
     def sample(self):
@@ -78,13 +86,17 @@ class Copy:
         try:
             self.thread = self.thread or self._find_thread()
             if self.thread:
-                with open(self.thread, "rb") as file:
-                    self.ns = int(file.read().split()[0])
+                with open(f"{self.thread}/schedstat", "rb") as file:
+                    before, self.ns = self.ns, int(file.read().split()[0])
+                self.steps_ms.append(round((self.ns - (before or self.ns)) / 1e6, 1))
+                if int(_stat(self.thread)[6]) & PF_EXITING:
+                    self.ns = None
         except OSError:
             self.ns = None  # it has ended
 
     def __str__(self):
-        return f"process {self.pid} on {self.node} (its vCPU ran {self.ns / 1e6:.1f} ms)"
+        return (f"process {self.pid} on {self.node} (its vCPU ran {self.ns / 1e6:.1f} ms, at last, each "
+                f"{VCPU_EVERY_S} s, {list(self.steps_ms)} ms)")
 
 
 class VcpuWatch(Watch):
