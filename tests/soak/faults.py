@@ -16,7 +16,7 @@ from vms import wires
 
 # At the same time, on different nodes.
 MOST = 2
-PAUSE_S = (1, 8)
+PAUSE_S = (2, 9)
 STOP_S = 60
 START_TRIES = 3
 POOL = f"{SHARED}/pool"
@@ -38,9 +38,9 @@ class Faults(threading.Thread):
         self.rest, self.over = threading.Event(), threading.Event()
         self.rest.set()
         self.going_on = {}  # name of a node: the thread of its fault
-        self.kinds = [(self.kill_droverd, 20), (self.stop_droverd, 10), (self.kill_wire, 25),
-                      (self.kill_hypervisor, 2), (self.cut_link, 12), (self.read_only, 12),
-                      (self.cover_pool, 8), (self.arm_point, 25)]
+        self.kinds = [(self.kill_droverd, 12), (self.stop_droverd, 6), (self.kill_wire, 25),
+                      (self.kill_hypervisor, 3), (self.cut_link, 15), (self.read_only, 15),
+                      (self.cover_pool, 10), (self.arm_point, 20)]
 
     def run(self):
         while not self.over.wait(self.random.uniform(*PAUSE_S)):

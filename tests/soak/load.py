@@ -17,7 +17,7 @@ from vms import Guest, drover
 FILL_MIB = 16
 DIRTY = (3, "words")
 # More than the lane carries then: pre-copy alone would not come to an end.
-DIRTY_POSTCOPY, LANE_POSTCOPY = (12, "page"), "6M"
+DIRTY_POSTCOPY, LANE_POSTCOPY = (24, "page"), "16M"
 RECORDS_S = 50
 DISK_MIB = 32
 RECORD_BYTES = 512
@@ -202,13 +202,13 @@ class Load(threading.Thread):
         _, here = self.vm.owner()
         others = [node for node in nodes if node.name != here]
         # Slow ones meet more faults.
-        rate = draw.choice((None, None, "32M", "16M", "16M", "8M"))
+        rate = draw.choice((None, None, None, "32M", "16M", "8M"))
         options = ["--bandwidth", rate] if rate else []
         busy = False
         if draw.random() < 0.3:
             busy = draw.random() < 0.7 and self._dirty(*DIRTY_POSTCOPY)
             options = ["--bandwidth", LANE_POSTCOPY] if busy else options
-            options.append(draw.choice(("--postcopy", "--postcopy=auto")))
+            options.append(draw.choice(("--postcopy", "--postcopy", "--postcopy=auto")))
         number = 2 if draw.random() < 0.1 else 1
         cancel_s = draw.uniform(0.2, 4) if draw.random() < 0.15 else None
         # Mostly asked where it runs, as the other nodes pass it on.

@@ -7,6 +7,8 @@ build/soak/.
 """
 
 import argparse
+import contextlib
+import os
 import random
 import shutil
 import signal
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[1:1] = [str(ROOT / "lab"), str(ROOT / "tests" / "integration")]
 
 # pylint: disable=wrong-import-position
-from droverlab import guests, net
+from droverlab import guests
 from droverlab.lab import Lab
 from droverlab.paths import BUILD, LabError
 
@@ -123,8 +125,7 @@ class Soak:
             for vm in self.vms:
                 self._look_at(vm)
             self._look_for_leftovers()
-            if not last:
-                self._make_whole()
+            self._make_whole()
         finally:
             for load, vm in zip(self.loads, self.vms):
                 if last:
@@ -201,9 +202,10 @@ class Soak:
         """Back to where it can be started."""
         vm.excuse("the soak has ended it")
         for node, pid in vm.copies():
-            with_status = node.run("drover", "stop", vm.name, "--timeout", "0", check=False, timeout=120)
-            if with_status.returncode != 0:
-                net.run("kill", "-9", pid)
+            ended = node.run("drover", "stop", vm.name, "--timeout", "0", check=False, timeout=120)
+            if ended.returncode != 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not vm.copies(), f"the end of {vm.name}", SETTLE_S)
 
     def _look_for_leftovers(self):
@@ -236,9 +238,9 @@ def main():
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, help="of what is drawn at random; printed when not given")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    # A shell that started us in the background has SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     guests.guest("tiny")
     directory = BUILD / "soak"
