@@ -44,7 +44,7 @@ enum error_kind {
 	ERROR_TIMEOUT,       /* it took longer than it may */
 	ERROR_CANCELLED,     /* the user cancelled it */
 	ERROR_UNDECIDED,     /* who owns the VM cannot be found out now */
-	ERROR_INTERRUPTED,   /* droverd was restarted in the middle */
+	ERROR_INTERRUPTED,   /* a part of it was stopped, or droverd restarted, in the middle */
 	ERROR_KINDS
 };
 

@@ -4,6 +4,7 @@ const char *hv_state_name(enum hv_state state)
 {
 	static const char *const names[] = {
 		[HV_RUNNING] = "running",
+		[HV_STARTING] = "starting",
 		[HV_PAUSED] = "paused",
 		[HV_INCOMING] = "incoming",
 		[HV_MIGRATED] = "migrated",

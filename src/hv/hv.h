@@ -85,7 +85,8 @@ const struct process_id *hv_vm_process(const struct hv_vm *vm);
 
 enum hv_state {
 	HV_RUNNING,  /* CPUs run */
-	HV_PAUSED,   /* stopped by us, or not yet let run */
+	HV_STARTING, /* started for no stream, and never let run */
+	HV_PAUSED,   /* stopped by us, or loaded and not yet let run */
 	HV_INCOMING, /* waits for, or loads, a stream */
 	HV_MIGRATED, /* its state has gone out; paused for good unless resumed */
 	HV_OFF,      /* the guest has powered off; the process is still there */

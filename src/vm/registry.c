@@ -260,7 +260,7 @@ static bool has_run(struct hv_vm *hv)
 {
 	enum hv_state state = hv_vm_state(hv);
 
-	return state != HV_PAUSED && state != HV_INCOMING;
+	return state != HV_PAUSED && state != HV_INCOMING && state != HV_STARTING;
 }
 
 static void find_one_again(struct vms *vms, const char *name)
@@ -274,6 +274,13 @@ static void find_one_again(struct vms *vms, const char *name)
 		return;
 	hv = hv_vm_attach(vms->hv, vm->run_dir, &e);
 	def = hv ? read_running_def(vm, &e) : NULL;
+	if (def && hv_vm_state(hv) == HV_STARTING) {
+		/* droverd died in the middle of its start, which nobody takes up again. */
+		log_warning("%s: its start was not finished; ending its hypervisor", name);
+		vm_def_free(def);
+		def = NULL;
+		error_set(&e, ERROR_NOT_FOUND, 0, "its start was not finished");
+	}
 	if (def) {
 		log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
 		vm->epoch = vm_last_epoch(vm);

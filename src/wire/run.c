@@ -136,7 +136,7 @@ static int outcome(struct run *run, struct error **err)
 		result = error_move(err, run->error);
 		run->error = NULL;
 	} else if (cancelled) {
-		result = error_set(err, ERROR_CANCELLED, 0, "ended by signal %d (%s)", cancelled,
+		result = error_set(err, ERROR_INTERRUPTED, 0, "ended by signal %d (%s)", cancelled,
 			strsignal(cancelled));
 	}
 	pthread_mutex_unlock(&run->mutex);

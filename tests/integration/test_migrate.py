@@ -307,6 +307,19 @@ def test_a_destination_that_fails_in_the_middle_leaves_it_running_here(nodes, gu
     guest.assert_runs_only_on(node2)
 
 
+def test_a_destination_that_is_stopped_in_the_middle_is_no_cancelling(nodes, guest):
+    node1, node2 = nodes
+    move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
+    wait_rounds(node1, guest)
+    node2.stop_daemon()
+    out, _ = move.communicate(timeout=60)
+    assert move.returncode not in (0, 27), out
+    assert f"{guest.name} was not moved and runs on node1" in out, out
+    node2.start_daemon()
+    assert migration_of(node1, guest, "failed")
+    guest.assert_runs_only_on(node1)
+
+
 def test_a_source_droverd_killed_in_the_middle_takes_its_vm_up_again(nodes, guest):
     node1, node2 = nodes
     move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")

@@ -143,6 +143,24 @@ def test_two_verbs_at_the_same_moment_are_one_after_the_other(two, guest, other)
     assert_one_copy_and_nothing_left(guest)
 
 
+@pytest.mark.parametrize("point", ["vm.start.before_claim", "vm.start.after_claim"])
+def test_a_start_that_its_droverd_did_not_survive_leaves_a_vm_that_can_be_started(two, guest, point):
+    node1, node2 = two.nodes
+    drover(node1, "stop", guest.name, "--timeout", "0")
+    node2.stop_daemon()
+    node2.start_daemon(DROVER_FAULT=f"{point}:kill")
+    assert drover(node2, "start", guest.name, check=False)[0] != 0
+    wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd")
+    assert len(guest.pids(node2)) == 1
+    node2.start_daemon()
+    wait_for(lambda: not guest.pids(node2), "the end of what was never let run")
+    assert leftovers(node2, []) == []
+    drover(node1, "start", guest.name)
+    guest_client.wait_ready(two.guests, guest.address, 60)
+    guest.ask("fill", 8, "text")
+    assert_one_copy_and_nothing_left(guest, node1)
+
+
 def test_a_second_droverd_on_one_state_directory_ends_with_one_sentence(two):
     node1, _ = two.nodes
     pid = node1.daemon_pid

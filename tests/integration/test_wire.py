@@ -592,7 +592,7 @@ def test_signal_cancels_both_sides(bench, ended):
     (sender if ended == "send" else receiver).process.send_signal(signal.SIGTERM)
     for side in (sender, receiver):
         kind, message = side.error()
-        assert kind == "cancelled" and "ended by signal 15" in message
+        assert kind == "interrupted" and "ended by signal 15" in message
 
 
 @pytest.mark.parametrize("point", ["wire.send.connected", "wire.send.half", "wire.recv.connected",

@@ -253,7 +253,7 @@ def test_signal_ends_a_side_that_reconnects(bench, tmp_path, ended):
     side = sender if ended == "send" else receiver
     side.wait_for("reconnecting")
     side.process.send_signal(signal.SIGTERM)
-    assert side.error()[0] == "cancelled"
+    assert side.error()[0] == "interrupted"
 
 
 def test_receiver_that_reads_sources_gives_up_in_time(bench, tmp_path):

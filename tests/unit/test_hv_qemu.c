@@ -120,7 +120,7 @@ static void test_a_started_guest_waits_to_be_let_run(void **state)
 	(void)state;
 	start_with(g, hv10, false);
 	pid = hv_vm_process(g->hv)->pid;
-	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+	assert_int_equal(hv_vm_state(g->hv), HV_STARTING);
 	assert_int_equal(getsid(pid), pid);
 	assert_int_equal(status_number(g, "\nUid:"), geteuid() == 0 ? VM_USER : geteuid());
 	assert_int_equal(status_number(g, "\nNoNewPrivs:"), 1);
@@ -214,7 +214,7 @@ static void test_a_hypervisor_of_an_unfinished_start_is_ended(void **state)
 	assert_int_equal(unlink(identity), 0);
 	start_with(g, hv10, false);
 	assert_true(process_wait(&id, clock_ms() + STEP_MS, NULL));
-	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+	assert_int_equal(hv_vm_state(g->hv), HV_STARTING);
 }
 
 static void expect_no_start(struct guest *g, enum error_kind kind, const char *part)
@@ -266,7 +266,7 @@ static void test_a_disk_in_use_is_not_opened_twice(void **state)
 	(void)state;
 	start_with(g, hv10, false);
 	expect_no_start(other, ERROR_DISK, "is in use by another process");
-	assert_int_equal(hv_vm_state(g->hv), HV_PAUSED);
+	assert_int_equal(hv_vm_state(g->hv), HV_STARTING);
 }
 
 /*
@@ -429,8 +429,8 @@ static void test_a_guest_runs_on_when_its_stream_breaks(void **state)
 		must(hv_vm_migrate(a->hv, path, &fast, &test_error));
 		s = wait_phase(a, HV_MIGRATE_FAILED);
 		/* Reset, where something was still unread. */
-		assert_true(strstr(s.failure, "Broken pipe") ||
-			    strstr(s.failure, "Connection reset"));
+		assert_true(
+			strstr(s.failure, "Broken pipe") || strstr(s.failure, "Connection reset"));
 		assert_int_equal(hv_vm_state(a->hv), HV_RUNNING);
 		end_relay(&r, path);
 	}

@@ -126,7 +126,7 @@ enum hv_state hv_vm_state(struct hv_vm *vm)
 		enum hv_state state;
 	} states[] = {
 		{"running", HV_RUNNING}, {"suspended", HV_RUNNING}, {"paused", HV_PAUSED},
-		{"prelaunch", HV_PAUSED}, {"debug", HV_PAUSED}, {"save-vm", HV_PAUSED},
+		{"prelaunch", HV_STARTING}, {"debug", HV_PAUSED}, {"save-vm", HV_PAUSED},
 		{"restore-vm", HV_PAUSED}, {"colo", HV_PAUSED}, {"finish-migrate", HV_PAUSED},
 		{"postmigrate", HV_PAUSED}, {"inmigrate", HV_INCOMING}, {"shutdown", HV_OFF},
 		/* and "internal-error", "io-error", "watchdog", "guest-panicked" */
