@@ -68,15 +68,20 @@ static struct api_ask *find_ask(struct api_ask *asks, size_t count, const char *
 static void ask_owners(struct cluster *c, json_t *vms)
 {
 	struct api_ask *asks = calloc(json_array_size(vms) + 1, sizeof(*asks));
+	/* Of the names that `asks` point to: those in `vms` are replaced by what is told. */
+	cleanup_json json_t *names = json_array();
 	size_t i, count = 0;
 	json_t *info;
 
 	if (!asks)
 		abort();
-	json_array_foreach(
-		vms, i, info) if (elsewhere(info) && !find_ask(asks, count, text_of(info, "node")))
-		asks[count++]
-			.node = text_of(info, "node");
+	json_array_foreach(vms, i, info)
+	{
+		if (!elsewhere(info) || find_ask(asks, count, text_of(info, "node")))
+			continue;
+		json_array_append(names, json_object_get(info, "node"));
+		asks[count++].node = text_of(info, "node");
+	}
 	api_ask_nodes(c->peers, asks, count, "/v1/vms?all=0", OWNER_MS);
 	json_array_foreach(vms, i, info)
 	{

@@ -501,6 +501,19 @@ def test_a_pool_that_takes_no_claim_leaves_it_running_here(nodes, guest):
         subprocess.run(["chattr", "-i", str(directory)], check=True)
 
 
+def test_ls_on_any_node_shows_every_vm_as_its_node_does(nodes, guest):
+    others = [Guest(guest.lab, nodes[0], f"another{i}", fill=False) for i in range(2)]
+    try:
+        for node in nodes:
+            _, (answer,) = drover(node, "ls")
+            states = {vm["name"]: (vm["node"], vm["state"]) for vm in answer["vms"]}
+            for it in (guest, *others):
+                assert states[it.name] == ("node1", "running"), (node.name, states)
+    finally:
+        for it in others:
+            it.remove(nodes[0])
+
+
 def test_a_client_of_the_api_sees_the_same_truth_on_both_nodes(nodes, guest):
     """While it moves, ls on both nodes names one owner at any time."""
     node1, node2 = nodes
