@@ -16,6 +16,7 @@ static const struct {
 } points[] = {
 	{"migrate.src.before_journal", "the source writes the migration into its journal"},
 	{"migrate.src.before_prepare", "the source asks the destination to prepare"},
+	{"migrate.src.before_task", "the source queues the destination's part there"},
 	{"migrate.dst.before_listen", "the destination starts its data mover"},
 	{"migrate.src.before_lane", "the source starts its data mover"},
 	{"migrate.dst.before_start", "the destination starts its hypervisor"},

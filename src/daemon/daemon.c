@@ -75,14 +75,16 @@ static bool is_migrated(void *arg, const char *vm)
 	return migrations_have(arg, vm, NULL);
 }
 
-/* This node may have been held for dead, and its VMs recovered elsewhere. */
+/* This node may have been held for dead, and its VMs recovered elsewhere; or may wait for VMs whose
+ * source has died. */
 static void look_at_owners(struct daemon *daemon)
 {
 	struct machine *m = atomic_load(&daemon->machine);
 
-	if (m)
-		vms_end_lost(m->vms,
-			&(struct vms_spare){.is_spared = is_migrated, .arg = m->migrations});
+	if (!m)
+		return;
+	vms_end_lost(m->vms, &(struct vms_spare){.is_spared = is_migrated, .arg = m->migrations});
+	migrations_end_expected(m->migrations);
 }
 
 /* Waits on `changed`, with the lock held, at most until `until`; false when that has passed. */

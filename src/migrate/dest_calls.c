@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define ABORT_MS 20000
+/* More than a source waits for a destination that makes itself ready. */
+#define EXPECTED_MS 120000
 /* Less than the source waits (SOURCE_CALL_MS). */
 #define RENEW_MS 8000
 /* A handover is answered when the guest runs or the side has ended: looked at again after this. */
@@ -132,6 +134,34 @@ int migrations_expect(
 		return -1;
 	}
 	return 0;
+}
+
+void migrations_end_expected(struct migrations *all)
+{
+	struct migration *m;
+
+	do {
+		struct error *e = NULL;
+
+		pthread_mutex_lock(&all->lock);
+		for (m = all->list; m; m = m->next)
+			if (!m->source && !m->received && !m->ended &&
+				clock_ms() - m->begin_ms >= EXPECTED_MS)
+				break;
+		if (m) {
+			m->received = true;
+			m->users++;
+		}
+		pthread_mutex_unlock(&all->lock);
+		if (!m)
+			return;
+		error_set(&e, ERROR_UNREACHABLE, 0, "%s announced %s and did not come", m->peer,
+			m->vm_name);
+		migration_ended(m, MIGRATE_FAILED, e);
+		pthread_mutex_lock(&all->lock);
+		m->users--;
+		pthread_mutex_unlock(&all->lock);
+	} while (true);
 }
 
 /* With the lock held: the destination's side of `from`'s migration. */

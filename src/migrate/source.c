@@ -116,6 +116,8 @@ static int expect(struct migration *m, struct error **err)
 	m->link = node_link_open(m->all->set.peers, m->peer, err);
 	if (!m->link || source_call(m, "POST", "expect", body, CALL_MS, NULL, err) < 0)
 		return -1;
+	if (fault_point("migrate.src.before_task", err) < 0)
+		return -1;
 	return node_link_call(m->link, &queue, NULL, err);
 }
 

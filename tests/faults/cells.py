@@ -41,6 +41,7 @@ SCENARIOS = {
 POINTS = [
     ("move", SOURCE, "migrate.src.before_journal"),
     ("move", SOURCE, "migrate.src.before_prepare"),
+    ("move", SOURCE, "migrate.src.before_task"),
     ("move", DESTINATION, "migrate.dst.before_listen"),
     ("move", SOURCE, "migrate.src.before_lane"),
     ("move", DESTINATION, "migrate.dst.before_start"),

@@ -143,6 +143,18 @@ def test_two_verbs_at_the_same_moment_are_one_after_the_other(two, guest, other)
     assert_one_copy_and_nothing_left(guest)
 
 
+def test_what_was_announced_and_does_not_come_is_not_waited_for_for_ever(two, guest):
+    node1, node2 = two.nodes
+    node1.stop_daemon()
+    node1.start_daemon(DROVER_FAULT="migrate.src.before_task:kill")
+    assert begin(node1, "migrate", guest.name, "node2").wait(60) != 0
+    assert migration_of(node2, guest)["state"] == "running"
+    wait_for(lambda: migration_of(node2, guest)["state"] == "failed", "the end of the waiting", 150)
+    node1.start_daemon()
+    assert begin(node1, "migrate", guest.name, "node2").wait(60) == 0
+    assert_one_copy_and_nothing_left(guest, node2)
+
+
 @pytest.mark.parametrize("point", ["vm.start.before_claim", "vm.start.after_claim"])
 def test_a_start_that_its_droverd_did_not_survive_leaves_a_vm_that_can_be_started(two, guest, point):
     node1, node2 = two.nodes
