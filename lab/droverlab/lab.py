@@ -33,8 +33,9 @@ from . import net
 from .paths import BUILD, GUESTS, PROGRAMS, QEMU, LabError
 
 DEFAULT_QEMU = "10.0"
-# A numeric user that need not exist on the machine.
+# Numeric users that need not exist on the machine.
 VM_USER = 64055
+WIRE_USER = 64056
 SHARED = "/run/drover-lab"
 SOCKET = "/run/drover/droverd.sock"
 LINKS = ("bmigrate", "bcheckpoint", "bcreate", "bstart", "bstop", "bls", "bremove")
@@ -139,7 +140,8 @@ class Node:
         data = f"{SHARED}/qemu/{qemu}"
         self.path(f"{SHARED}/drover.conf").write_text(
             f"[node]\nstate={SHARED}/state\nrun=/run/drover\nlisten={self.address}:7780\n"
-            f"address={self.address}\nvm_user={VM_USER}:{VM_USER}\n\n"
+            f"address={self.address}\nvm_user={VM_USER}:{VM_USER}\n"
+            f"wire_user={WIRE_USER}:{WIRE_USER}\n\n"
             f"[qemu]\nbinary={data}/bin/qemu-system-x86_64\nimg={data}/bin/qemu-img\n"
             f"data={data}/data\n\n"
             f"[wire]\nbinary={SHARED}/bin/drover-wire\n")

@@ -185,12 +185,22 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* The set that bounds what a program could ever get; without CAP_SETPCAP it stays what it is, and
+ * no_new_privs has the same effect. */
+static void drop_bounding_set(void)
+{
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+}
+
 static int become(const struct process_options *o)
 {
 	if (o->own_session && setsid() < 0)
 		return -1;
 	if (chdir(o->dir ? o->dir : "/") < 0)
 		return -1;
+	if (o->set_user)
+		drop_bounding_set();
 	if (o->set_user && (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0 ||
 				   setresuid(o->uid, o->uid, o->uid) < 0))
 		return -1;

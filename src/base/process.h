@@ -22,7 +22,7 @@ struct process_options {
 	const char *const *env;  /* NULL: this process's */
 	const char *dir;         /* working directory, NULL: "/" */
 	bool own_session;        /* setsid(): outlives us and our terminal */
-	bool set_user;           /* change to uid and gid, with no further groups */
+	bool set_user; /* change to uid and gid, with no further groups and no capability */
 	uid_t uid;
 	gid_t gid;
 	bool no_new_privs;

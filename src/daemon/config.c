@@ -83,6 +83,7 @@ static const struct {
 	{"node", "listen", offsetof(struct config, listen), 0, check_address},
 	{"node", "address", offsetof(struct config, address), 0, check_address},
 	{"node", "vm_user", offsetof(struct config, vm_user), 0, check_text},
+	{"node", "wire_user", offsetof(struct config, wire_user), 0, check_text},
 	{"node", "group", offsetof(struct config, group), 0, check_text},
 	{"qemu", "binary", offsetof(struct config, qemu_binary), 0, check_dir},
 	{"qemu", "img", offsetof(struct config, qemu_img), 0, check_dir},
@@ -225,6 +226,29 @@ static int look_up_user(struct config *config, const char *what, struct error **
 	return 0;
 }
 
+/* A name that was set must be there; the default need not. */
+static int look_up_wire_user(struct config *config, const char *what, struct error **err)
+{
+	const char *user = config->wire_user ? config->wire_user : CONFIG_WIRE_USER;
+	struct error *e = NULL;
+	unsigned uid, gid;
+
+	if (host_user(user, &uid, &gid, &e) == 0) {
+		config->wire_uid = uid;
+		config->wire_gid = gid;
+		return 0;
+	}
+	if (config->wire_user || e->kind != ERROR_DEFINITION) {
+		error_move(err, e);
+		return error_prefix(err, "%s: wire_user", what);
+	}
+	error_free(&e);
+	config->wire_uid = config->uid;
+	config->wire_gid = config->gid;
+	config->wire_shares = true;
+	return 0;
+}
+
 struct config *config_load(const char *path, struct error **err)
 {
 	const char *from = path ? path : CONFIG_PATH;
@@ -240,7 +264,8 @@ struct config *config_load(const char *path, struct error **err)
 		return NULL;
 	}
 	config = config_parse(from, text ? text : "", len, err);
-	if (config && look_up_user(config, from, err) == 0)
+	if (config && look_up_user(config, from, err) == 0 &&
+		look_up_wire_user(config, from, err) == 0)
 		return config;
 	config_free(config);
 	return NULL;

@@ -11,9 +11,12 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #define CONFIG_PATH "/etc/drover/drover.conf"
+/* The user of drover-wire where none is set and there is one of this name. */
+#define CONFIG_WIRE_USER "drover-wire"
 /* Bytes of a drover.conf. */
 #define CONFIG_TEXT_MAX (64u << 10)
 /* sun_path holds 108 bytes (unix(7)); below run/ lie "vms/", a VM's name of up to 48 bytes and the
@@ -22,12 +25,13 @@
 
 struct config {
 	/* [node] */
-	char *state;   /* /var/lib/drover */
-	char *run;     /* /run/drover */
-	char *listen;  /* HOST:PORT for other nodes: 0.0.0.0:7780 */
-	char *address; /* where other nodes reach this one, for init and join; NULL: found out */
-	char *vm_user; /* drover-vm; a name, UID or UID:GID */
-	char *group;   /* of the Unix socket: drover */
+	char *state;     /* /var/lib/drover */
+	char *run;       /* /run/drover */
+	char *listen;    /* HOST:PORT for other nodes: 0.0.0.0:7780 */
+	char *address;   /* where other nodes reach this one, for init and join; NULL: found out */
+	char *vm_user;   /* drover-vm; a name, UID or UID:GID */
+	char *wire_user; /* the same for drover-wire; NULL: CONFIG_WIRE_USER, or vm_user */
+	char *group;     /* of the Unix socket: drover */
 	/* [qemu] */
 	char *qemu_binary, *qemu_img;
 	char *qemu_data; /* DIR[:DIR…], NULL: QEMU's own */
@@ -41,6 +45,9 @@ struct config {
 	/* Found out from the above. */
 	uid_t uid; /* vm_user's */
 	gid_t gid;
+	uid_t wire_uid; /* wire_user's */
+	gid_t wire_gid;
+	bool wire_shares;  /* drover-wire runs as vm_user, for want of a user of its own */
 	char *listen_host; /* the host of listen, as given */
 	char *socket_path; /* RUN/droverd.sock */
 };
@@ -50,7 +57,7 @@ struct config {
  * ERROR_DEFINITION "/etc/drover/drover.conf, line 3: …", ERROR_NOT_FOUND. The caller frees it.
  */
 struct config *config_load(const char *path, struct error **err);
-/* The same of a text; `what` names it in messages. Does not look up vm_user. */
+/* The same of a text; `what` names it in messages. Looks up no user. */
 struct config *config_parse(const char *what, const char *text, size_t len, struct error **err);
 void config_free(struct config *config);
 

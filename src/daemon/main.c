@@ -150,6 +150,15 @@ static int serve(const struct config *config, const sigset_t *waited, struct err
 	return 0;
 }
 
+static void warn_of_shared_user(const struct config *config)
+{
+	if (config->wire_shares)
+		log_warning("there is no user " CONFIG_WIRE_USER ": drover-wire runs as %s, as the "
+			    "VMs do, so that a guest that breaks out of its hypervisor can stop "
+			    "migrations; make that user, or set wire_user in drover.conf",
+			config->vm_user);
+}
+
 static int run(const struct arguments *a, struct error **err)
 {
 	sigset_t waited;
@@ -163,6 +172,7 @@ static int run(const struct arguments *a, struct error **err)
 	config = config_load(a->config, err);
 	if (!config)
 		return -1;
+	warn_of_shared_user(config);
 	if (make_directories(config, err) == 0)
 		lock = lock_take(config->state, err);
 	if (lock >= 0 && a->forget)

@@ -114,8 +114,10 @@ static struct migrations *open_migrations(
 		.listen_address = config->listen_host,
 		.port_min = config->port_min,
 		.port_max = config->port_max,
-		.uid = config->uid,
-		.gid = config->gid};
+		.vm_uid = config->uid,
+		.vm_gid = config->gid,
+		.wire_uid = config->wire_uid,
+		.wire_gid = config->wire_gid};
 	struct migrations *m = migrations_open(&settings, err);
 
 	if (m && migrations_recover(m, err) < 0) {

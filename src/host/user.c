@@ -13,7 +13,7 @@
 static int wrong(const char *user, const char *why, struct error **err)
 {
 	return error_set(err, ERROR_DEFINITION, 0,
-		"the user for VMs cannot be \"%.64s\": %s; it is a name, UID or UID:GID", user,
+		"the user cannot be \"%.64s\": %s; it is a name, UID or UID:GID", user,
 		why);
 }
 

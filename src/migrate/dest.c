@@ -103,7 +103,6 @@ void dest_publish(struct migration *m, int port, bool ready)
 /* The lane can be connected while the hypervisor starts. */
 static int open_lane(struct migration *m, struct error **err)
 {
-	cleanup_free char *socket = migration_socket(m);
 	cleanup_fd int listen_fd = -1;
 	int port;
 
@@ -112,8 +111,7 @@ static int open_lane(struct migration *m, struct error **err)
 	listen_fd = dest_listen(&m->all->set, &port, err);
 	if (listen_fd < 0)
 		return -1;
-	/* The mover removes what was at `socket`; later the hypervisor listens there. */
-	m->mover = migration_start_mover(m, socket, listen_fd, NULL, err);
+	m->mover = migration_start_mover(m, listen_fd, NULL, err);
 	if (!m->mover)
 		return -1;
 	dest_publish(m, port, false);
@@ -128,7 +126,8 @@ static int start_hypervisor(struct migration *m, struct error **err)
 		return -1;
 	if (vm_start_incoming(m->vm, m->def, err) < 0)
 		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
-	if (hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0)
+	if (hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
+		local_connect(m, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	if (fault_point("migrate.dst.before_ready", err) < 0)
 		return -1;

@@ -131,8 +131,9 @@ static void renew_lane(struct migration *m)
 	if (fault_point("migrate.dst.before_renew", &e) == 0)
 		listen_fd = dest_listen(&m->all->set, &port, &e);
 	if (listen_fd >= 0)
-		m->mover = migration_start_mover(m, socket, listen_fd, NULL, &e);
-	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0) {
+		m->mover = migration_start_mover(m, listen_fd, NULL, &e);
+	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0 ||
+		local_connect(m, &e) < 0) {
 		log_error("%s: no new lane: %s", m->vm_name, e->message);
 		port = 0;
 	}

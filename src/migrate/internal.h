@@ -133,9 +133,24 @@ void source_run(struct migration *m);
 void source_recover(struct migration *m);
 void dest_recover(struct migration *m);
 
-/* Starts this side's data mover: as the VM's user, with the node's certificate, for this peer. */
-struct mover *migration_start_mover(struct migration *m, const char *unix_path, int listen_fd,
-	const char *connect, struct error **err);
+/* Starts this side's data mover: as its own user, with the node's certificate, for this peer. It
+ * waits for its connection to the hypervisor (below). */
+struct mover *migration_start_mover(
+	struct migration *m, int listen_fd, const char *connect, struct error **err);
+
+/*
+ * local.c: the connection between hypervisor and data mover, who run as different users. Only
+ * droverd can make it: the socket belongs to the hypervisor's user with no access for others, is
+ * there for a moment only, and who is at its other end is looked at. The mover gets a connection
+ * that is made.
+ */
+/* Source: listens where the hypervisor will be told to connect. Returns the descriptor. */
+int local_listen(const struct migration *m, struct error **err);
+/* Source: takes the hypervisor's connection and passes it to the mover. ERROR_TIMEOUT. */
+int local_take(struct migration *m, int listen_fd, struct error **err);
+/* Destination, whose hypervisor listens: the same. ERROR_HYPERVISOR. */
+int local_connect(struct migration *m, struct error **err);
+
 /* Path of the socket between hypervisor and data mover. The caller frees it. */
 char *migration_socket(const struct migration *m);
 /* Ends this side's data mover, whoever started it; one of an earlier droverd, which cannot be

@@ -34,8 +34,10 @@ struct migrate_settings {
 	const char *run_dir;
 	const char *listen_address; /* where lanes are listened for, "10.78.0.1" */
 	int port_min, port_max;
-	uid_t uid; /* the user that drover-wire runs as */
-	gid_t gid;
+	uid_t vm_uid; /* the user that hypervisors run as */
+	gid_t vm_gid;
+	uid_t wire_uid; /* the user that drover-wire runs as */
+	gid_t wire_gid;
 };
 
 struct migrations *migrations_open(const struct migrate_settings *settings, struct error **err);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define END_MS 2000
@@ -28,6 +29,7 @@ struct mover {
 	struct process_id process;
 	char peer[64];
 	int status_fd;
+	int pass_fd; /* where its connection to the hypervisor is passed; -1: it has been */
 	pthread_t reader;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -214,15 +216,15 @@ static size_t add_sources(
 	return count;
 }
 
-static int spawn(struct mover *m, const struct mover_options *o, int status_fd, const int files[3],
-	struct error **err)
+static int spawn(struct mover *m, const struct mover_options *o, int status_fd, int passed_fd,
+	const int files[3], struct error **err)
 {
 	cleanup_free char *cert = fs_format("/dev/fd/%d", files[0]);
 	cleanup_free char *key = fs_format("/dev/fd/%d", files[1]);
 	cleanup_free char *ca = fs_format("/dev/fd/%d", files[2]);
 	cleanup_free char *status = fs_format("%d", status_fd);
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
-	cleanup_free char *local = fs_format("unix:%s", o->unix_path);
+	cleanup_free char *local = fs_format("passed:%d", passed_fd);
 	cleanup_free char *reconnect = fs_format("%d", o->reconnect_s);
 	const char *argv[ARGUMENTS_MAX + 2 * SOURCE_MAX] = {o->binary, o->connect ? "send" : "recv",
 		"--id", o->id, "--peer", o->peer, "--peer-fingerprint", o->fingerprint, "--cert",
@@ -230,7 +232,7 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		o->connect ? "--input" : "--output", local,
 		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen,
 		o->reconnect_s ? "--reconnect" : NULL, reconnect, NULL};
-	int pass[] = {files[0], files[1], files[2], status_fd, o->listen_fd};
+	int pass[] = {files[0], files[1], files[2], status_fd, passed_fd, o->listen_fd};
 	struct process_options options = {.argv = argv,
 		.own_session = true,
 		.set_user = true,
@@ -241,7 +243,7 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		.stdout_fd = -1,
 		.stderr_fd = o->log_fd,
 		.pass_fds = pass,
-		.pass_fds_count = o->connect ? 4 : 5};
+		.pass_fds_count = o->connect ? 5 : 6};
 	char *sources[SOURCE_MAX];
 	size_t sources_count;
 	int rc;
@@ -258,8 +260,8 @@ static int start_with_files(struct mover *m, const struct mover_options *o, stru
 	cleanup_fd int cert = memory_file(o->cert_pem, err);
 	cleanup_fd int key = cert >= 0 ? memory_file(o->key_pem, err) : -1;
 	cleanup_fd int ca = key >= 0 ? memory_file(o->ca_pem, err) : -1;
-	cleanup_fd int status = -1;
-	int pipe_fds[2];
+	cleanup_fd int status = -1, passed = -1;
+	int pipe_fds[2], pair[2];
 
 	if (ca < 0)
 		return -1;
@@ -267,7 +269,11 @@ static int start_with_files(struct mover *m, const struct mover_options *o, stru
 		return error_set(err, ERROR_FAILED, errno, "cannot start %s", o->binary);
 	m->status_fd = pipe_fds[0];
 	status = pipe_fds[1];
-	return spawn(m, o, status, (const int[]){cert, key, ca}, err);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, ERROR_FAILED, errno, "cannot start %s", o->binary);
+	m->pass_fd = pair[0];
+	passed = pair[1];
+	return spawn(m, o, status, passed, (const int[]){cert, key, ca}, err);
 }
 
 struct mover *mover_start(const struct mover_options *o, struct error **err)
@@ -277,12 +283,13 @@ struct mover *mover_start(const struct mover_options *o, struct error **err)
 
 	if (!m)
 		abort();
-	m->status_fd = -1;
+	m->status_fd = m->pass_fd = -1;
 	m->start_ms = clock_ms();
 	m->report = json_object();
 	snprintf(m->peer, sizeof(m->peer), "%s", o->peer);
 	if (start_with_files(m, o, err) < 0) {
 		close_fd(&m->status_fd);
+		close_fd(&m->pass_fd);
 		json_decref(m->report);
 		free(m);
 		return NULL;
@@ -294,6 +301,33 @@ struct mover *mover_start(const struct mover_options *o, struct error **err)
 	if (pthread_create(&m->reader, NULL, read_status, m) != 0)
 		abort();
 	return m;
+}
+
+int mover_pass(struct mover *m, int fd, struct error **err)
+{
+	union {
+		struct cmsghdr header; /* for its alignment */
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	struct iovec part = {.iov_base = "", .iov_len = 1};
+	struct msghdr message = {.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	ssize_t n;
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	n = sendmsg(m->pass_fd, &message, MSG_NOSIGNAL);
+	close_fd(&m->pass_fd);
+	if (n == 1)
+		return 0;
+	return mover_check(m, err) < 0 ? -1
+				       : error_set(err, ERROR_FAILED, errno,
+						 "the data mover for the lane to %s takes no "
+						 "connection to the hypervisor",
+						 m->peer);
 }
 
 const struct process_id *mover_process(const struct mover *m)
@@ -388,6 +422,7 @@ void mover_close(struct mover *m)
 	mover_end(m);
 	pthread_join(m->reader, NULL);
 	close_fd(&m->status_fd);
+	close_fd(&m->pass_fd);
 	error_free(&m->error);
 	json_decref(m->report);
 	pthread_cond_destroy(&m->changed);

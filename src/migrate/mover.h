@@ -21,22 +21,23 @@ struct mover_options {
 	const char *id;          /* the migration's */
 	const char *peer;        /* name of the node at the other end of the lane */
 	const char *fingerprint; /* SHA-256 of that node's certificate, as the pool has it */
-	const char *unix_path; /* the hypervisor's side: listened on by a sender, connected to by a
-				  receiver */
-	const char *connect;   /* sender: HOST:PORT of the receiver; NULL makes a receiver */
-	int listen_fd;         /* receiver: where the lane is listened for */
+	const char *connect;     /* sender: HOST:PORT of the receiver; NULL makes a receiver */
+	int listen_fd;           /* receiver: where the lane is listened for */
 	const char *cert_pem, *key_pem, *ca_pem;
 	/* Files that both nodes may read, for references; may be NULL. The first SOURCE_MAX
 	 * are used, but none with a '=' in its name. */
 	const struct image_files *sources;
 	int reconnect_s; /* for how long it makes a broken lane again; 0: its own limit */
 	int log_fd;      /* its standard error */
-	uid_t uid;
+	uid_t uid;       /* its user, which no hypervisor runs as */
 	gid_t gid;
 };
 
 /* Starts one. The key goes through a file in memory, never an argument. */
 struct mover *mover_start(const struct mover_options *options, struct error **err);
+/* Gives it its connection to the hypervisor, once; the descriptor stays the caller's. ERROR_FAILED
+ * when it has ended. */
+int mover_pass(struct mover *m, int fd, struct error **err);
 const struct process_id *mover_process(const struct mover *m);
 /* Waits for its event ("listening", "connected", "end"). ERROR_TIMEOUT; when it has failed or ended
  * before, the error that it gave. */

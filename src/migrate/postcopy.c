@@ -61,6 +61,7 @@ static int renew_lane(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = migration_socket(m);
 	cleanup_json json_t *answer = NULL;
+	cleanup_fd int listen_fd = -1;
 	char lane[300];
 	int64_t port;
 
@@ -71,10 +72,13 @@ static int renew_lane(struct migration *m, struct error **err)
 		source_lane_address(m, (int)port, lane, err) < 0)
 		return -1;
 	migration_event(m, "connect", lane);
-	m->mover = migration_start_mover(m, socket, -1, lane, err);
+	m->mover = migration_start_mover(m, -1, lane, err);
 	if (!m->mover || mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err) < 0)
 		return -1;
-	return hv_vm_migrate_resume(vm_hv(m->vm), socket, err);
+	listen_fd = local_listen(m, err);
+	if (listen_fd < 0 || hv_vm_migrate_resume(vm_hv(m->vm), socket, err) < 0)
+		return -1;
+	return local_take(m, listen_fd, err);
 }
 
 /* What the other side's copy, which runs, says of itself: 1 when it has all of its memory, 0 when

@@ -341,18 +341,18 @@ bool migration_in_postcopy(const struct migration *m)
 	return m->last.phase == HV_MIGRATE_POSTCOPY || m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
 }
 
-struct mover *migration_start_mover(struct migration *m, const char *unix_path, int listen_fd,
-	const char *connect, struct error **err)
+struct mover *migration_start_mover(
+	struct migration *m, int listen_fd, const char *connect, struct error **err)
 {
 	const struct migrate_settings *set = &m->all->set;
 	struct pool_node *peer = pool_node_read(set->pool, m->peer, err);
+	cleanup_free char *socket = migration_socket(m);
 	cleanup_free char *log = fs_format("%s/wire.log", vm_run_dir(m->vm));
 	cleanup_fd int log_fd =
 		open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	struct mover_options options = {.binary = set->wire_binary,
 		.id = m->id,
 		.peer = m->peer,
-		.unix_path = unix_path,
 		.connect = connect,
 		.listen_fd = listen_fd,
 		.cert_pem = set->identity->cert_pem,
@@ -360,8 +360,8 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		.ca_pem = set->identity->ca_pem,
 		.log_fd = log_fd,
 		.reconnect_s = m->options.reconnect_s,
-		.uid = set->uid,
-		.gid = set->gid};
+		.uid = set->wire_uid,
+		.gid = set->wire_gid};
 	cleanup_error struct error *unread = NULL;
 	struct image_files sources;
 	struct mover *mover;
@@ -375,7 +375,7 @@ struct mover *migration_start_mover(struct migration *m, const char *unix_path, 
 		log_warning("%s: not all of its base images are known: %s", m->vm_name,
 			unread->message);
 	options.sources = &sources;
-	unlink(unix_path);
+	unlink(socket);
 	mover = mover_start(&options, err);
 	image_files_free(&sources);
 	pool_node_free(peer);

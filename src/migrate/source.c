@@ -159,7 +159,6 @@ static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struc
 /* The lane is connected while the destination's hypervisor starts. */
 static int prepare(struct migration *m, struct error **err)
 {
-	cleanup_free char *socket = migration_socket(m);
 	char lane[300];
 	int64_t port;
 
@@ -170,7 +169,7 @@ static int prepare(struct migration *m, struct error **err)
 	migration_event(m, "connect", lane);
 	if (fault_point("migrate.src.before_lane", err) < 0)
 		return -1;
-	m->mover = migration_start_mover(m, socket, -1, lane, err);
+	m->mover = migration_start_mover(m, -1, lane, err);
 	if (!m->mover || wait_ready(m, true, &port, err) < 0)
 		return -1;
 	return mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err);
@@ -188,6 +187,7 @@ static int start_stream(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = migration_socket(m);
 	struct hv_migrate_params params = params_for_round(m, 1);
+	cleanup_fd int listen_fd = -1;
 
 	if (journal_step(m, STEP_STREAM, err) < 0 ||
 		fault_point("migrate.src.before_stream", err) < 0)
@@ -198,7 +198,10 @@ static int start_stream(struct migration *m, struct error **err)
 			return -1;
 		m->paused_ms = clock_ms();
 	}
-	return hv_vm_migrate(vm_hv(m->vm), socket, &params, err);
+	listen_fd = local_listen(m, err);
+	if (listen_fd < 0 || hv_vm_migrate(vm_hv(m->vm), socket, &params, err) < 0)
+		return -1;
+	return local_take(m, listen_fd, err);
 }
 
 /* Without an answer it may be a network that is cut. */

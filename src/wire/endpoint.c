@@ -25,6 +25,7 @@ static const struct {
 	bool input, output;
 } kinds[] = {
 	{"unix:", ENDPOINT_UNIX, true, true},
+	{"passed:", ENDPOINT_PASSED, true, true},
 	{"file:", ENDPOINT_FILE, true, true},
 	{"fd:", ENDPOINT_FD, true, true},
 	{"generate:", ENDPOINT_GENERATE, true, false},
@@ -49,8 +50,9 @@ static int parse(struct endpoint *e, const char *text, bool input, struct error 
 		return 0;
 	}
 	return error_set(err, ERROR_USAGE, 0,
-		input ? "the input is unix:PATH, file:PATH, fd:N or generate:SIZE, not \"%s\""
-		      : "the output is unix:PATH, file:PATH, fd:N or null, not \"%s\"",
+		input ? "the input is unix:PATH, passed:N, file:PATH, fd:N or generate:SIZE, not "
+			"\"%s\""
+		      : "the output is unix:PATH, passed:N, file:PATH, fd:N or null, not \"%s\"",
 		text);
 }
 
@@ -102,16 +104,36 @@ static int open_file(struct endpoint *e, int flags, struct error **err)
 	return 0;
 }
 
+static int parse_fd(const struct endpoint *e, struct stat *st, int *fd, struct error **err)
+{
+	int64_t number;
+
+	if (fs_parse_number("a descriptor", e->path, 0, 1 << 20, &number, err) < 0)
+		return -1;
+	if (fstat((int)number, st) < 0)
+		return error_set(err, ERROR_USAGE, errno, "descriptor %d", (int)number);
+	*fd = (int)number;
+	return 0;
+}
+
+static int open_passed(struct endpoint *e, struct error **err)
+{
+	struct stat st;
+
+	if (parse_fd(e, &st, &e->listen_fd, err) < 0)
+		return -1;
+	if (S_ISSOCK(st.st_mode))
+		return 0;
+	e->listen_fd = -1;
+	return error_set(err, ERROR_USAGE, 0, "%s is no socket", e->text);
+}
+
 static int open_fd(struct endpoint *e, struct error **err)
 {
 	struct stat st;
-	int64_t fd;
 
-	if (fs_parse_number("a descriptor", e->path, 0, 1 << 20, &fd, err) < 0)
+	if (parse_fd(e, &st, &e->fd, err) < 0)
 		return -1;
-	if (fstat((int)fd, &st) < 0)
-		return error_set(err, ERROR_USAGE, errno, "descriptor %d", (int)fd);
-	e->fd = (int)fd;
 	fcntl(e->fd, F_SETFL, fcntl(e->fd, F_GETFL) & ~O_NONBLOCK);
 	e->both_ways = S_ISSOCK(st.st_mode);
 	return 0;
@@ -124,6 +146,8 @@ int endpoint_open_input(struct endpoint *e, const char *text, struct error **err
 	switch (e->kind) {
 	case ENDPOINT_UNIX:
 		return listen_unix(e, err);
+	case ENDPOINT_PASSED:
+		return open_passed(e, err);
 	case ENDPOINT_FILE:
 		return open_file(e, O_RDONLY, err);
 	case ENDPOINT_FD:
@@ -142,6 +166,8 @@ int endpoint_open_output(struct endpoint *e, const char *text, struct error **er
 	switch (e->kind) {
 	case ENDPOINT_UNIX:
 		return socket_address(e, &address, err);
+	case ENDPOINT_PASSED:
+		return open_passed(e, err);
 	case ENDPOINT_FILE:
 		return open_file(e, O_WRONLY | O_CREAT | O_TRUNC, err);
 	case ENDPOINT_FD:
@@ -153,7 +179,7 @@ int endpoint_open_output(struct endpoint *e, const char *text, struct error **er
 
 void endpoint_close(struct endpoint *e)
 {
-	if (e->listen_fd >= 0)
+	if (e->listen_fd >= 0 && e->kind == ENDPOINT_UNIX)
 		unlink(e->path);
 	close_fd(&e->listen_fd);
 	close_fd(&e->fd);
@@ -161,19 +187,70 @@ void endpoint_close(struct endpoint *e)
 	e->text = NULL;
 }
 
-int endpoint_accept(struct endpoint *e, int64_t deadline_ms, struct error **err)
+/* Until listen_fd has something. */
+static int await(const struct endpoint *e, int64_t deadline_ms, struct error **err)
 {
 	struct pollfd pollfd = {.fd = e->listen_fd, .events = POLLIN};
 	int n;
 
-	if (e->kind != ENDPOINT_UNIX)
-		return 0;
 	do
 		n = poll(&pollfd, 1, clock_left_ms(deadline_ms));
 	while (n < 0 && errno == EINTR);
 	if (n == 0)
 		return error_set(
-			err, ERROR_TIMEOUT, 0, "the hypervisor has not connected to %s", e->path);
+			err, ERROR_TIMEOUT, 0, "the hypervisor has not connected to %s", e->text);
+	return 0;
+}
+
+/* The descriptor of a message that has one; -1 when it has none, or nobody will send one. */
+static int read_passed(int fd)
+{
+	union {
+		struct cmsghdr header; /* for its alignment */
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	char byte;
+	struct iovec part = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr message = {.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	const struct cmsghdr *c;
+	int passed = -1;
+	ssize_t n;
+
+	do
+		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	c = n == 1 ? CMSG_FIRSTHDR(&message) : NULL;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+		c->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(&passed, CMSG_DATA(c), sizeof(int));
+	return passed;
+}
+
+static int take_passed(struct endpoint *e, int64_t deadline_ms, struct error **err)
+{
+	if (await(e, deadline_ms, err) < 0)
+		return -1;
+	e->fd = read_passed(e->listen_fd);
+	close_fd(&e->listen_fd);
+	if (e->fd < 0)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"no connection to the hypervisor was passed: who started this has given "
+			"up");
+	e->both_ways = true;
+	return 0;
+}
+
+int endpoint_accept(struct endpoint *e, int64_t deadline_ms, struct error **err)
+{
+	if (e->kind == ENDPOINT_PASSED)
+		return take_passed(e, deadline_ms, err);
+	if (e->kind != ENDPOINT_UNIX)
+		return 0;
+	if (await(e, deadline_ms, err) < 0)
+		return -1;
 	e->fd = accept4(e->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (e->fd < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot accept at %s", e->path);
@@ -187,6 +264,8 @@ int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err
 {
 	struct sockaddr_un address;
 
+	if (e->kind == ENDPOINT_PASSED)
+		return take_passed(e, deadline_ms, err);
 	if (e->kind != ENDPOINT_UNIX)
 		return 0;
 	if (socket_address(e, &address, err) < 0)

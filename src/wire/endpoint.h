@@ -5,7 +5,8 @@
  *
  *     unix:PATH        the hypervisor. The input listens there and takes one connection; the output
  *                      connects there, and tries again until somebody listens.
- *     file:PATH        a recorded stream
+ *     passed:N         the hypervisor, as a connection that is still to come: descriptor N is a
+ * Unix socket on which it is passed (SCM_RIGHTS, with one byte) file:PATH        a recorded stream
  *     fd:N             an open descriptor: a socket, a pipe or a file; it is made blocking
  *     generate:SIZE    input only: a made-up stream of that many bytes ("8G"), for measurements.
  *                      Its 64-bit little-endian word number i is i times ENDPOINT_STEP.
@@ -28,13 +29,20 @@
 /* The golden ratio: no two words of a generated stream are equal for 2^64 words. */
 #define ENDPOINT_STEP 0x9E3779B97F4A7C15ull
 
-enum endpoint_kind { ENDPOINT_UNIX, ENDPOINT_FILE, ENDPOINT_FD, ENDPOINT_GENERATE, ENDPOINT_NULL };
+enum endpoint_kind {
+	ENDPOINT_UNIX,
+	ENDPOINT_PASSED,
+	ENDPOINT_FILE,
+	ENDPOINT_FD,
+	ENDPOINT_GENERATE,
+	ENDPOINT_NULL
+};
 
 struct endpoint {
 	enum endpoint_kind kind;
 	char *text;        /* as on the command line, for messages */
 	const char *path;  /* in text; "" where there is none */
-	int listen_fd, fd; /* -1: none yet, or none any more */
+	int listen_fd, fd; /* -1: none yet, or none any more; listen_fd of passed:N is N */
 	bool both_ways;    /* a socket */
 	uint64_t size, at; /* of a generated stream, in bytes */
 };
@@ -48,7 +56,8 @@ void endpoint_close(struct endpoint *e);
 #define cleanup_endpoint __attribute__((cleanup(endpoint_close)))
 
 /* Waits until the hypervisor has connected to the input; or until the output could be connected to
- * it. Nothing for other kinds. ERROR_TIMEOUT at deadline_ms (of clock_ms). */
+ * it; for either, until the connection has been passed. Nothing for other kinds. ERROR_TIMEOUT at
+ * deadline_ms (of clock_ms), ERROR_HYPERVISOR when there will be none. */
 int endpoint_accept(struct endpoint *e, int64_t deadline_ms, struct error **err);
 int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err);
 

@@ -1,6 +1,7 @@
 """droverd as a program: its start and stop, its settings, and the members of a cluster."""
 
 import os
+import pwd
 import signal
 import socket
 import threading
@@ -164,12 +165,34 @@ def test_wrong_settings_name_their_line(directory, text, line, word):
 @pytest.mark.parametrize("text,word", [
     ("[wire]\nport_min=7900\n", "7900"),
     ("[node]\nvm_user=nobody-of-this-name\n", "nobody-of-this-name"),
+    ("[node]\nwire_user=nobody-of-that-name\n", "nobody-of-that-name"),
 ])
 def test_settings_that_do_not_fit(directory, text, word):
     daemon = Daemon(directory / "n1")
     daemon.conf.write_text(text)
     run = daemon.command("--config", daemon.conf)
     assert run.returncode == 21 and word in run.stderr
+
+
+def has_wire_user():
+    try:
+        pwd.getpwnam("drover-wire")
+    except KeyError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_wire_user(), reason="this machine has a user drover-wire")
+def test_a_missing_default_user_of_the_data_mover_is_said(new_daemon):
+    daemon = new_daemon("n1").start()
+    assert "there is no user drover-wire: drover-wire runs as 65534:65534" in daemon.log()
+
+
+def test_a_data_mover_with_a_user_of_its_own_is_nothing_to_say(new_daemon):
+    daemon = new_daemon("n1")
+    text = daemon.conf.read_text()
+    daemon.conf.write_text(text.replace("[qemu]", "wire_user=64056:64056\n[qemu]"))
+    assert "wire_user" not in daemon.start().log()
 
 
 def test_unknown_fault_point_is_refused(directory):

@@ -1,3 +1,4 @@
+#include "base/clock.h"
 #include "wire/chunk.h"
 #include "wire/endpoint.h"
 #include "wire/frame.h"
@@ -17,6 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 static const struct frame_hello good_hello = {
 	.role = FRAME_ROLE_SEND,
@@ -333,10 +336,86 @@ static void test_generated_stream_is_as_documented(void **state)
 	assert_int_equal(at, 1003);
 }
 
+static void pass(int to, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	struct iovec part = {.iov_base = "", .iov_len = 1};
+	struct msghdr message = {.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	assert_int_equal(sendmsg(to, &message, MSG_NOSIGNAL), 1);
+}
+
+static void open_passed(struct endpoint *e, int *giver)
+{
+	char text[32];
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	snprintf(text, sizeof(text), "passed:%d", pair[0]);
+	assert_int_equal(endpoint_open_output(e, text, NULL), 0);
+	*giver = pair[1];
+}
+
+static void test_a_connection_that_is_passed_is_used_both_ways(void **state)
+{
+	__attribute__((cleanup(endpoint_close))) struct endpoint e;
+	char got[16] = "";
+	int giver, hypervisor[2];
+
+	(void)state;
+	open_passed(&e, &giver);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, hypervisor), 0);
+	pass(giver, hypervisor[0]);
+	close(hypervisor[0]);
+	assert_int_equal(endpoint_connect(&e, clock_ms() + 1000, NULL), 0);
+	assert_true(e.both_ways);
+	assert_int_equal(endpoint_write(&e, "there", 5, NULL), 0);
+	assert_int_equal(read(hypervisor[1], got, sizeof(got)), 5);
+	assert_int_equal(write(hypervisor[1], "back", 4), 4);
+	assert_int_equal(endpoint_read(&e, got, sizeof(got), NULL), 4);
+	close(hypervisor[1]);
+	close(giver);
+}
+
+static void test_a_connection_that_is_not_passed_is_an_error(void **state)
+{
+	__attribute__((cleanup(endpoint_close))) struct endpoint nothing, given_up, late;
+	struct error *err = NULL;
+	int giver;
+
+	(void)state;
+	open_passed(&late, &giver);
+	assert_int_equal(endpoint_connect(&late, clock_ms() + 10, &err), -1);
+	assert_int_equal(err->kind, ERROR_TIMEOUT);
+	error_free(&err);
+	close(giver);
+	open_passed(&nothing, &giver);
+	assert_int_equal(send(giver, "", 1, 0), 1);
+	assert_int_equal(endpoint_connect(&nothing, clock_ms() + 1000, &err), -1);
+	assert_int_equal(err->kind, ERROR_HYPERVISOR);
+	error_free(&err);
+	close(giver);
+	open_passed(&given_up, &giver);
+	close(giver);
+	assert_int_equal(endpoint_connect(&given_up, clock_ms() + 1000, &err), -1);
+	assert_int_equal(err->kind, ERROR_HYPERVISOR);
+	error_free(&err);
+}
+
 static void test_endpoints_that_make_no_sense_are_refused(void **state)
 {
 	static const char *const inputs[] = {"", "unix:", "null", "file", "fd:x", "fd:-1",
-		"fd:1000000", "generate:0", "generate:2000T", "http://x", "file:/nowhere/at/all"};
+		"fd:1000000", "passed:", "passed:1000000", "passed:x", "generate:0",
+		"generate:2000T", "http://x", "file:/nowhere/at/all"};
 	static const char *const outputs[] = {
 		"", "generate:1", "null:", "nullx", "unix:", "fd:", "file:/nowhere/at/all"};
 	struct endpoint e;
@@ -476,6 +555,8 @@ int main(void)
 		cmocka_unit_test(test_pool_has_no_more_chunks_than_it_was_given),
 		cmocka_unit_test(test_pace_keeps_the_rate_and_bounds_the_burst),
 		cmocka_unit_test(test_generated_stream_is_as_documented),
+		cmocka_unit_test(test_a_connection_that_is_passed_is_used_both_ways),
+		cmocka_unit_test(test_a_connection_that_is_not_passed_is_an_error),
 		cmocka_unit_test(test_endpoints_that_make_no_sense_are_refused),
 		cmocka_unit_test(test_socket_path_that_is_too_long_is_refused),
 		cmocka_unit_test(test_arguments_are_checked),
