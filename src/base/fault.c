@@ -149,6 +149,11 @@ int fault_point(const char *name, struct error **err)
 	return actions[i] ? act(name, actions[i], err) : 0;
 }
 
+bool fault_armed(void)
+{
+	return any;
+}
+
 void fault_list(FILE *out)
 {
 	for (size_t i = 0; i < POINTS; i++)

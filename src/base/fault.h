@@ -4,14 +4,15 @@
  * DROVER_FAULT=NAME:ACTION[,NAME:ACTION…] in the environment chooses them; without it a fault point
  * costs one load and one branch. Actions: `kill` (SIGKILL to this process), `error` (the call fails
  * with ERROR_FAILED "fault point NAME"), `hang` (until the process is ended), `delay=MS`.
- * A `file=PATH` action makes PATH.reached and hangs until PATH exists: a test can hold a migration at
- * a step, look at it, and let it go on.
+ * A `file=PATH` action makes PATH.reached and hangs until PATH exists: a test can hold a migration
+ * at a step, look at it, and let it go on.
  */
 #ifndef DROVER_BASE_FAULT_H
 #define DROVER_BASE_FAULT_H
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 /* Reads DROVER_FAULT; call once, before threads start. -1 when it names an unknown point/action. */
@@ -19,6 +20,9 @@ int fault_init(struct error **err);
 
 /* Passes the fault point `name`, which must stand in the table in fault.c. 0, or -1 and *err. */
 int fault_point(const char *name, struct error **err);
+
+/* Whether DROVER_FAULT names any. */
+bool fault_armed(void);
 
 /* Prints every fault point with the step that it stands before, for `--list-faults`. */
 void fault_list(FILE *out);

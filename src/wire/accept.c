@@ -130,10 +130,8 @@ static void *listen_on(void *arg)
 	return NULL;
 }
 
-int accept_start(const struct options *options, struct run *run,
-	const struct tls_credentials *credentials, struct link *link, struct error **err)
+int accept_listen(const struct options *options, struct error **err)
 {
-	struct acceptor *a = &acceptor;
 	int fd = options->listen_fd;
 
 	if (fd < 0)
@@ -144,6 +142,14 @@ int accept_start(const struct options *options, struct run *run,
 		return -1;
 	/* One that has gone again before it is accepted is not waited for. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	return fd;
+}
+
+int accept_start(const struct options *options, int fd, struct run *run,
+	const struct tls_credentials *credentials, struct link *link, struct error **err)
+{
+	struct acceptor *a = &acceptor;
+
 	a->options = options;
 	a->run = run;
 	a->credentials = credentials;

@@ -17,9 +17,11 @@
 /* Refusals that are reported until a lane is there, each as a status line "refused". */
 #define ACCEPT_REPORT_MAX 20
 
-/* Listens as the options say, reports "listening", and gives every good lane to the link, which
- * outlives the process's threads, as do options and credentials. */
-int accept_start(const struct options *options, struct run *run,
+/* Listens as the options say; returns the descriptor. ERROR_USAGE, ERROR_FAILED. */
+int accept_listen(const struct options *options, struct error **err);
+/* Reports "listening", and gives every good lane that comes at `fd` to the link, which outlives the
+ * process's threads, as do options and credentials. */
+int accept_start(const struct options *options, int fd, struct run *run,
 	const struct tls_credentials *credentials, struct link *link, struct error **err);
 /* Waits until the first lane is there. ERROR_TIMEOUT at deadline_ms (of clock_ms) names the last
  * refusal; ERROR_CANCELLED. */

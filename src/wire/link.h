@@ -15,6 +15,7 @@
 #include "wire/lane.h"
 #include "wire/outbox.h"
 #include "wire/run.h"
+#include "wire/tcp.h"
 #include "wire/tls.h"
 
 /* Attempts to connect again: the first at once, then after pauses that double up to the second. TCP
@@ -49,11 +50,11 @@ struct link_options {
 	const struct tls_credentials *credentials;
 	const struct tls_peer *peer;
 	struct frame_hello
-		hello;          /* this side's; lane, next and session are the link's to fill in */
-	uint32_t needs;         /* payload that the other side must accept */
-	const char *address;    /* of the receiver, for the side that connects */
-	uint64_t bandwidth_bps; /* bytes per second over all lanes; 0: no limit */
-	int64_t reconnect_ms;   /* a lane may be down for so long */
+		hello;  /* this side's; lane, next and session are the link's to fill in */
+	uint32_t needs; /* payload that the other side must accept */
+	const struct tcp_target *target; /* the receiver, for the side that connects */
+	uint64_t bandwidth_bps;          /* bytes per second over all lanes; 0: no limit */
+	int64_t reconnect_ms;            /* a lane may be down for so long */
 	const struct link_handler *handler;
 	void *arg;
 	struct run *run;

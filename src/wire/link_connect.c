@@ -3,7 +3,6 @@
  */
 #include "base/clock.h"
 #include "wire/link_lanes.h"
-#include "wire/tcp.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +21,7 @@ static struct lane *connect_lane(
 {
 	const struct link_options *o = &link->options;
 	char address[TCP_ADDRESS_SIZE];
-	int fd = tcp_connect(o->address, deadline_ms, address, err);
+	int fd = tcp_connect(o->target, deadline_ms, address, err);
 	struct lane *lane;
 
 	if (fd < 0) {

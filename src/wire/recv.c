@@ -8,6 +8,7 @@
 #include "wire/accept.h"
 #include "wire/receiver.h"
 #include "wire/report.h"
+#include "wire/sandbox.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -116,8 +117,8 @@ static void *carry_back(void *arg)
 	}
 }
 
-static int open_link(
-	struct receiver *r, const struct tls_credentials *credentials, struct error **err)
+static int open_link(struct receiver *r, const struct tls_credentials *credentials, int listen_fd,
+	struct error **err)
 {
 	static struct link_handler handler = {.take = take,
 		.release = release,
@@ -144,7 +145,7 @@ static int open_link(
 	handler.pool = r->pool;
 	strcpy(options.hello.migration, r->options->migration);
 	r->link = link_new(&options);
-	return accept_start(r->options, r->run, credentials, r->link, err);
+	return accept_start(r->options, listen_fd, r->run, credentials, r->link, err);
 }
 
 static int carry(struct receiver *r, struct error **err)
@@ -279,6 +280,7 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 {
 	struct receiver *r = calloc(1, sizeof(*r));
 	struct tls_credentials *credentials;
+	int listen_fd;
 
 	if (!r)
 		abort();
@@ -288,9 +290,12 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 	r->deadline_ms = clock_ms() + options->timeout_ms;
 	prepare(r);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
-	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0 ||
-		run_harden(err) < 0 || recv_stream_open(r, err) < 0 ||
-		open_link(r, credentials, err) < 0)
+	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0)
+		return -1;
+	listen_fd = accept_listen(options, err);
+	if (listen_fd < 0 || run_harden(err) < 0 ||
+		sandbox_enter(r->output.kind == ENDPOINT_UNIX, err) < 0 ||
+		recv_stream_open(r, err) < 0 || open_link(r, credentials, listen_fd, err) < 0)
 		return -1;
 	if (run_threads(r, err) < 0) {
 		link_give_up(r->link, *err);

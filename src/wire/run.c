@@ -62,6 +62,8 @@ struct run *run_open(int status_fd, struct error **err)
 		error_set(err, ERROR_FAILED, errno, "cannot make a pipe");
 		return NULL;
 	}
+	/* Jansson reads /dev/urandom for its first object, and may not later (sandbox.h). */
+	json_object_seed(0);
 	run->status_fd = status_fd;
 	pthread_mutex_init(&run->mutex, NULL);
 	pthread_mutex_init(&run->status_mutex, NULL);

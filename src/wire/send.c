@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "wire/report.h"
+#include "wire/sandbox.h"
 #include "wire/sender.h"
 
 #include <stdlib.h>
@@ -363,14 +364,14 @@ static const struct link_handler handler = {
 	.complete = complete,
 };
 
-static int open_link(
-	struct sender *s, const struct tls_credentials *credentials, struct error **err)
+static int open_link(struct sender *s, const struct tls_credentials *credentials,
+	const struct tcp_target *target, struct error **err)
 {
 	const struct options *o = s->options;
 	static struct link_handler h;
 	struct link_options options = {.credentials = credentials,
 		.peer = &o->peer,
-		.address = o->address,
+		.target = target,
 		.bandwidth_bps = o->bandwidth_bps,
 		.reconnect_ms = o->reconnect_ms,
 		.needs = BATCH_RAW_MAX + BATCH_EXTRA,
@@ -462,6 +463,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 {
 	struct sender *s = calloc(1, sizeof(*s));
 	struct tls_credentials *credentials;
+	struct tcp_target *target;
 
 	if (!s)
 		abort();
@@ -475,12 +477,14 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 	pthread_cond_init(&s->came_back, NULL);
 	inbox_init(&s->back, SIDES_RETURN_WINDOW);
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
-	if (!credentials || endpoint_open_input(&s->input, options->endpoint, err) < 0 ||
-		prepare(s, err) < 0 || run_harden(err) < 0)
+	target = credentials ? tcp_look_up(options->address, err) : NULL;
+	if (!target || endpoint_open_input(&s->input, options->endpoint, err) < 0 ||
+		prepare(s, err) < 0 || run_harden(err) < 0 ||
+		sandbox_enter(s->input.kind == ENDPOINT_UNIX, err) < 0)
 		return -1;
 	if (s->input.kind == ENDPOINT_UNIX)
 		run_status(run, "listening", json_pack("{s:s}", "path", s->input.path));
-	if (open_link(s, credentials, err) < 0)
+	if (open_link(s, credentials, target, err) < 0)
 		return -1;
 	if (run_threads(s, err) < 0) {
 		link_give_up(s->link, *err);

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -122,15 +123,38 @@ done:
 	return 0;
 }
 
-int tcp_connect(
-	const char *text, int64_t deadline_ms, char address[TCP_ADDRESS_SIZE], struct error **err)
+struct tcp_target {
+	const char *text;
+	struct addrinfo *found;
+};
+
+struct tcp_target *tcp_look_up(const char *text, struct error **err)
 {
-	struct addrinfo *found, *to;
+	struct tcp_target *target = calloc(1, sizeof(*target));
+
+	if (!target)
+		abort();
+	target->text = text;
+	if (look_up(text, 0, &target->found, err) == 0)
+		return target;
+	free(target);
+	return NULL;
+}
+
+void tcp_target_free(struct tcp_target *target)
+{
+	if (target)
+		freeaddrinfo(target->found);
+	free(target);
+}
+
+int tcp_connect(const struct tcp_target *target, int64_t deadline_ms,
+	char address[TCP_ADDRESS_SIZE], struct error **err)
+{
+	const struct addrinfo *to;
 	int fd = -1, errnum = 0;
 
-	if (look_up(text, 0, &found, err) < 0)
-		return -1;
-	for (to = found; to && fd < 0; to = to->ai_next) {
+	for (to = target->found; to && fd < 0; to = to->ai_next) {
 		fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		if (fd >= 0 && connect_until(fd, to, deadline_ms) == 0) {
 			format(to->ai_addr, to->ai_addrlen, address);
@@ -139,10 +163,9 @@ int tcp_connect(
 		errnum = errno;
 		close_fd(&fd);
 	}
-	freeaddrinfo(found);
 	if (fd < 0)
 		error_set(err, errnum == ETIMEDOUT ? ERROR_TIMEOUT : ERROR_UNREACHABLE, errnum,
-			"cannot connect to %s", text);
+			"cannot connect to %s", target->text);
 	return fd;
 }
 
