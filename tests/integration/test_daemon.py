@@ -165,7 +165,7 @@ def test_wrong_settings_name_their_line(directory, text, line, word):
 @pytest.mark.parametrize("text,word", [
     ("[wire]\nport_min=7900\n", "7900"),
     ("[node]\nvm_user=nobody-of-this-name\n", "nobody-of-this-name"),
-    ("[node]\nwire_user=nobody-of-that-name\n", "nobody-of-that-name"),
+    ("[node]\nvm_user=65534:65534\nwire_user=nobody-of-that-name\n", "nobody-of-that-name"),
 ])
 def test_settings_that_do_not_fit(directory, text, word):
     daemon = Daemon(directory / "n1")
