@@ -13,8 +13,7 @@
 static int wrong(const char *user, const char *why, struct error **err)
 {
 	return error_set(err, ERROR_DEFINITION, 0,
-		"the user cannot be \"%.64s\": %s; it is a name, UID or UID:GID", user,
-		why);
+		"the user cannot be \"%.64s\": %s; it is a name, UID or UID:GID", user, why);
 }
 
 /* The passwd entry by name, or by *uid when name is NULL. 1 when there is none. */

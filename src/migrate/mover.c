@@ -100,6 +100,17 @@ static void take_source(struct mover *m, const json_t *json)
 	json_decref(source);
 }
 
+/* Often its user may not read it. The move goes on, with more bytes. */
+static void say_unused(const struct mover *m, const json_t *json)
+{
+	const char *source = json_get_string(json, "source", NULL);
+	const char *why = json_get_string(json, "message", NULL);
+
+	if (source && why)
+		log_warning("the data mover for the lane to %s does without %s: %s", m->peer,
+			source, why);
+}
+
 /* With the lock held: what the last line says of all. */
 static void take_end(struct mover *m, const json_t *json)
 {
@@ -135,6 +146,8 @@ static void take_line(struct mover *m, const char *line, size_t len)
 		take_source(m, json);
 	else if (!strcmp(event, "end"))
 		take_end(m, json);
+	else if (!strcmp(event, "unused"))
+		say_unused(m, json);
 	if (!strcmp(event, "error")) {
 		kind = json_get_string(json, "kind", NULL);
 		message = json_get_string(json, "message", NULL);

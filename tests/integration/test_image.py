@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemons import fixture_directory, fixture_new_daemon, fixture_node, wait_ready
+from droverlab.lab import VM_USER
 from droverlab.paths import GUESTS, PROGRAMS
 from vms import Guest, drover, wait_for
 
@@ -336,6 +337,22 @@ def test_pages_of_the_base_image_go_as_references_and_never_wrong(lab):
         assert source["misses"] > 0, source
     finally:
         guest.remove(node1)
+
+
+def test_a_base_image_that_the_data_mover_may_not_read_is_done_without(lab):
+    """The hypervisor's user may, and the guest moves."""
+    node1, node2 = lab.nodes
+    base = put_base(lab, "closed.raw", blocks=256, seed=5)
+    guest = Guest(lab, node1, "closed",
+                  disk="disk0.qcow2,backing=images/closed.raw,backing_format=raw")
+    try:
+        wait_for(lambda: index_state(node1, "closed.raw") == "fresh", "the index")
+        os.chown(base, VM_USER, VM_USER)
+        base.chmod(0o640)
+        assert not move(guest, node1, node2).get("sources")
+        assert "does without images/closed.raw" in node1.log.read_text()
+    finally:
+        guest.remove(node2)
 
 
 def move(guest, source, destination):

@@ -95,11 +95,20 @@ def as_user(user, *command):
                           capture_output=True, check=False, timeout=30)
 
 
+def assert_cannot_signal(user, pid):
+    told = as_user(user, "sh", "-c", f"kill -0 {pid}")
+    assert told.returncode != 0 and "not permitted" in told.stderr, told
+
+
+def test_the_data_mover_cannot_signal_a_hypervisor(held):
+    for node in held.nodes:
+        assert_cannot_signal(WIRE_USER, held.processes(node)["qemu"])
+
+
 def test_a_guest_that_breaks_out_can_neither_signal_nor_read_the_data_mover(held):
     for node in held.nodes:
         pid = held.processes(node)["wire"]
-        told = as_user(VM_USER, "sh", "-c", f"kill -0 {pid}")
-        assert told.returncode != 0 and "not permitted" in told.stderr, told
+        assert_cannot_signal(VM_USER, pid)
         for file in ("environ", "maps", "mem", "fd/0"):
             told = as_user(VM_USER, "cat", f"/proc/{pid}/{file}")
             assert told.returncode != 0 and "denied" in told.stderr, (file, told)
