@@ -5,6 +5,7 @@
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml) with spin
+# make check-faults  tries every fault at every step of a move (docs/reliability.md); FAULTS=REGEX
 # make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says, also on GlusterFS
 #                 (installs the packages of tests/race/packages.txt, as root)
 # make soak       moves VMs around for MINUTES=10 while faults are injected at random, from SEED=N or
@@ -23,13 +24,14 @@ RUNS = 5
 RATE = 1000
 SECONDS = 600
 JOBS = 3
+FAULTS =
 EPOCHS = 2000
 TARGET =
 MINUTES = 10
 SEED =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check bench race soak model fuzz format install clean
+.PHONY: all deps qemu tiny demo check check-faults bench race soak model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -52,6 +54,9 @@ demo: deps all tiny
 
 check: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup tests
+
+check-faults: deps all tiny
+	@tests/faults/run.py --jobs $(JOBS) --only '$(FAULTS)'
 
 bench: deps all tiny
 	@lab/deps bench/packages.txt

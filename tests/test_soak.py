@@ -9,7 +9,7 @@ sys.path[1:1] = [str(Path(__file__).parent / name) for name in ("soak", "integra
 
 from load import Load, Vm  # noqa: E402
 from record import Record  # noqa: E402
-from watch import Epochs, Pair  # noqa: E402
+from watches import Epochs, Pair  # noqa: E402
 
 
 @pytest.fixture

@@ -6,23 +6,22 @@ kept. While a cell runs, both nodes are looked at ten times a second.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
-from droverlab import guest_client, net
+from droverlab import guest_client
 from droverlab.lab import SHARED, VM_USER
 from droverlab.paths import LabError
 
 from cells import SCENARIOS, SOURCE
 
-from vms import Guest, allow_userfaultfd, drover, leftovers, wait_for
+from vms import Guest, allow_userfaultfd, drover, leftovers, wait_for, wires
+from watches import ApiWatch, Epochs, VcpuWatch, Watch
 
 FILL_MIB = 8
 DISK_MIB = 8
@@ -31,9 +30,6 @@ BUSY_MIB_S = 60  # more than the lane takes: post-copy has something to bring
 LANE = "8M"
 HANG_MS = 12000  # longer than a call between two droverds may take
 LOOK_S = 0.1
-# Clock ticks of 10 ms within which a guest that runs uses its processor.
-RUNS_TICKS = 3
-WINDOW = 3  # looks
 CUT_S, BLIP_S = 8, 3
 END_S = 150
 
@@ -42,82 +38,47 @@ class Violation(AssertionError):
     """What must never be."""
 
 
-def vcpu_ticks(pid):
-    """Processor time of a QEMU's virtual processors, in clock ticks; None when it is gone."""
-    total = 0
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            if (task / "comm").read_text().startswith("CPU "):
-                fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-                total += int(fields[11]) + int(fields[12])
-        return total
-    return None
+class Records(Watch):
+    """What the guest says that its disk has taken."""
+
+    def __init__(self, record, guest):
+        super().__init__(record, LOOK_S)
+        self.guest, self.acknowledged = guest, 0
+
+    def look(self):
+        with contextlib.suppress(LabError):
+            answer = guest_client.ask(self.guest.lab.guests, self.guest.address, "status", timeout=1)
+            self.acknowledged = max(self.acknowledged, answer.get("disk_records", 0))
 
 
 class Watcher:
-    """Looks at both nodes and the guest until it is stopped, and keeps what contradicts."""
+    """Looks at both nodes and the guest until it is left, and keeps what must never be."""
 
     def __init__(self, guest):
-        self.guest, self.lab = guest, guest.lab
-        self.stopped = threading.Event()
-        self.wrong, self.acknowledged = [], 0
-        self.ran = {}       # node's name: looks at which its copy ran
-        self.said = {}      # epoch: where the nodes said that it runs
-        self.newest = {}    # node's name: the newest epoch that it said
-        self.ticks = {}     # pid: ticks at the last looks
-        self.threads = [threading.Thread(target=self._repeat, args=(what,))
-                        for what in (self._copies, self._truth, self._records)]
+        self.wrong = []
+        epochs = Epochs(self)
+        self.records = Records(self, guest)
+        self.watches = [self.records, VcpuWatch(self, guest.lab),
+                        *(ApiWatch(self, node, [guest.name], epochs) for node in guest.lab.nodes)]
+
+    def violation(self, what):
+        self.wrong.append(what)
+
+    def count(self, _):
+        """Nothing is counted here."""
+
+    @property
+    def acknowledged(self):
+        return self.records.acknowledged
 
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        for watch in self.watches:
+            watch.start()
         return self
 
     def __exit__(self, *_):
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join()
-
-    def _repeat(self, what):
-        while not self.stopped.is_set():
-            with contextlib.suppress(LabError, OSError, AssertionError):
-                what()
-            self.stopped.wait(LOOK_S)
-
-    def _copies(self):
-        """Two copies whose processors both get on are two that run."""
-        running = []
-        for node in self.lab.nodes:
-            for pid in self.guest.pids(node):
-                seen = self.ticks.setdefault(pid, [])
-                seen.append(vcpu_ticks(pid))
-                del seen[:-WINDOW - 1]
-                if None not in seen and len(seen) > WINDOW and seen[-1] - seen[0] >= RUNS_TICKS:
-                    running.append(node.name)
-                    self.ran[node.name] = self.ran.get(node.name, 0) + 1
-        # One that stopped at the beginning of the window, and one that began at its end.
-        if len(running) > 1 and all(
-                seen[-1] - seen[-2] >= 1 and seen[-2] - seen[-3] >= 1
-                for seen in self.ticks.values() if len(seen) > WINDOW and None not in seen):
-            self.wrong.append(f"two copies ran: {running}")
-
-    def _truth(self):
-        for node in self.lab.nodes:
-            with contextlib.suppress(OSError, LabError):
-                status, info = node.api("GET", f"/v1/vms/{self.guest.name}", timeout=5)
-                if status == 200 and info.get("state") == "running":
-                    self.said.setdefault(info["epoch"], set()).add(info["node"])
-                if status == 200 and info.get("epoch", 0) < self.newest.get(node.name, 0):
-                    self.wrong.append(f"{node.name} went back to epoch {info['epoch']}")
-                elif status == 200:
-                    self.newest[node.name] = info.get("epoch", 0)
-        for epoch, names in self.said.items():
-            if len(names) > 1:
-                self.wrong.append(f"at epoch {epoch} it runs on {sorted(names)}, they say")
-
-    def _records(self):
-        answer = guest_client.ask(self.lab.guests, self.guest.address, "status", timeout=1)
-        self.acknowledged = max(self.acknowledged, answer.get("disk_records", 0))
+        for watch in self.watches:
+            watch.end()
 
 
 class FaultLab:
@@ -225,10 +186,9 @@ class FaultLab:
         return bool(pids) and (postcopy or self._owner() == node.name)
 
     def _drover_wire(self, cell):
-        for pid in net.pids(self.nodes[cell.side].namespace):
+        for pid in wires(self.nodes[cell.side]):
             with contextlib.suppress(OSError):
-                if "drover-wire" in os.readlink(f"/proc/{pid}/exe"):
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         return False
 
     def _link(self, cell, how):

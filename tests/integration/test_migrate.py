@@ -307,6 +307,22 @@ def test_a_destination_that_fails_in_the_middle_leaves_it_running_here(nodes, gu
     guest.assert_runs_only_on(node2)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_lane_that_fails_when_it_was_made_again_ends_the_move(nodes, guest, number):
+    node1, _ = nodes
+    restart_with_fault(nodes[number], "wire.link.reconnected:error")
+    move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
+    wait_rounds(node1, guest)
+    link = ["ip", "-n", node1.namespace, "link", "set", "mig0"]
+    subprocess.run([*link, "down"], check=True)
+    time.sleep(12)  # longer than a silent lane is believed in
+    subprocess.run([*link, "up"], check=True)
+    out, _ = move.communicate(timeout=90)
+    restart_with_fault(nodes[number], "")
+    assert move.returncode != 0 and "wire.link.reconnected" in out, out
+    guest.assert_runs_only_on(node1)
+
+
 def test_a_destination_that_is_stopped_in_the_middle_is_no_cancelling(nodes, guest):
     node1, node2 = nodes
     move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")

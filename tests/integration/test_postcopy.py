@@ -349,6 +349,23 @@ def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
     assert_nothing_is_left(node1)
 
 
+@pytest.mark.parametrize("number, fault", [(0, "migrate.src.before_renew"),
+                                           (1, "migrate.dst.before_renew")])
+def test_a_droverd_that_dies_while_it_makes_a_new_lane_makes_it_when_it_is_back(
+        nodes, busy, number, fault):
+    node1, node2 = nodes
+    restart_with_fault(nodes[number], f"{fault}:kill")
+    moving = move(node1, busy, "--postcopy")
+    wait_postcopy(nodes, busy)
+    os.kill(wires(node1)[0], signal.SIGKILL)
+    wait_for(lambda: nodes[number].daemon_pid is None, "the death of droverd", 60)
+    nodes[number].start_daemon()
+    result_of(moving)
+    wait_for(lambda: migration_of(node1, busy, "done"), "the end of the migration", 60)
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
+
+
 def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
     node1, node2 = nodes
     moving = move(node1, busy, "--postcopy")

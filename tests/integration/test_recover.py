@@ -184,6 +184,30 @@ def test_a_pool_that_is_not_mounted_is_called_that(nodes, guest):
     guest.assert_runs_only_on(nodes[0])
 
 
+def test_a_droverd_that_dies_while_it_takes_over_has_taken_nothing(nodes, guest):
+    node1, node2 = nodes
+    node2.stop_daemon()
+    node2.start_daemon(DROVER_FAULT="vm.recover.before_claim:kill")
+    with cut_off(node1):
+        assert drover(node2, "recover", guest.name, "--yes", check=False)[0] != 0
+        wait_for(lambda: node2.daemon_pid is None, "the death of node2's droverd")
+    node2.start_daemon()
+    guest.assert_runs_only_on(node1)
+
+
+def test_a_droverd_that_dies_before_it_ends_a_lost_copy_ends_it_when_it_is_back(nodes, guest):
+    node1, node2 = nodes
+    node1.stop_daemon()
+    node1.start_daemon(DROVER_FAULT="vm.lost.before_end:kill")
+    with cut_off(node1):
+        drover(node2, "recover", guest.name, "--yes")
+        wait_for(lambda: node1.daemon_pid is None, "the death of node1's droverd")
+        assert len(guest.pids(node1)) == 1
+        node1.start_daemon()
+        wait_for(lambda: not guest.pids(node1), "the end of the copy that was lost")
+    assert_starts_on(node2, guest)
+
+
 def test_starts_it_when_asked_to(nodes, guest):
     """The whole node dies: its droverd, its hypervisor, and its network."""
     node1, node2 = nodes

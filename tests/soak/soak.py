@@ -29,7 +29,7 @@ from faults import Faults
 from load import COMMAND_S, RECORDS_MAX, Load, Vm
 from record import Record
 from vms import allow_userfaultfd, leftovers, wait_for
-from watch import ApiWatch, DiskWatch, Epochs, VcpuWatch
+from watches import ApiWatch, DiskWatch, Epochs, VcpuWatch
 
 NODES = 3
 # The last has no disk, whose lock would keep a second copy from running whatever drover does.

@@ -51,7 +51,7 @@ class Watch(threading.Thread):
             try:
                 self.look()
             except Exception as error:  # pylint: disable=broad-except
-                self.record.violation(f"{type(self).__name__} of the soak is broken: {error!r}")
+                self.record.violation(f"{type(self).__name__} is broken: {error!r}")
                 raise
 
     def end(self):
