@@ -141,6 +141,7 @@ class Node:
         self.path(f"{SHARED}/drover.conf").write_text(
             f"[node]\nstate={SHARED}/state\nrun=/run/drover\nlisten={self.address}:7780\n"
             f"address={self.address}\nvm_user={VM_USER}:{VM_USER}\n"
+            f"allow_paths={SHARED}/guests\n"
             f"wire_user={WIRE_USER}:{WIRE_USER}\n\n"
             f"[qemu]\nbinary={data}/bin/qemu-system-x86_64\nimg={data}/bin/qemu-img\n"
             f"data={data}/data\n\n"

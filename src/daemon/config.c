@@ -84,6 +84,7 @@ static const struct {
 	{"node", "address", offsetof(struct config, address), 0, check_address},
 	{"node", "vm_user", offsetof(struct config, vm_user), 0, check_text},
 	{"node", "wire_user", offsetof(struct config, wire_user), 0, check_text},
+	{"node", "allow_paths", offsetof(struct config, allow_paths), 0, check_dirs},
 	{"node", "group", offsetof(struct config, group), 0, check_text},
 	{"qemu", "binary", offsetof(struct config, qemu_binary), 0, check_dir},
 	{"qemu", "img", offsetof(struct config, qemu_img), 0, check_dir},

@@ -30,6 +30,7 @@ struct config {
 	char *listen;    /* HOST:PORT for other nodes: 0.0.0.0:7780 */
 	char *address;   /* where other nodes reach this one, for init and join; NULL: found out */
 	char *vm_user;   /* drover-vm; a name, UID or UID:GID */
+	char *allow_paths; /* with colons between them; NULL: none besides the pool */
 	char *wire_user; /* the same for drover-wire; NULL: CONFIG_WIRE_USER, or vm_user */
 	char *group;     /* of the Unix socket: drover */
 	/* [qemu] */

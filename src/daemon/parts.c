@@ -134,6 +134,8 @@ static struct machine *make_machine(
 	struct machine *m = make(sizeof(*m));
 
 	m->vms = vms_open(c->pool, atomic_load(&daemon->hv), c->identity->name, run, err);
+	if (m->vms)
+		vms_allow_paths(m->vms, daemon->config->allow_paths);
 	if (m->vms && vms_find_again(m->vms, err) == 0)
 		m->migrations = open_migrations(daemon, c, m->vms, err);
 	if (m->migrations)

@@ -27,7 +27,7 @@ static int check_expected(struct migrations *all, const struct vm_def *def, stru
 	for (int i = 0; i < def->nics_count; i++)
 		if (host_bridge_check(def->nics[i].bridge, err) < 0)
 			return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
-	if (hv_check_def(all->set.hv, def, err) < 0)
+	if (hv_check_def(all->set.hv, def, err) < 0 || vms_check_paths(all->set.vms, def, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
 	if (host_facts_read(&facts, err) < 0)
 		return -1;

@@ -47,9 +47,8 @@ static char *normalize(const char *vm, const char *disk)
 	return path;
 }
 
-/* Only what holds images, and never the files by which the pool itself works: a guest writes to
- * its disk what it likes. */
-static bool is_image_place(const char *path)
+/* A guest writes to its disk what it likes. */
+bool pool_is_image_place(const char *path)
 {
 	const char *name;
 
@@ -103,7 +102,7 @@ char *pool_disk_path(const struct pool *pool, const char *vm, const char *disk, 
 		return NULL;
 	if (disk[0] && strlen(disk) < PATH_MAX)
 		below = normalize(vm, disk);
-	if (!below || !is_image_place(below)) {
+	if (!below || !pool_is_image_place(below)) {
 		error_set(err, ERROR_DEFINITION, 0,
 			"disk \"%s\" is no place for an image: a relative name stays below vms/%s "
 			"or, with images/ in front, below images",

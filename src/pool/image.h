@@ -68,6 +68,19 @@ void image_files_free(struct image_files *files);
 int image_backing_files(const struct pool *pool, const struct vm_def *def,
 	struct image_files *files, struct error **err);
 
+/* Calls `take` for each file that an image is based on, the nearest first. `format` NULL: as its
+ * first bytes say. A file that is not there is based on nothing. What is no
+ * file ("nbd:...", "json:...") is given as it is written, and is the last. */
+typedef void image_backing_fn(const char *path, void *arg);
+int image_follow_chain(const char *path, const char *format, image_backing_fn *take, void *arg,
+	struct error **err);
+
+/* Whether all files that a definition names (disks, what they are based on, kernel, initrd) are,
+ * links followed, in the pool or below one of the directories `allowed` ("/srv/iso:/dev/zvol",
+ * NULL: none). ERROR_REFUSED names the first that is not. */
+int image_check_places(
+	const struct pool *pool, const struct vm_def *def, const char *allowed, struct error **err);
+
 /* Who uses what. */
 struct image_use {
 	char *user;   /* a VM, or an image "images/NAME" */

@@ -11,9 +11,6 @@
 
 #define NAME_BYTES_MAX 255 /* of a content source, for the data mover */
 
-/* Takes one file that an image is based on. */
-typedef void backing_fn(const char *path, void *arg);
-
 /* What the image at `path` is based on, or nothing; `format` NULL: as its first bytes say. A file
  * that is not there is based on nothing. */
 static int read_backing(
@@ -34,13 +31,16 @@ static int read_backing(
 		return 0;
 	if (qcow2_read(fd, path, q, err) < 0)
 		return -1;
-	*backing = q->is && q->backing[0] ? qcow2_backing_path(path, q->backing) : NULL;
+	if (!q->is || !q->backing[0])
+		return 0;
+	*backing = qcow2_backing_path(path, q->backing);
+	if (!*backing)
+		*backing = fs_format("%s", q->backing);
 	return 0;
 }
 
-/* Calls `take` for each file that an image is based on, the nearest first. */
-static int follow_chain(
-	const char *path, const char *format, backing_fn *take, void *arg, struct error **err)
+int image_follow_chain(
+	const char *path, const char *format, image_backing_fn *take, void *arg, struct error **err)
 {
 	cleanup_free char *at = fs_format("%s", path);
 	struct qcow2 q = {.backing_format = ""};
@@ -118,7 +118,8 @@ int image_backing_files(const struct pool *pool, const struct vm_def *def,
 	for (int i = 0; i < def->disks_count; i++) {
 		cleanup_free char *path = pool_disk_path(pool, def->name, def->disks[i].file, err);
 
-		if (!path || follow_chain(path, def->disks[i].format, collect_file, &c, err) < 0)
+		if (!path ||
+			image_follow_chain(path, def->disks[i].format, collect_file, &c, err) < 0)
 			rc = -1;
 	}
 	free(c.pool_dir);
@@ -174,7 +175,7 @@ static void add_vm(const struct pool *pool, const char *vm, struct image_uses *u
 		if (!path)
 			continue;
 		add_use(uses, vm, false, path);
-		follow_chain(path, def->disks[i].format, add_backing, &u, unknown);
+		image_follow_chain(path, def->disks[i].format, add_backing, &u, unknown);
 	}
 }
 
@@ -184,7 +185,7 @@ static void add_image(const struct pool *pool, const char *name, struct image_us
 	cleanup_free char *path = image_path(pool, name), *user = fs_format("images/%s", name);
 	struct using u = {uses, user};
 
-	follow_chain(path, NULL, add_backing, &u, &uses->unknown);
+	image_follow_chain(path, NULL, add_backing, &u, &uses->unknown);
 }
 
 int image_uses(const struct pool *pool, struct image_uses *uses, struct error **err)

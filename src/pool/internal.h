@@ -19,6 +19,10 @@ bool pool_is_hex(const char *text, size_t digits);
 int pool_names_read(const char *dir, const char *what, const char *suffix, mode_t type,
 	struct pool_names *names, struct error **err);
 
+/* Whether "/images/..." or "/vms/VM/...", below the pool and without links, may be an image: not
+ * what the pool itself works by. */
+bool pool_is_image_place(const char *path);
+
 /* Removes the directory `name` in dir_fd and all that is in it, never following a link. -1 with
  * errno. */
 int pool_remove_tree(int dir_fd, const char *name);

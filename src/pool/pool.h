@@ -87,7 +87,8 @@ int pool_vm_rename(const struct pool *pool, const char *from, const char *to, st
 /* Absolute path of a disk of a definition: relative ones are below vms/VM ("disk0.qcow2") or,
  * when they start with "images/", below the pool. NULL and ERROR_DEFINITION for one that leaves
  * vms/ and images/ through ".." or the pool through a symbolic link, or names a file of the pool's
- * own (vm.conf, owner.E). It need not exist. An absolute path is taken as it is. The caller frees
+ * own (vm.conf, owner.E). It need not exist. An absolute path is taken as it is
+ * (image_check_places says whether it may be). The caller frees
  * it. */
 char *pool_disk_path(const struct pool *pool, const char *vm, const char *disk, struct error **err);
 

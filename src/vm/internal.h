@@ -31,6 +31,7 @@ struct vms {
 	const struct pool *pool;
 	struct hv *hv;
 	const char *node;
+	const char *allowed_paths; /* besides the pool; NULL: none */
 	char *run_dir;
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* an operation ended, a watcher ended, or closing */

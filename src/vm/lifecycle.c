@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "host/host.h"
+#include "pool/image.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -57,6 +58,16 @@ static int open_taps(const struct vm_def *def, int taps[VM_DEF_NICS_MAX], struct
 		}
 	}
 	return 0;
+}
+
+void vms_allow_paths(struct vms *vms, const char *directories)
+{
+	vms->allowed_paths = directories;
+}
+
+int vms_check_paths(const struct vms *vms, const struct vm_def *def, struct error **err)
+{
+	return image_check_places(vms->pool, def, vms->allowed_paths, err);
 }
 
 static int keep_definition(const struct vm *vm, const struct vm_def *def, struct error **err)
@@ -160,7 +171,7 @@ int vms_create(
 	if (pool_vm_exists(vms->pool, def->name))
 		error_set(err, ERROR_EXISTS, 0, "a VM named %s exists already", def->name);
 	else if (hv_complete_def(vms->hv, def, err) == 0 && vm_def_check(def, err) == 0 &&
-		 hv_check_def(vms->hv, def, err) == 0)
+		 hv_check_def(vms->hv, def, err) == 0 && vms_check_paths(vms, def, err) == 0)
 		rc = create_files(vms, def, disks, err);
 	vm_give_back(vm);
 	return rc;
@@ -202,7 +213,9 @@ static int start_reserved(struct vm *vm, struct error **err)
 	def = vm_def_load(vms->pool, vm->name, err);
 	if (!def)
 		return -1;
-	hv = hv_check_def(vms->hv, def, err) == 0 ? vm_spawn(vm, def, false, err) : NULL;
+	hv = hv_check_def(vms->hv, def, err) == 0 && vms_check_paths(vms, def, err) == 0
+		     ? vm_spawn(vm, def, false, err)
+		     : NULL;
 	if (!hv) {
 		vm_def_free(def);
 		return -1;
@@ -369,7 +382,8 @@ static int set_keys(struct vms *vms, const char *name, const json_t *keys, struc
 		if (vm_def_set(def, key, json_string_value(value), err) < 0)
 			return -1;
 	}
-	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0)
+	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
+		vms_check_paths(vms, def, err) < 0)
 		return -1;
 	return vm_def_save(vms->pool, def, err);
 }

@@ -27,6 +27,11 @@ struct vm;  /* a VM with a hypervisor process on this node */
 /* node and the others belong to the caller and must outlive it. run_dir holds a directory a VM. */
 struct vms *vms_open(const struct pool *pool, struct hv *hv, const char *node, const char *run_dir,
 	struct error **err);
+/* Directories besides the pool in which files of VMs may be, with colons between them; NULL: none.
+ * The caller's; to be said before VMs are started. */
+void vms_allow_paths(struct vms *vms, const char *directories);
+/* Whether this node may open all files that a definition names: ERROR_REFUSED. */
+int vms_check_paths(const struct vms *vms, const struct vm_def *def, struct error **err);
 /* Stops watching and frees the handles; the hypervisors go on. */
 void vms_close(struct vms *vms);
 
