@@ -69,7 +69,7 @@ def migration_of(node, guest, state):
 def wait_rounds(node, guest):
     """Waits until a migration of the guest sends its memory."""
     return wait_for(lambda: (m := migration_of(node, guest, "running")) and m["step"] == "stream" and m,
-                    "the first round")
+                    "the first round", 90)
 
 
 def assert_nothing_is_left(node):

@@ -17,7 +17,7 @@ FILL_MIB = 32
 _addresses = itertools.count(10)
 
 
-def wait_for(condition, what, timeout=30):
+def wait_for(condition, what, timeout=60):
     """Waits until condition() is true and returns what it gave."""
     deadline = time.monotonic() + timeout
     while True:
