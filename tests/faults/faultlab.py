@@ -183,7 +183,9 @@ class FaultLab:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         postcopy = cell.scenario == "post-copy" and cell.point != "migrate.src.before_switch"
-        return bool(pids) and (postcopy or self._owner() == node.name)
+        # Where the other copy cannot be let run, the source's is the only one.
+        only = cell.scenario == "given back" and cell.side == SOURCE
+        return bool(pids) and (postcopy or only or self._owner() == node.name)
 
     def _drover_wire(self, cell):
         for pid in wires(self.nodes[cell.side]):
