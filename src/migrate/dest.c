@@ -343,7 +343,7 @@ void dest_recover(struct migration *m)
 	int rc;
 
 	fault_point("migrate.dst.before_recover", NULL);
-	m->vm = vms_take_again(set->vms, m->vm_name, "being recovered after a migration", &gone);
+	m->vm = migration_take_again(m, &gone);
 	if (!m->vm && gone->kind != ERROR_NOT_RUNNING) {
 		log_error("migration %s stays unfinished: %s", m->id, gone->message);
 		return; /* its copy may run: the journal keeps it for the next start */

@@ -128,6 +128,11 @@ json_t *journal_list(struct migrations *all, struct error **err);
 int journal_unfinished(struct migrations *all,
 	void (*each)(struct migration *m, const struct process_id *mover), struct error **err);
 
+/* recover.c: takes the VM whose migration an earlier droverd left unfinished. Waits while something
+ * else is done to it (its hypervisor has ended and is being cleaned up). NULL: ERROR_NOT_RUNNING,
+ * or ERROR_UNDECIDED when droverd stops. */
+struct vm *migration_take_again(struct migration *m, struct error **err);
+
 /* source.c, settle.c and dest.c */
 void source_run(struct migration *m);
 void source_recover(struct migration *m);

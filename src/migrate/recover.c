@@ -5,6 +5,34 @@
 
 #include <string.h>
 
+#define RETRY_MS 2000
+
+struct vm *migration_take_again(struct migration *m, struct error **err)
+{
+	bool said = false;
+
+	for (;;) {
+		struct error *e = NULL;
+		struct vm *vm = vms_take_again(
+			m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
+
+		if (vm)
+			return vm;
+		if (e->kind != ERROR_BUSY) {
+			error_move(err, e);
+			return NULL;
+		}
+		if (!said)
+			log_warning("migration %s is taken up later: %s", m->id, e->message);
+		said = true;
+		error_free(&e);
+		if (!migrations_pause(m->all, RETRY_MS)) {
+			error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
+			return NULL;
+		}
+	}
+}
+
 /* With the newest first: whether one that comes after this has the VM. */
 static bool is_overtaken(struct migration *m)
 {

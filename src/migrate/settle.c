@@ -334,8 +334,7 @@ void source_recover(struct migration *m)
 	struct error *e = NULL;
 
 	fault_point("migrate.src.before_recover", NULL);
-	m->vm = vms_take_again(
-		m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
+	m->vm = migration_take_again(m, &e);
 	if (!m->vm) {
 		recover_without_copy(m, e);
 		return;

@@ -141,6 +141,7 @@ def core_cells():
         ("migrate.src.before_end", "droverd", SOURCE),
         ("migrate.src.after_reclaim", "droverd", SOURCE),
         ("migrate.dst.before_hand_back", "droverd", DESTINATION),
+        ("migrate.src.before_recover", "hypervisor", SOURCE),
         ("migrate.dst.before_recover", "droverd", SOURCE),
         ("migrate.src.after_switch", "drover-wire", SOURCE),
     }
