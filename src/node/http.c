@@ -378,18 +378,19 @@ static int call_error(struct http_client *client, CURLcode code, struct error **
 		why_text(client, code));
 }
 
-/* Whether the kept connection has been closed by the other side. libcurl notices that only when it
- * writes, and by then a request that may be sent once has been sent. */
-static bool kept_connection_is_dead(struct http_client *client)
+/* Whether the kept connection can be written to. libcurl notices only when it writes that the other
+ * side has closed one, and by then a request that may be sent once has been sent. Nothing is to be
+ * read from a connection between two requests but its end. */
+static bool kept_connection_is_good(struct http_client *client)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
-	struct pollfd p = {.events = POLLRDHUP};
+	struct pollfd p = {.events = POLLIN | POLLRDHUP};
 
 	if (curl_easy_getinfo(client->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
 		fd == CURL_SOCKET_BAD)
 		return false;
 	p.fd = fd;
-	return poll(&p, 1, 0) > 0;
+	return poll(&p, 1, 0) == 0;
 }
 
 /* Sends the request; its answer is in client->answer, to be freed in any case. */
@@ -408,7 +409,7 @@ static int run(struct http_client *client, const struct http_request *request, s
 	if (set_request(client, request, &body, err) < 0)
 		return -1;
 	curl_easy_setopt(
-		client->easy, CURLOPT_FRESH_CONNECT, (long)kept_connection_is_dead(client));
+		client->easy, CURLOPT_FRESH_CONNECT, (long)!kept_connection_is_good(client));
 	code = curl_easy_perform(client->easy);
 	curl_easy_setopt(client->easy, CURLOPT_POSTFIELDS, NULL);
 	if (curl_easy_getinfo(client->easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK)

@@ -324,6 +324,7 @@ def test_a_lane_that_fails_when_it_was_made_again_ends_the_move(nodes, guest, nu
 
 
 def test_a_destination_that_is_stopped_in_the_middle_is_no_cancelling(nodes, guest):
+    """And the next move, asked once it is back, does not use what is left of the connection."""
     node1, node2 = nodes
     move = move_in_background(node1, guest.name, "node2", "--bandwidth", "2M")
     wait_rounds(node1, guest)
@@ -334,6 +335,8 @@ def test_a_destination_that_is_stopped_in_the_middle_is_no_cancelling(nodes, gue
     node2.start_daemon()
     assert migration_of(node1, guest, "failed")
     guest.assert_runs_only_on(node1)
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
 
 
 def test_a_source_droverd_killed_in_the_middle_takes_its_vm_up_again(nodes, guest):
@@ -390,6 +393,7 @@ def test_a_destination_that_may_have_run_it_never_says_that_its_copy_ended(nodes
     node1.start_daemon()
     move.communicate(timeout=60)
     wait_for(lambda: guest.pids(node1) == [], "the end of the copy that must not run")
+    wait_for(lambda: migration_of(node1, guest, "failed"), "the end of the migration")
     drover(node1, "start", guest.name)
     guest_client.wait_ready(guest.lab.guests, guest.address, 60)
 
