@@ -191,8 +191,8 @@ def test_droverd_stops_while_it_indexes(node, large, directory):
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={
                               **os.environ, "DROVER_SOCKET": str(node.run_dir / "droverd.sock")}
                           ) as waiting:
-        wait_for(lambda: children(node), "the builder")
-        (child,) = children(node)
+        (child,) = wait_for(lambda: children(node), "the builder")
+        os.kill(child, signal.SIGSTOP)  # or it may be ready before
         started = time.monotonic()
         assert node.end(signal.SIGTERM) == 0
         assert time.monotonic() - started < 10
