@@ -8,10 +8,13 @@
  *
  * Control commands:
  *   fill MIB text|random|zero       takes MIB of memory and writes every page of it
- *   dirty MIB_S page|words [MIB]    goes on changing the first MIB of it (all, when not given),
- * whole pages or a few words of each, at this rate of pages touched stop stops changing it check
- * compares every page with what was last written to it status disk PATH RECORDS_S appends numbered,
- * checksummed records, each written through diskcheck PATH                  reads them all back
+ *   dirty MIB_S page|words [MIB]    goes on changing the first MIB of it (all, when not given):
+ *                                   whole pages or a few words of each, at this rate of pages
+ *   stop                            stops changing it
+ *   check                           compares every page with what was last written to it
+ *   status                          what it has, and how many records are written
+ *   disk PATH RECORDS_S             appends numbered, checksummed records, each written through
+ *   diskcheck PATH                  reads them all back from the disk
  *
  * What a page holds follows from (seed, page number, how often it was written); that count is kept
  * in a table of its own, and the sum of the table in one more place, so that a page that is lost,

@@ -25,14 +25,14 @@
 
 struct config {
 	/* [node] */
-	char *state;     /* /var/lib/drover */
-	char *run;       /* /run/drover */
-	char *listen;    /* HOST:PORT for other nodes: 0.0.0.0:7780 */
-	char *address;   /* where other nodes reach this one, for init and join; NULL: found out */
-	char *vm_user;   /* drover-vm; a name, UID or UID:GID */
+	char *state;   /* /var/lib/drover */
+	char *run;     /* /run/drover */
+	char *listen;  /* HOST:PORT for other nodes: 0.0.0.0:7780 */
+	char *address; /* where other nodes reach this one, for init and join; NULL: found out */
+	char *vm_user; /* drover-vm; a name, UID or UID:GID */
 	char *allow_paths; /* with colons between them; NULL: none besides the pool */
-	char *wire_user; /* the same for drover-wire; NULL: CONFIG_WIRE_USER, or vm_user */
-	char *group;     /* of the Unix socket: drover */
+	char *wire_user;   /* the same for drover-wire; NULL: CONFIG_WIRE_USER, or vm_user */
+	char *group;       /* of the Unix socket: drover */
 	/* [qemu] */
 	char *qemu_binary, *qemu_img;
 	char *qemu_data; /* DIR[:DIR…], NULL: QEMU's own */

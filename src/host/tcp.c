@@ -1,5 +1,5 @@
-/* Apart from linux.c: the kernel's struct tcp_info is longer than that of the C library, and the two
- * headers exclude each other. */
+/* Apart from linux.c: the kernel's struct tcp_info is longer than that of the C library, and the
+ * two headers exclude each other. */
 #include "host/host.h"
 
 #ifdef __linux__

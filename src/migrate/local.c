@@ -4,6 +4,7 @@
 #include "base/fs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -45,7 +46,8 @@ int local_listen(const struct migration *m, struct error **err)
 		return -1;
 	unlink(path);
 	/* The mode is the socket's from its first moment on. */
-	if (fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+	if (fchmod(fd, 0600) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 &&
+		bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
 		give_to_hypervisor(m, path) == 0 && listen(fd, BACKLOG) == 0)
 		return fd;
 	error_set(err, ERROR_FAILED, errno, "cannot listen on %s", path);
@@ -62,7 +64,8 @@ static bool is_hypervisor(const struct migration *m, int fd)
 	       who.pid == hv_vm_process(vm_hv(m->vm))->pid;
 }
 
-/* The first connection that is the hypervisor's; -1 at the deadline. */
+/* The first connection that is the hypervisor's; -1 at the deadline. One that is given up before it
+ * is taken is not waited for. */
 static int accept_hypervisor(
 	const struct migration *m, int listen_fd, int64_t deadline_ms, struct error **err)
 {

@@ -89,8 +89,8 @@ char *migrations_metrics(struct migrations *m);
  * checks what can be checked; a task is queued after it. */
 int migrations_expect(
 	struct migrations *m, const char *from, const json_t *request, struct error **err);
-/* Ends what was announced two minutes ago or longer and was never begun to be received: its source has
- * died, or the announcement came after its own calling off. To be called again and again. */
+/* Ends what was announced two minutes ago or longer and was never begun to be received: its source
+ * has died, or the announcement came after its own calling off. To be called again and again. */
 void migrations_end_expected(struct migrations *m);
 /* The task's verb `drover receive ID`: runs the destination's side to its end in this thread. */
 int migrations_receive(struct migrations *m, const char *id, struct error **err);

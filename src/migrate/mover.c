@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/pass_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -318,26 +319,13 @@ struct mover *mover_start(const struct mover_options *o, struct error **err)
 
 int mover_pass(struct mover *m, int fd, struct error **err)
 {
-	union {
-		struct cmsghdr header; /* for its alignment */
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
-			     .cmsg_level = SOL_SOCKET,
-			     .cmsg_type = SCM_RIGHTS}};
-	struct iovec part = {.iov_base = "", .iov_len = 1};
-	struct msghdr message = {.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	ssize_t n;
+	int rc = pass_fd_send(m->pass_fd, fd), errnum = errno;
 
-	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-	n = sendmsg(m->pass_fd, &message, MSG_NOSIGNAL);
 	close_fd(&m->pass_fd);
-	if (n == 1)
+	if (rc == 0)
 		return 0;
 	return mover_check(m, err) < 0 ? -1
-				       : error_set(err, ERROR_FAILED, errno,
+				       : error_set(err, ERROR_FAILED, errnum,
 						 "the data mover for the lane to %s takes no "
 						 "connection to the hypervisor",
 						 m->peer);

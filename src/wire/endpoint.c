@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "base/pass_fd.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -202,38 +203,11 @@ static int await(const struct endpoint *e, int64_t deadline_ms, struct error **e
 	return 0;
 }
 
-/* The descriptor of a message that has one; -1 when it has none, or nobody will send one. */
-static int read_passed(int fd)
-{
-	union {
-		struct cmsghdr header; /* for its alignment */
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {0};
-	char byte;
-	struct iovec part = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	const struct cmsghdr *c;
-	int passed = -1;
-	ssize_t n;
-
-	do
-		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	c = n == 1 ? CMSG_FIRSTHDR(&message) : NULL;
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-		c->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(&passed, CMSG_DATA(c), sizeof(int));
-	return passed;
-}
-
 static int take_passed(struct endpoint *e, int64_t deadline_ms, struct error **err)
 {
 	if (await(e, deadline_ms, err) < 0)
 		return -1;
-	e->fd = read_passed(e->listen_fd);
+	e->fd = pass_fd_receive(e->listen_fd);
 	close_fd(&e->listen_fd);
 	if (e->fd < 0)
 		return error_set(err, ERROR_HYPERVISOR, 0,

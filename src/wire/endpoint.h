@@ -6,7 +6,8 @@
  *     unix:PATH        the hypervisor. The input listens there and takes one connection; the output
  *                      connects there, and tries again until somebody listens.
  *     passed:N         the hypervisor, as a connection that is still to come: descriptor N is a
- * Unix socket on which it is passed (SCM_RIGHTS, with one byte) file:PATH        a recorded stream
+ *                      Unix socket on which it is passed (base/pass_fd.h)
+ *     file:PATH        a recorded stream
  *     fd:N             an open descriptor: a socket, a pipe or a file; it is made blocking
  *     generate:SIZE    input only: a made-up stream of that many bytes ("8G"), for measurements.
  *                      Its 64-bit little-endian word number i is i times ENDPOINT_STEP.

@@ -30,8 +30,10 @@ BUSY_MIB_S = 60  # more than the lane takes: post-copy has something to bring
 LANE = "8M"
 HANG_MS = 12000  # longer than a call between two droverds may take
 LOOK_S = 0.1
-CUT_S, BLIP_S = 8, 3
+# How long a fault lasts. What is held goes on meanwhile.
+CUT_S, BLIP_S, AWAY_S = 8, 3, 0.3
 END_S = 150
+UNFINISHED = ("running", "undecided", "interrupted")
 
 
 class Violation(AssertionError):
@@ -109,6 +111,7 @@ class FaultLab:
     def run(self, cell):
         """Tries a cell: what became of it, in a few words. Violation says what must never be."""
         scenario = SCENARIOS[cell.scenario]
+        self.idle = False  # there was nothing there that the fault could hit
         self.gate = self.gates / f"gate{len(list(self.gates.iterdir()))}"
         self._arm(cell, scenario)
         if scenario.busy:
@@ -124,11 +127,12 @@ class FaultLab:
                 if move.poll() is None:
                     move.kill()
             self._settle()
+            self._expect_daemons()
             result = self._judge(cell, move.returncode, out, killed, watcher)
         if watcher.wrong:
             raise Violation("; ".join(sorted(set(watcher.wrong))))
         self._back(cell, result)
-        return result
+        return "nothing to kill" if self.idle else result
 
     def _arm(self, cell, scenario):
         armed = list(scenario.armed)
@@ -171,15 +175,15 @@ class FaultLab:
 
     def _droverd(self, cell):
         self.nodes[cell.side].stop_daemon(signal.SIGKILL)
-        # What is held elsewhere goes on meanwhile, without it.
         self.gate.touch()
-        time.sleep(0.3)
+        time.sleep(AWAY_S)
         self.nodes[cell.side].start_daemon()
         return False
 
     def _hypervisor(self, cell):
         node = self.nodes[cell.side]
         pids = self.guest.pids(node)
+        self.idle = not pids
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         postcopy = cell.scenario == "post-copy" and cell.point != "migrate.src.before_switch"
@@ -188,7 +192,9 @@ class FaultLab:
         return bool(pids) and (postcopy or only or self._owner() == node.name)
 
     def _drover_wire(self, cell):
-        for pid in wires(self.nodes[cell.side]):
+        pids = wires(self.nodes[cell.side])
+        self.idle = not pids
+        for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         return False
@@ -239,8 +245,6 @@ class FaultLab:
         """Whatever went wrong goes wrong no longer."""
         for node in self.nodes:
             subprocess.run(["ip", "-n", node.namespace, "link", "set", "mig0", "up"], check=True)
-            if node.daemon_pid is None:
-                node.start_daemon()
         (self.lab.pool / "filler").unlink(missing_ok=True)
 
     def _end(self, move):
@@ -255,10 +259,20 @@ class FaultLab:
 
     def _settle(self):
         """Until no side has anything left to do."""
+        self._expect_daemons()
         for node in self.nodes:
-            wait_for(lambda node=node: all(m["state"] not in ("running", "undecided")
-                                           for m in self._migrations(node)),
-                     f"the end of the migration on {node.name}", END_S)
+            try:
+                wait_for(lambda node=node: all(m["state"] not in UNFINISHED
+                                               for m in self._migrations(node)), "its end", END_S)
+            except AssertionError:
+                raise Violation(f"a migration does not end on {node.name}: "
+                                f"{self._migrations(node)[0]}") from None
+
+    def _expect_daemons(self):
+        """Those that were killed have been started again: one that is not there ended by itself."""
+        for node in self.nodes:
+            if node.daemon_pid is None:
+                raise Violation(f"droverd on {node.name} has ended by itself")
 
     def _owner(self):
         _, info = self.nodes[SOURCE].api("GET", f"/v1/vms/{self.guest.name}")
@@ -335,7 +349,7 @@ class FaultLab:
             except AssertionError:
                 raise Violation(f"left on {node.name}: {leftovers(node, pids)}") from None
             _, answer = node.api("GET", "/v1/tasks")
-            tasks = [t for t in answer["tasks"] if t["state"] in ("waiting", "running")]
+            tasks = [t for t in answer["tasks"] if t["state"] in ("queued", "waiting", "running")]
             if tasks:
                 raise Violation(f"tasks in progress on {node.name}: {tasks}")
         temporary = list((self.lab.pool / "vms" / self.guest.name).glob(".tmp*"))

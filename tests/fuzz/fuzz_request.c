@@ -83,6 +83,10 @@ static const struct server_route routes[] = {
 
 static void clean(void)
 {
+	char lock[sizeof(address.sun_path) + 8];
+
+	snprintf(lock, sizeof(lock), "%s.lock", address.sun_path);
+	unlink(lock);
 	unlink(address.sun_path);
 	rmdir(directory);
 }

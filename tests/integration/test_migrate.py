@@ -315,7 +315,10 @@ def test_a_lane_that_fails_when_it_was_made_again_ends_the_move(nodes, guest, nu
     wait_rounds(node1, guest)
     link = ["ip", "-n", node1.namespace, "link", "set", "mig0"]
     subprocess.run([*link, "down"], check=True)
-    time.sleep(12)  # longer than a silent lane is believed in
+    lanes = ["ss", "-tnH", "state", "established",
+             "( dport >= :7800 and dport <= :7899 ) or ( sport >= :7800 and sport <= :7899 )"]
+    for node in nodes:  # a silent lane is believed in for a while
+        wait_for(lambda node=node: not node.run(*lanes).stdout, f"{node.name}'s giving it up")
     subprocess.run([*link, "up"], check=True)
     out, _ = move.communicate(timeout=90)
     restart_with_fault(nodes[number], "")

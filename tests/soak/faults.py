@@ -120,19 +120,17 @@ class Faults(threading.Thread):
 
     # --- the kinds ---
 
-    def kill_droverd(self, node, draw):
-        away_s = draw.uniform(0.5, 5)
-        self._say("droverd killed", f"droverd on {node.name} is killed for {away_s:.1f} s")
-        self._end_droverd(node, signal.SIGKILL)
+    def _take_away(self, node, number, how, away_s):
+        self._say(f"droverd {how}", f"droverd on {node.name} is {how} for {away_s:.1f} s")
+        self._end_droverd(node, number)
         self._hold(away_s)
         self._start_droverd(node)
 
+    def kill_droverd(self, node, draw):
+        self._take_away(node, signal.SIGKILL, "killed", draw.uniform(0.5, 5))
+
     def stop_droverd(self, node, draw):
-        away_s = draw.uniform(0.1, 5)
-        self._say("droverd stopped", f"droverd on {node.name} is stopped for {away_s:.1f} s")
-        self._end_droverd(node, signal.SIGTERM)
-        self._hold(away_s)
-        self._start_droverd(node)
+        self._take_away(node, signal.SIGTERM, "stopped", draw.uniform(0.1, 5))
 
     def kill_wire(self, node, draw):
         """Waits a while for one, for a move is not always in progress."""

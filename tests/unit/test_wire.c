@@ -1,3 +1,4 @@
+#include "base/pass_fd.h"
 #include "base/clock.h"
 #include "wire/chunk.h"
 #include "wire/endpoint.h"
@@ -338,20 +339,7 @@ static void test_generated_stream_is_as_documented(void **state)
 
 static void pass(int to, int fd)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
-			     .cmsg_level = SOL_SOCKET,
-			     .cmsg_type = SCM_RIGHTS}};
-	struct iovec part = {.iov_base = "", .iov_len = 1};
-	struct msghdr message = {.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-
-	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-	assert_int_equal(sendmsg(to, &message, MSG_NOSIGNAL), 1);
+	assert_int_equal(pass_fd_send(to, fd), 0);
 }
 
 static void open_passed(struct endpoint *e, int *giver)
