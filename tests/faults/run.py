@@ -111,6 +111,8 @@ def main():
     options = parser.parse_args()
     wanted = [cell for cell in (cells.core_cells() if options.core else cells.all_cells())
               if re.search(options.only, str(cell))]
+    if not wanted:
+        sys.exit(f"tests/faults/run.py: no cell has {options.only!r} in its name; --list shows them")
     if options.list:
         print(*wanted, sep="\n")
         return 0
