@@ -349,7 +349,8 @@ int source_pass_cancel(struct migration *m, enum migrate_step step, struct error
 }
 
 /* Whose the VM is by the destination's own word (handover, abort). Why it is not theirs becomes
- * *err: that is nearer to the cause than what was seen here. */
+ * *err: that is nearer to the cause than what was seen here, but where it only tells that we have
+ * claimed the VM back. */
 enum verdict source_take_word(const json_t *answer, struct error **err)
 {
 	const char *state = json_get_string(answer, "state", NULL);
@@ -361,7 +362,8 @@ enum verdict source_take_word(const json_t *answer, struct error **err)
 		return THEIRS;
 	if (!state || strcmp(state, "ended"))
 		return UNKNOWN;
-	if (json_to_error(reason, &why) < 0 && why->kind != ERROR_CANCELLED) {
+	if (json_to_error(reason, &why) < 0 && why->kind != ERROR_CANCELLED &&
+		why->kind != ERROR_NOT_OWNER) {
 		error_free(err);
 		*err = why;
 	} else {

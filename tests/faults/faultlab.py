@@ -309,6 +309,8 @@ class FaultLab:
         said = re.search(r"and runs on (node\d)|it runs on (node\d)", out)
         if said and not killed and (said.group(1) or said.group(2)) != where:
             raise Violation(f"it was said to run on {said.group(0)}, and is on {where}: {out}")
+        if "cannot be claimed" in out:
+            raise Violation(f"what was said is no reason: {out}")
         newest = self._migrations(self.nodes[SOURCE])
         if cell.point == "migrate.src.before_journal" or not newest or killed:
             return
