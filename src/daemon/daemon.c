@@ -1,6 +1,7 @@
 #include "daemon/daemon.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/indexer.h"
@@ -9,7 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Worth a line in the log: neither a node without a cluster nor one that is just starting. */
@@ -87,12 +87,10 @@ static void look_at_owners(struct daemon *daemon)
 	migrations_end_expected(m->migrations);
 }
 
-/* Waits on `changed`, with the lock held, at most until `until`; false when that has passed. */
+/* Waits on `changed`, with the lock held, at most until `until_ms`; false when that has passed. */
 static bool wait_changed(struct daemon *daemon, int64_t until_ms)
 {
-	struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
-
-	return pthread_cond_timedwait(&daemon->changed, &daemon->lock, &until) != ETIMEDOUT;
+	return cond_wait_until(&daemon->changed, &daemon->lock, until_ms);
 }
 
 static void wait_for_next_try(struct daemon *daemon)
@@ -131,7 +129,6 @@ static void *run(void *arg)
 
 void daemon_init(struct daemon *daemon, const struct config *config, struct db *db)
 {
-	pthread_condattr_t monotonic;
 
 	*daemon = (struct daemon){.config = config, .db = db};
 	daemon->hv_settings = (struct hv_settings){.binary = config->qemu_binary,
@@ -142,10 +139,7 @@ void daemon_init(struct daemon *daemon, const struct config *config, struct db *
 		.gid = config->gid};
 	pthread_mutex_init(&daemon->lock, NULL);
 	pthread_mutex_init(&daemon->joining, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&daemon->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	cond_init(&daemon->changed);
 	error_set(&daemon->no_hv, ERROR_DAEMON, 0, "droverd is starting its hypervisor");
 	error_set(&daemon->no_cluster, ERROR_DAEMON, 0, "droverd is starting; try again");
 	error_set(&daemon->no_machine, ERROR_DAEMON, 0, "droverd is starting; try again");

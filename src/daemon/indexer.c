@@ -1,6 +1,7 @@
 #include "daemon/indexer.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -237,16 +238,12 @@ static void *run(void *arg)
 struct indexer *indexer_open(const char *wire_binary)
 {
 	struct indexer *x = calloc(1, sizeof(*x));
-	pthread_condattr_t monotonic;
 
 	if (!x)
 		abort();
 	x->wire_binary = wire_binary;
 	pthread_mutex_init(&x->lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&x->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	cond_init(&x->changed);
 	if (pthread_create(&x->thread, NULL, run, x) != 0)
 		abort();
 	return x;
@@ -283,10 +280,8 @@ static void signal_jobs(const struct indexer *x, int signal)
 /* With the lock held: waits for the end of all jobs and the thread; false at the deadline. */
 static bool wait_ended(struct indexer *x, int64_t until_ms)
 {
-	struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
-
 	while (x->jobs || !x->ended)
-		if (pthread_cond_timedwait(&x->changed, &x->lock, &until) == ETIMEDOUT)
+		if (!cond_wait_until(&x->changed, &x->lock, until_ms))
 			return !x->jobs && x->ended;
 	return true;
 }

@@ -1,6 +1,7 @@
 #include "migrate/mover.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -293,7 +294,6 @@ static int start_with_files(struct mover *m, const struct mover_options *o, stru
 struct mover *mover_start(const struct mover_options *o, struct error **err)
 {
 	struct mover *m = calloc(1, sizeof(*m));
-	pthread_condattr_t attr;
 
 	if (!m)
 		abort();
@@ -309,9 +309,7 @@ struct mover *mover_start(const struct mover_options *o, struct error **err)
 		return NULL;
 	}
 	pthread_mutex_init(&m->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&m->changed, &attr);
+	cond_init(&m->changed);
 	if (pthread_create(&m->reader, NULL, read_status, m) != 0)
 		abort();
 	return m;
@@ -370,15 +368,12 @@ bool mover_reconnecting(struct mover *m)
 
 int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err)
 {
-	struct timespec until = {
-		.tv_sec = deadline_ms / 1000, .tv_nsec = deadline_ms % 1000 * 1000000};
 	unsigned bit = event_bit(event);
 	int rc = 0;
 
 	pthread_mutex_lock(&m->lock);
 	while (!(m->events & bit) && (rc = check(m, err)) == 0)
-		if (pthread_cond_timedwait(&m->changed, &m->lock, &until) == ETIMEDOUT &&
-			!(m->events & bit)) {
+		if (!cond_wait_until(&m->changed, &m->lock, deadline_ms) && !(m->events & bit)) {
 			rc = error_set(err, ERROR_TIMEOUT, 0,
 				"the lane to %s was not \"%s\" in time", m->peer, event);
 			break;

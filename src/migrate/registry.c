@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -59,7 +60,6 @@ const char *migrate_state_name(enum migrate_state state)
 struct migrations *migrations_open(const struct migrate_settings *settings, struct error **err)
 {
 	struct migrations *all = calloc(1, sizeof(*all));
-	pthread_condattr_t attr;
 
 	if (!all)
 		abort();
@@ -71,18 +71,13 @@ struct migrations *migrations_open(const struct migrate_settings *settings, stru
 	}
 	all->set = *settings;
 	pthread_mutex_init(&all->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&all->changed, &attr);
+	cond_init(&all->changed);
 	return all;
 }
 
 void migrations_wait(struct migrations *all, int64_t deadline_ms)
 {
-	struct timespec until = {
-		.tv_sec = deadline_ms / 1000, .tv_nsec = deadline_ms % 1000 * 1000000};
-
-	pthread_cond_timedwait(&all->changed, &all->lock, &until);
+	cond_wait_until(&all->changed, &all->lock, deadline_ms);
 }
 
 bool migrations_closing(struct migrations *all)

@@ -1,6 +1,7 @@
 #include "node/server_internal.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -14,23 +15,6 @@
 /* Request line and headers, and the buffer that a body is read through. */
 #define CONNECTION_MEMORY (32u << 10)
 #define THREAD_STACK (2u << 20)
-
-/* CLOCK_MONOTONIC, for a condition that was made for it. */
-static struct timespec monotonic(int64_t at_ms)
-{
-	return (struct timespec){
-		.tv_sec = (time_t)(at_ms / 1000), .tv_nsec = (long)(at_ms % 1000) * 1000000};
-}
-
-static void init_condition(pthread_cond_t *condition)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(condition, &attr);
-	pthread_condattr_destroy(&attr);
-}
 
 void server_set_deadline(struct connection *connection, int after_ms)
 {
@@ -85,13 +69,10 @@ static void *watch(void *arg)
 	pthread_mutex_lock(&server->lock);
 	while (!server->closing) {
 		server->next_deadline_ms = cut_off(server);
-		if (server->next_deadline_ms == INT64_MAX) {
+		if (server->next_deadline_ms == INT64_MAX)
 			pthread_cond_wait(&server->changed, &server->lock);
-		} else {
-			struct timespec at = monotonic(server->next_deadline_ms);
-
-			pthread_cond_timedwait(&server->changed, &server->lock, &at);
-		}
+		else
+			cond_wait_until(&server->changed, &server->lock, server->next_deadline_ms);
 	}
 	pthread_mutex_unlock(&server->lock);
 	return NULL;
@@ -222,7 +203,7 @@ static struct server *new_server(const struct server_options *options)
 	server->local = options->socket_path != NULL;
 	server->listen_fd = server->lock_fd = -1;
 	pthread_mutex_init(&server->lock, NULL);
-	init_condition(&server->changed);
+	cond_init(&server->changed);
 	return server;
 }
 
@@ -260,7 +241,7 @@ int server_port(const struct server *server)
 
 int server_stop(struct server *server, int limit_ms)
 {
-	struct timespec until = monotonic(clock_ms() + limit_ms);
+	int64_t until_ms = clock_ms() + limit_ms;
 	int active;
 
 	if (!server)
@@ -270,8 +251,7 @@ int server_stop(struct server *server, int limit_ms)
 	shutdown(server->listen_fd, SHUT_RDWR);
 	pthread_mutex_lock(&server->lock);
 	server->stopping = true;
-	while (server->active > 0 &&
-		pthread_cond_timedwait(&server->changed, &server->lock, &until) == 0)
+	while (server->active > 0 && cond_wait_until(&server->changed, &server->lock, until_ms))
 		;
 	active = server->active;
 	pthread_mutex_unlock(&server->lock);

@@ -1,6 +1,7 @@
 #include "task/internal.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
 
@@ -73,8 +74,6 @@ static ssize_t read_log(const struct task_queue *q, int64_t id, int64_t offset, 
 static int wait_for_output(struct task_queue *q, int64_t id, int64_t offset, int64_t deadline_ms,
 	bool *ended, struct error **err)
 {
-	struct timespec ts = {
-		.tv_sec = deadline_ms / 1000, .tv_nsec = deadline_ms % 1000 * 1000000};
 	cleanup_free char *path = task_log_path(q, id);
 	struct stat st;
 
@@ -90,7 +89,7 @@ static int wait_for_output(struct task_queue *q, int64_t id, int64_t offset, int
 			pthread_mutex_unlock(&q->lock);
 			return task ? 0 : -1;
 		}
-		pthread_cond_timedwait(&q->changed, &q->lock, &ts);
+		cond_wait_until(&q->changed, &q->lock, deadline_ms);
 	}
 }
 

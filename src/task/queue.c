@@ -1,6 +1,7 @@
 #include "task/internal.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -108,7 +109,6 @@ struct task_queue *task_queue_open(struct db *db, const char *drover, const char
 	const char *log_dir, struct error **err)
 {
 	struct task_queue *q = calloc(1, sizeof(*q));
-	pthread_condattr_t monotonic;
 	int errnum;
 
 	if (!q)
@@ -118,10 +118,7 @@ struct task_queue *task_queue_open(struct db *db, const char *drover, const char
 	q->log_dir = fs_format("%s", log_dir);
 	pthread_mutex_init(&q->lock, NULL);
 	pthread_cond_init(&q->work, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&q->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	cond_init(&q->changed);
 	make_env(q, socket_path);
 	if (fs_mkdirs(log_dir, 0700, err) < 0 || interrupt_left_over(db, err) < 0) {
 		free_queue(q);
