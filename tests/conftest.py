@@ -17,7 +17,7 @@ _outcome = {}
 
 # Modules of slow tests, each with its own VM: shared out so many at a time. Longest first.
 PARTS = {"test_postcopy": 4, "test_migrate": 7, "test_wire_cut": 6, "test_races": 6,
-         "test_recover": 4}
+         "test_recover": 4, "test_hang": 3}
 
 
 def _group(item, number):

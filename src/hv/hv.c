@@ -10,6 +10,7 @@ const char *hv_state_name(enum hv_state state)
 		[HV_MIGRATED] = "migrated",
 		[HV_OFF] = "off",
 		[HV_FAILED] = "failed",
+		[HV_SILENT] = "silent",
 		[HV_GONE] = "gone",
 	};
 

@@ -76,7 +76,8 @@ struct hv_start {
  */
 struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct error **err);
 /* Finds a running one again; ERROR_NOT_RUNNING when there is none (and its leftovers are removed).
- */
+ * One that lives and does not answer within 5 s is HV_SILENT until it does: what is asked
+ * of it fails with ERROR_TIMEOUT, and hv_vm_end ends it like any other. */
 struct hv_vm *hv_vm_attach(struct hv *hv, const char *run_dir, struct error **err);
 /* Frees the handle; the process goes on. */
 void hv_vm_close(struct hv_vm *vm);
@@ -91,6 +92,7 @@ enum hv_state {
 	HV_MIGRATED, /* its state has gone out; paused for good unless resumed */
 	HV_OFF,      /* the guest has powered off; the process is still there */
 	HV_FAILED,   /* internal error, I/O error */
+	HV_SILENT,   /* found again, and has not answered since: it hangs, or is very slow */
 	HV_GONE      /* the process has ended */
 };
 const char *hv_state_name(enum hv_state state);
@@ -102,9 +104,11 @@ int hv_vm_resume(struct hv_vm *vm, struct error **err);
 int hv_vm_pause(struct hv_vm *vm, struct error **err);
 /* Presses the power button (ACPI). */
 int hv_vm_powerdown(struct hv_vm *vm, struct error **err);
-/* Ends the process: asks it to quit, kills it at the deadline. Its leftovers in run_dir are
- * removed. Returns when it has ended. */
+/* Ends the process: asks it to quit, kills it at the deadline (at once when it is silent). Its
+ * leftovers in run_dir are removed. Returns when it has ended. */
 int hv_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+/* Whether it lives and answers nothing within HV_ANSWER_MS. */
+bool hv_vm_hangs(struct hv_vm *vm);
 /* Waits until the guest has powered off or the process has ended; false at the deadline. */
 bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms);
 /* Tells the network where the guest is now (gratuitous ARP/RARP). */

@@ -333,6 +333,26 @@ static bool never_ran(const struct migration *m)
 	return state == HV_PAUSED || state == HV_INCOMING;
 }
 
+/* Goes on with a copy that has been claimed, or that may be the VM since a switch to post-copy;
+ * false when it is neither. */
+static bool recover_copy(struct migration *m, const struct pool_owner *now)
+{
+	struct error *e = NULL;
+	int rc;
+
+	if (!m->claimed && (!m->options.postcopy || now->epoch != m->epoch))
+		return false;
+	rc = dest_wait_answer(m, &e);
+	if (rc == 0 && !may_be_switched(m) && !m->claimed)
+		return false;
+	if (rc == 0)
+		m->may_have_run = m->claimed && !never_ran(m);
+	if (rc == 0)
+		rc = m->claimed ? dest_run_here(m, &e) : take_over(m, &e);
+	end_receiving(m, rc, e);
+	return true;
+}
+
 /* Only what the pool says we have claimed is ours; all else is ended. */
 void dest_recover(struct migration *m)
 {
@@ -340,7 +360,6 @@ void dest_recover(struct migration *m)
 	cleanup_error struct error *gone = NULL;
 	struct error *e = NULL;
 	struct pool_owner now;
-	int rc;
 
 	fault_point("migrate.dst.before_recover", NULL);
 	m->vm = migration_take_again(m, &gone);
@@ -361,16 +380,11 @@ void dest_recover(struct migration *m)
 	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
 	/* Of an owner whose hypervisor is gone the VM has been released by now. */
 	m->uncertain = m->step == STEP_CLAIM && !m->claimed && now.epoch != m->epoch;
-	if (m->vm && m->claimed)
-		m->may_have_run = !never_ran(m);
 	pthread_mutex_lock(&m->all->lock);
 	m->state = MIGRATE_RUNNING;
 	pthread_mutex_unlock(&m->all->lock);
-	if (m->vm && ((may_be_switched(m) && now.epoch == m->epoch) || m->claimed)) {
-		rc = m->claimed ? dest_run_here(m, &e) : take_over(m, &e);
-		end_receiving(m, rc, e);
+	if (m->vm && recover_copy(m, &now))
 		return;
-	}
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration from %s", set->node, m->peer);
 	if (m->vm && !strcmp(now.node, set->node))

@@ -15,5 +15,9 @@ void dest_publish(struct migration *m, int port, bool ready);
  * has been given back to the source, or up where the guest may have run, and its copy here ended;
  * ERROR_UNDECIDED: droverd stops, and the next one goes on. */
 int dest_run_here(struct migration *m, struct error **err);
+/* After a restart: waits until a hypervisor that is silent (HV_SILENT) answers, or has ended. Fails
+ * when it is given up meanwhile, by a user or because the source's part has failed; then what has
+ * been claimed has been given up as by dest_run_here. ERROR_UNDECIDED: droverd stops. */
+int dest_wait_answer(struct migration *m, struct error **err);
 
 #endif

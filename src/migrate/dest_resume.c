@@ -5,12 +5,66 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/json.h"
 #include "base/log.h"
 
 #include <string.h>
 
 #define LOOK_MS 200
 #define RETRY_MS 2000
+/* The source, asked whether it goes on, and how often. */
+#define ASK_MS 3000
+#define ASK_AGAIN_MS 5000
+
+/* Whether the source, by what it says of its side, has served pages in post-copy. */
+static bool has_served(const json_t *said)
+{
+	const char *step = json_get_string(said, "step", NULL);
+	int64_t served_ms = 0;
+
+	json_opt_int(
+		json_object_get(said, "report"), "postcopy_ms", 0, INT64_MAX, 0, &served_ms, NULL);
+	return served_ms > 0 || (step && !strcmp(step, migrate_step_name(STEP_POSTCOPY)));
+}
+
+/* Whether the source's part in a post-copy has failed, by its own word: no page will come any more.
+ */
+static bool source_has_failed(struct migration *m)
+{
+	cleanup_free char *path = fs_format("/v1/migrations/%s", m->id);
+	cleanup_json json_t *answer = NULL;
+	const char *side, *state;
+
+	if (clock_ms() - m->asked_ms < ASK_AGAIN_MS)
+		return false;
+	m->asked_ms = clock_ms();
+	if (node_call(m->all->set.peers, m->peer, "GET", path, NULL, ASK_MS, &answer, NULL) < 0)
+		return false;
+	side = json_get_string(answer, "side", NULL);
+	state = json_get_string(answer, "state", NULL);
+	return side && state && !strcmp(side, "source") && !strcmp(state, "failed") &&
+	       (migration_in_postcopy(m) || has_served(answer));
+}
+
+/* The hypervisor answers nothing, as where its guest waits for a page: it can be given up, and is
+ * when the source has lost the pages. */
+static int check_hang(struct migration *m, struct error **err)
+{
+	bool over;
+
+	pthread_mutex_lock(&m->all->lock);
+	m->stuck = true;
+	over = m->cancel || (m->abort && !m->claimed);
+	pthread_mutex_unlock(&m->all->lock);
+	if (!over && !(m->options.postcopy && source_has_failed(m)))
+		return 0;
+	if (!m->options.postcopy)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"its hypervisor on %s hung, and was given up", m->all->set.node);
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"its hypervisor on %s hung without some pages of its memory, which %s %s",
+		m->all->set.node, m->peer, over ? "has not sent" : "has lost");
+}
 
 /* Whether an order that was answered with `e` has been carried out all the same: the guest runs, or
  * has run and powered off or failed. */
@@ -29,6 +83,7 @@ static int let_run(struct migration *m, struct error **err)
 	for (;;) {
 		struct error *e = NULL;
 		enum hv_state state = hv_vm_state(vm_hv(m->vm));
+		bool hangs;
 
 		if (state == HV_GONE)
 			return error_set(err, ERROR_NOT_RUNNING, 0,
@@ -50,7 +105,10 @@ static int let_run(struct migration *m, struct error **err)
 				return error_move(err, e);
 		}
 		log_warning("%s was told to run and does not: %s", m->vm_name, e->message);
+		hangs = e->kind == ERROR_TIMEOUT && migration_in_postcopy(m);
 		error_free(&e);
+		if (hangs && check_hang(m, err) < 0)
+			return -1;
 		if (!migrations_pause(m->all, RETRY_MS))
 			return error_set(
 				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
@@ -151,10 +209,10 @@ static int note_interruption(struct migration *m, struct error **err)
 	pthread_mutex_lock(&m->all->lock);
 	stuck = m->stuck;
 	m->stuck = m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
-	over = m->stuck && (m->cancel || m->abort);
+	over = m->cancel || m->abort;
 	renew = m->recover;
 	pthread_mutex_unlock(&m->all->lock);
-	if (over)
+	if (m->stuck && (over || source_has_failed(m)))
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s runs on %s without some pages of its memory, which %s has lost; stop "
 			"it "
@@ -214,4 +272,31 @@ int dest_run_here(struct migration *m, struct error **err)
 	if ((*err)->kind != ERROR_UNDECIDED)
 		give_up(m, err);
 	return -1;
+}
+
+int dest_wait_answer(struct migration *m, struct error **err)
+{
+	const char *node = m->all->set.node;
+	bool said = false;
+	int rc = 0;
+
+	while (rc == 0 && hv_vm_state(vm_hv(m->vm)) == HV_SILENT) {
+		if (!said)
+			log_error("%s: its hypervisor on %s does not answer; `drover migration "
+				  "cancel %s --node %s` gives its copy there up",
+				m->vm_name, node, m->id, node);
+		said = true;
+		rc = check_hang(m, err);
+		migration_event(m, "interrupted", NULL);
+		if (rc == 0 && !migrations_pause(m->all, RETRY_MS))
+			rc = error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", node);
+	}
+	pthread_mutex_lock(&m->all->lock);
+	m->stuck = false;
+	pthread_mutex_unlock(&m->all->lock);
+	if (rc < 0 && m->claimed && (*err)->kind != ERROR_UNDECIDED) {
+		m->may_have_run = true;
+		give_up(m, err);
+	}
+	return rc;
 }

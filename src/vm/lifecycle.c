@@ -7,12 +7,14 @@
 #include "pool/image.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define END_MS 5000
+#define NOTICE_MS 30000
 
 static void free_paths(char **paths)
 {
@@ -278,15 +280,60 @@ int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **er
 	return 0;
 }
 
+/* Who works on a VM notices within this time that its hypervisor is gone, and leaves off. */
+static int wait_left_off(struct vms *vms, const struct vm *vm, struct error **err)
+{
+	struct pool_owner owner;
+
+	if (!vm_wait_unlisted(vm, clock_ms() + NOTICE_MS))
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"the hypervisor of %s hung and has been killed, and it is still %s on %s",
+			vm->name, vm->operation, vms->node);
+	if (vms_where(vms, vm->name, &owner, err) < 0)
+		return -1;
+	if (*owner.node && strcmp(owner.node, vms->node))
+		return error_set(err, ERROR_NOT_OWNER, 0,
+			"the hypervisor of %s on %s hung and has been killed; it is on %s now",
+			vm->name, vms->node, owner.node);
+	return 0;
+}
+
+/* The VM is busy, maybe for ever, because what works on it waits for a hypervisor that hangs. Takes
+ * `busy` over, which is the error when it does not hang. */
+static int stop_hung(struct vms *vms, const char *name, struct error *busy, struct error **err)
+{
+	struct vm *vm = vms_find(vms, name);
+	bool hangs = vm && hv_vm_hangs(vm->hv);
+	int rc;
+
+	if (hangs) {
+		log_warning("%s is to be stopped at once, and hangs: killing process %d", name,
+			(int)hv_vm_process(vm->hv)->pid);
+		process_signal(hv_vm_process(vm->hv), SIGKILL);
+		error_free(&busy);
+		rc = wait_left_off(vms, vm, err);
+	} else {
+		rc = error_move(err, busy);
+	}
+	if (vm)
+		vm_unref(vm);
+	return rc;
+}
+
 int vms_stop(
 	struct vms *vms, const char *name, int64_t timeout_ms, bool *forced, struct error **err)
 {
-	struct vm *vm = vms_take(vms, name, "being stopped", err);
+	struct error *e = NULL;
+	struct vm *vm = vms_take(vms, name, "being stopped", &e);
 	bool off = false;
 	int rc;
 
+	if (forced)
+		*forced = true;
+	if (!vm && e->kind == ERROR_BUSY && timeout_ms == 0)
+		return stop_hung(vms, name, e, err);
 	if (!vm)
-		return -1;
+		return error_move(err, e);
 	if (timeout_ms > 0 && hv_vm_powerdown(vm->hv, NULL) == 0)
 		off = hv_vm_wait_off(vm->hv, clock_ms() + timeout_ms);
 	if (forced)

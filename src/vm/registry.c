@@ -1,6 +1,7 @@
 #include "vm/internal.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "host/host.h"
 
@@ -31,7 +32,7 @@ struct vms *vms_open(const struct pool *pool, struct hv *hv, const char *node, c
 	vms->node = node;
 	vms->run_dir = fs_format("%s", run_dir);
 	pthread_mutex_init(&vms->lock, NULL);
-	pthread_cond_init(&vms->changed, NULL);
+	cond_init(&vms->changed);
 	return vms;
 }
 
@@ -106,6 +107,19 @@ struct vm *vms_find(struct vms *vms, const char *name)
 		vm->refs++;
 	pthread_mutex_unlock(&vms->lock);
 	return vm;
+}
+
+bool vm_wait_unlisted(const struct vm *vm, int64_t deadline_ms)
+{
+	struct vms *vms = vm->vms;
+	bool unlisted;
+
+	pthread_mutex_lock(&vms->lock);
+	while (vm->listed && cond_wait_until(&vms->changed, &vms->lock, deadline_ms))
+		;
+	unlisted = !vm->listed;
+	pthread_mutex_unlock(&vms->lock);
+	return unlisted;
 }
 
 struct vm *vms_reserve(struct vms *vms, const char *name, const char *operation, struct error **err)

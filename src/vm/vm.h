@@ -52,7 +52,9 @@ int vms_create(
  * the guest run. ERROR_RUNNING when it runs here already. */
 int vms_start(struct vms *vms, const char *name, struct error **err);
 /* Asks the guest by ACPI and waits, after timeout_ms (0: at once) ends the hypervisor; then
- * releases the VM. `forced` (may be NULL) says whether the guest had to be ended. */
+ * releases the VM. `forced` (may be NULL) says whether the guest had to be ended. With a timeout of
+ * 0 a hypervisor that hangs is ended also while something else (a migration) works on the VM, and
+ * waits for it: ERROR_NOT_OWNER when the VM turns out to be on another node after that. */
 int vms_stop(
 	struct vms *vms, const char *name, int64_t timeout_ms, bool *forced, struct error **err);
 /* Only VMs that run nowhere: owned by nobody, or by this node with no hypervisor. */

@@ -204,6 +204,7 @@ class Soak:
         for node, pid in vm.copies():
             ended = node.run("drover", "stop", vm.name, "--timeout", "0", check=False, timeout=120)
             if ended.returncode != 0:
+                self.record.violation(f"{vm.name} cannot be stopped: {ended.stdout}{ended.stderr}")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not vm.copies(), f"the end of {vm.name}", SETTLE_S)

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -459,6 +460,118 @@ static void test_a_silent_peer_is_a_timeout(void **state)
 	close_fd(&pair[1]);
 }
 
+/* Its socket is listened on, and nobody accepts: what a QEMU looks like that hangs. */
+struct listening {
+	char dir[64], path[80];
+	int fd;
+};
+
+static void begin_listening(struct listening *l)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	strcpy(l->dir, "/tmp/drover-qmp-XXXXXX");
+	assert_non_null(mkdtemp(l->dir));
+	snprintf(l->path, sizeof(l->path), "%s/qmp.sock", l->dir);
+	strcpy(addr.sun_path, l->path);
+	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(l->fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(l->fd, 1), 0);
+}
+
+static void wake(struct listening *l, struct fake *f)
+{
+	f->fd = accept(l->fd, NULL, NULL);
+	assert_true(f->fd >= 0);
+	f->in = fdopen(dup(f->fd), "r");
+	say(f, GREETING);
+}
+
+static void end_listening(struct listening *l)
+{
+	close_fd(&l->fd);
+	unlink(l->path);
+	rmdir(l->dir);
+}
+
+static void test_a_peer_that_hangs_is_silent_until_it_answers(void **state)
+{
+	struct listening l;
+	struct fake f;
+	struct running a;
+	struct error *err = NULL;
+	struct qmp *q;
+
+	(void)state;
+	begin_listening(&l);
+	q = qmp_connect_silent(l.path, "VM web1", clock_ms() + 20, &err);
+	assert_non_null(q);
+	assert_true(qmp_silent(q));
+	assert_int_equal(qmp_run(q, "stop", NULL, clock_ms() + 20, NULL, &err), -1);
+	assert_int_equal(err->kind, ERROR_TIMEOUT);
+	error_free(&err);
+	start(&a, q, "cont");
+	wake(&l, &f);
+	answer(&f, hear(&f, "qmp_capabilities"), "{}");
+	answer(&f, hear(&f, "cont"), "{}");
+	finish(&a);
+	assert_int_equal(a.rc, 0);
+	json_decref(a.result);
+	assert_false(qmp_silent(q));
+	hang_up(&f);
+	qmp_close(q);
+	end_listening(&l);
+}
+
+static void test_a_peer_that_refuses_its_capabilities_is_asked_no_more(void **state)
+{
+	struct listening l;
+	struct fake f;
+	struct running a;
+	struct qmp *q;
+
+	(void)state;
+	begin_listening(&l);
+	q = qmp_connect_silent(l.path, "VM web1", clock_ms() + 20, NULL);
+	start(&a, q, "cont");
+	wake(&l, &f);
+	cleanup_free char *line = fs_format("{\"error\": {\"desc\": \"no\"}, \"id\": %lld}\n",
+		(long long)hear(&f, "qmp_capabilities"));
+	say(&f, line);
+	finish(&a);
+	assert_int_equal(a.err->kind, ERROR_HYPERVISOR);
+	error_free(&a.err);
+	hang_up(&f);
+	qmp_close(q);
+	end_listening(&l);
+}
+
+/* What it answers to an earlier connection's command comes to this one. */
+static void test_an_answer_to_an_earlier_connection_is_nobodys(void **state)
+{
+	struct fake first, second;
+	struct qmp *q = begin(&first), *again;
+	struct running a, b;
+	json_int_t before;
+
+	(void)state;
+	start(&a, q, "stop");
+	before = hear(&first, "stop");
+	again = begin(&second);
+	start(&b, again, "cont");
+	answer(&second, before, "{\"late\": 1}");
+	answer(&second, hear(&second, "cont"), "{}");
+	finish(&b);
+	assert_int_equal(json_object_size(b.result), 0);
+	json_decref(b.result);
+	hang_up(&first);
+	finish(&a);
+	error_free(&a.err);
+	hang_up(&second);
+	qmp_close(q);
+	qmp_close(again);
+}
+
 /* Reads nothing, so that commands pile up in the socket until it is full. */
 static void test_a_peer_that_reads_nothing_does_not_block_for_ever(void **state)
 {
@@ -498,6 +611,9 @@ int main(void)
 		cmocka_unit_test(test_few_commands_are_sent_before_they_are_answered),
 		cmocka_unit_test(test_nobody_there_is_not_running),
 		cmocka_unit_test(test_a_silent_peer_is_a_timeout),
+		cmocka_unit_test(test_a_peer_that_hangs_is_silent_until_it_answers),
+		cmocka_unit_test(test_a_peer_that_refuses_its_capabilities_is_asked_no_more),
+		cmocka_unit_test(test_an_answer_to_an_earlier_connection_is_nobodys),
 		cmocka_unit_test(test_a_peer_that_reads_nothing_does_not_block_for_ever),
 	};
 

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -19,6 +20,8 @@
 #define READ_BYTES (64u << 10)
 /* QEMU reads nothing more, commands out of band neither, when it has 8 in band to answer. */
 #define IN_BAND_MAX 4
+/* The reader sends qmp_capabilities. */
+#define AGREEMENT_MS 10000
 
 /* A command that waits for its answer; lives on its caller's stack. */
 struct command {
@@ -37,11 +40,16 @@ struct qmp {
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
 	bool greeted;
-	bool oob; /* QEMU offers commands out of band */
+	bool agreed; /* on capabilities: before that QEMU takes no other command */
+	bool oob;    /* QEMU offers commands out of band */
 	bool ended;
 	struct error *end_error; /* why, when it was not QEMU that closed */
-	json_int_t last_id;      /* of commands in band; those out of band have it with a minus */
-	int in_band; /* sent, and not answered: also those that nobody waits for any more */
+	/* QEMU gives an answer that comes late to whoever is connected by then. So ids begin with
+	 * the time in microseconds, which is later than all that an earlier connection has had;
+	 * first_id is that of qmp_capabilities. */
+	json_int_t first_id;
+	json_int_t last_id; /* of commands in band; those out of band have it with a minus */
+	int in_band;        /* sent, and not answered: also those that nobody waits for any more */
 	struct command *waiting;
 	struct qmp_event events[QMP_EVENTS_KEPT]; /* event n is at n % QMP_EVENTS_KEPT */
 	uint64_t event_seq;
@@ -80,17 +88,24 @@ static void keep_event(struct qmp *q, json_t *message, const char *name, size_t 
 		e->data = json_incref(json_object_get(message, "data"));
 }
 
-static void keep_answer(struct qmp *q, json_t *message)
+static int keep_answer(struct qmp *q, json_t *message, struct error **err)
 {
 	const json_t *id = json_object_get(message, "id");
 	struct command *c = q->waiting;
 
+	if (json_integer_value(id) == q->first_id) {
+		q->agreed = json_object_get(message, "return") != NULL;
+		return q->agreed ? 0
+				 : error_set(err, ERROR_HYPERVISOR, 0,
+					   "it refuses its own capabilities");
+	}
 	if (json_integer_value(id) > 0 && q->in_band > 0)
 		q->in_band--;
 	while (c && (!json_is_integer(id) || c->id != json_integer_value(id)))
 		c = c->next;
 	if (c && !c->answer)
 		c->answer = json_incref(message);
+	return 0;
 }
 
 static void keep_greeting(struct qmp *q, const json_t *greeting)
@@ -107,27 +122,83 @@ static void keep_greeting(struct qmp *q, const json_t *greeting)
 	}
 }
 
+/* Errors here end the connection: after a part of a line nothing else can be sent. */
+static int send_line(
+	struct qmp *q, const char *text, size_t len, int64_t deadline_ms, struct error **err)
+{
+	while (len > 0) {
+		ssize_t n = send(q->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
+
+		if (n > 0) {
+			text += n;
+			len -= (size_t)n;
+		} else if (n < 0 && errno == EAGAIN) {
+			if (poll(&p, 1, clock_left_ms(deadline_ms)) == 0)
+				return error_set(err, ERROR_HYPERVISOR, 0,
+					"%s: its QEMU hangs: it does not read its control socket",
+					q->who);
+		} else if (n < 0 && errno != EINTR) {
+			return error_set(
+				err, ERROR_NOT_RUNNING, 0, "%s: its QEMU has ended", q->who);
+		}
+	}
+	return 0;
+}
+
+static int send_command(struct qmp *q, const char *command, json_t *arguments, json_int_t id,
+	int64_t deadline_ms, struct error **err)
+{
+	cleanup_json json_t *message = json_pack("{s:s, s:o*, s:I}",
+		id < 0 ? "exec-oob" : "execute", command, "arguments", arguments, "id", id);
+	cleanup_free char *text = message ? json_text(message) : NULL;
+	cleanup_free char *line = text ? fs_format("%s\n", text) : NULL;
+	struct error *why = NULL;
+
+	if (!line)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s: the arguments of QMP command %s are not text", q->who, command);
+	pthread_mutex_lock(&q->write_lock);
+	if (send_line(q, line, strlen(line), deadline_ms, &why) < 0)
+		end(q, why);
+	pthread_mutex_unlock(&q->write_lock);
+	return 0;
+}
+
+/* Answers the greeting. A QEMU whose main thread hangs answers this when it hangs no more. */
+static int agree(struct qmp *q, struct error **err)
+{
+	json_t *arguments = q->oob ? json_pack("{s:[s]}", "enable", "oob") : NULL;
+
+	return send_command(
+		q, "qmp_capabilities", arguments, q->first_id, clock_ms() + AGREEMENT_MS, err);
+}
+
 static int take_line(struct qmp *q, const char *text, size_t len, struct error **err)
 {
 	cleanup_json json_t *message = json_parse("a line", text, len, err);
 	const char *event;
+	bool greeted;
+	int rc = 0;
 
 	if (!message)
 		return -1;
 	event = json_string_value(json_object_get(message, "event"));
 	pthread_mutex_lock(&q->lock);
+	greeted = q->greeted;
 	if (event)
 		keep_event(q, message, event, len);
 	else if (json_object_get(message, "QMP"))
 		keep_greeting(q, json_object_get(message, "QMP"));
 	else
-		keep_answer(q, message);
+		rc = keep_answer(q, message, err);
+	greeted = !greeted && q->greeted;
 	/* Jansson's counting of references is not for two threads at once: what one thread gets
 	 * from here is its own. */
 	json_free(&message);
 	pthread_cond_broadcast(&q->changed);
 	pthread_mutex_unlock(&q->lock);
-	return 0;
+	return rc == 0 && greeted ? agree(q, err) : rc;
 }
 
 /* Takes all whole lines from `in`. `*looked` bytes of it are known to hold no end of line. */
@@ -190,52 +261,7 @@ static void *reader(void *arg)
 /* Waits for a change, with the lock held. False at the deadline. */
 static bool wait_change(struct qmp *q, int64_t deadline_ms)
 {
-	struct timespec until = {deadline_ms / 1000, deadline_ms % 1000 * 1000000};
-
-	return pthread_cond_timedwait(&q->changed, &q->lock, &until) == 0;
-}
-
-/* Errors here end the connection: after a part of a line nothing else can be sent. */
-static int send_line(
-	struct qmp *q, const char *text, size_t len, int64_t deadline_ms, struct error **err)
-{
-	while (len > 0) {
-		ssize_t n = send(q->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
-
-		if (n > 0) {
-			text += n;
-			len -= (size_t)n;
-		} else if (n < 0 && errno == EAGAIN) {
-			if (poll(&p, 1, clock_left_ms(deadline_ms)) == 0)
-				return error_set(err, ERROR_HYPERVISOR, 0,
-					"%s: its QEMU hangs: it does not read its control socket",
-					q->who);
-		} else if (n < 0 && errno != EINTR) {
-			return error_set(
-				err, ERROR_NOT_RUNNING, 0, "%s: its QEMU has ended", q->who);
-		}
-	}
-	return 0;
-}
-
-static int send_command(struct qmp *q, const char *command, json_t *arguments, json_int_t id,
-	int64_t deadline_ms, struct error **err)
-{
-	cleanup_json json_t *message = json_pack("{s:s, s:o*, s:I}",
-		id < 0 ? "exec-oob" : "execute", command, "arguments", arguments, "id", id);
-	cleanup_free char *text = message ? json_text(message) : NULL;
-	cleanup_free char *line = text ? fs_format("%s\n", text) : NULL;
-	struct error *why = NULL;
-
-	if (!line)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s: the arguments of QMP command %s are not text", q->who, command);
-	pthread_mutex_lock(&q->write_lock);
-	if (send_line(q, line, strlen(line), deadline_ms, &why) < 0)
-		end(q, why);
-	pthread_mutex_unlock(&q->write_lock);
-	return 0;
+	return cond_wait_until(&q->changed, &q->lock, deadline_ms);
 }
 
 static int read_answer(
@@ -269,6 +295,12 @@ static int not_answered(struct qmp *q, const char *command, struct error **err)
 		err, ERROR_TIMEOUT, 0, "%s: QEMU has not answered %s in time", q->who, command);
 }
 
+/* Whether a command may be sent now; with the lock held. */
+static bool has_turn(const struct qmp *q, bool oob)
+{
+	return q->ended || (q->agreed && (oob || q->in_band < IN_BAND_MAX));
+}
+
 /* Gives the command an id, and its turn. */
 static int enlist(struct qmp *q, struct command *c, bool oob, const char *name, int64_t deadline_ms,
 	struct error **err)
@@ -276,9 +308,9 @@ static int enlist(struct qmp *q, struct command *c, bool oob, const char *name, 
 	int rc = 0;
 
 	pthread_mutex_lock(&q->lock);
-	while (!oob && q->in_band >= IN_BAND_MAX && !q->ended && wait_change(q, deadline_ms))
+	while (!has_turn(q, oob) && wait_change(q, deadline_ms))
 		;
-	if (!oob && q->in_band >= IN_BAND_MAX && !q->ended)
+	if (!has_turn(q, oob))
 		rc = not_answered(q, name, err);
 	if (rc == 0) {
 		q->in_band += !oob;
@@ -418,77 +450,115 @@ void qmp_close(struct qmp *q)
 static struct qmp *new_qmp(int fd, const char *who)
 {
 	struct qmp *q = calloc(1, sizeof(*q));
-	pthread_condattr_t attr;
 
 	if (!q)
 		abort();
 	q->fd = fd;
+	q->first_id = q->last_id = clock_us();
 	q->who = fs_format("%s", who);
 	pthread_mutex_init(&q->write_lock, NULL);
 	pthread_mutex_init(&q->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&q->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&q->changed);
 	return q;
 }
 
-static int greet(struct qmp *q, int64_t deadline_ms, struct error **err)
+/* Waits until other commands can be sent. */
+static int wait_agreed(struct qmp *q, int64_t deadline_ms, struct error **err)
 {
-	json_t *arguments = NULL;
 	int rc = 0;
 
 	pthread_mutex_lock(&q->lock);
-	while (!q->greeted && !q->ended && wait_change(q, deadline_ms))
+	while (!q->agreed && !q->ended && wait_change(q, deadline_ms))
 		;
-	if (!q->greeted && q->ended)
+	if (q->ended)
 		rc = ended_error(q, err);
 	else if (!q->greeted)
 		rc = error_set(err, ERROR_TIMEOUT, 0,
 			"%s: QEMU does not greet on its control socket; has another program "
 			"connected to it?",
 			q->who);
+	else if (!q->agreed)
+		rc = not_answered(q, "qmp_capabilities", err);
 	pthread_mutex_unlock(&q->lock);
-	if (rc == 0 && q->oob)
-		arguments = json_pack("{s:[s]}", "enable", "oob");
-	return rc < 0 ? rc : qmp_run(q, "qmp_capabilities", arguments, deadline_ms, NULL, err);
+	return rc;
 }
 
-struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err)
+static struct qmp *start(int fd, const char *who, struct error **err)
 {
 	struct qmp *q = new_qmp(fd, who);
 	int failed = pthread_create(&q->reader, NULL, reader, q);
 
 	q->reader_started = !failed;
-	if (failed)
-		error_set(err, ERROR_FAILED, failed, "cannot start a thread for %s", who);
-	if (failed || greet(q, deadline_ms, err) < 0) {
+	if (!failed)
+		return q;
+	error_set(err, ERROR_FAILED, failed, "cannot start a thread for %s", who);
+	qmp_close(q);
+	return NULL;
+}
+
+struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err)
+{
+	struct qmp *q = start(fd, who, err);
+
+	if (q && wait_agreed(q, deadline_ms, err) < 0) {
 		qmp_close(q);
 		return NULL;
 	}
 	return q;
 }
 
-struct qmp *qmp_connect(const char *path, const char *who, int64_t deadline_ms, struct error **err)
+static int connect_to(const char *path, const char *who, int64_t deadline_ms, struct error **err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int left = clock_left_ms(deadline_ms) + 1, taken;
 	struct timeval limit = {left / 1000, left % 1000 * 1000};
 
-	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path)) {
-		error_set(err, ERROR_FAILED, fd < 0 ? errno : ENAMETOOLONG,
+	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path))
+		return error_set(err, ERROR_FAILED, fd < 0 ? errno : ENAMETOOLONG,
 			"%s: cannot connect to %s", who, path);
-		return NULL;
-	}
 	strcpy(addr.sun_path, path);
 	/* A full backlog would make connect() wait for ever. */
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		error_set(err, ERROR_NOT_RUNNING, errno, "%s: no QEMU answers at %s", who, path);
-		return NULL;
-	}
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return error_set(
+			err, ERROR_NOT_RUNNING, errno, "%s: no QEMU answers at %s", who, path);
 	taken = fd;
 	fd = -1;
-	return qmp_open(taken, who, deadline_ms, err);
+	return taken;
+}
+
+struct qmp *qmp_connect(const char *path, const char *who, int64_t deadline_ms, struct error **err)
+{
+	int fd = connect_to(path, who, deadline_ms, err);
+
+	return fd < 0 ? NULL : qmp_open(fd, who, deadline_ms, err);
+}
+
+struct qmp *qmp_connect_silent(
+	const char *path, const char *who, int64_t deadline_ms, struct error **err)
+{
+	int fd = connect_to(path, who, deadline_ms, err);
+	struct qmp *q = fd < 0 ? NULL : start(fd, who, err);
+	struct error *why = NULL;
+
+	if (!q || wait_agreed(q, deadline_ms, &why) == 0)
+		return q;
+	if (why->kind == ERROR_TIMEOUT) {
+		error_free(&why);
+		return q;
+	}
+	error_move(err, why);
+	qmp_close(q);
+	return NULL;
+}
+
+bool qmp_silent(struct qmp *q)
+{
+	bool silent;
+
+	pthread_mutex_lock(&q->lock);
+	silent = !q->agreed && !q->ended;
+	pthread_mutex_unlock(&q->lock);
+	return silent;
 }

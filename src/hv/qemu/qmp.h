@@ -44,6 +44,14 @@ struct qmp_event {
 struct qmp *qmp_connect(const char *path, const char *who, int64_t deadline_ms, struct error **err);
 /* The same on a connected socket, which is taken over, also on error. */
 struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err);
+/* The same as qmp_connect to a QEMU that may hang: one that has not answered by the deadline has
+ * its connection all the same, and what agrees on capabilities is what it answers first when it
+ * hangs no more. Until then every command waits until its own deadline, and fails with
+ * ERROR_TIMEOUT. */
+struct qmp *qmp_connect_silent(
+	const char *path, const char *who, int64_t deadline_ms, struct error **err);
+/* Whether QEMU has not yet answered anything on this connection, which has not ended. */
+bool qmp_silent(struct qmp *q);
 /* Ends the connection and frees it. No other thread may be in a call. */
 void qmp_close(struct qmp *q);
 

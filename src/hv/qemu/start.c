@@ -19,6 +19,8 @@
 
 #define IDENTITY_MAX 4096
 #define END_MS 5000
+/* One that was left running has nothing else to do, or hangs. */
+#define FOUND_MS 5000
 
 /* What a start makes and a failed one takes back. */
 struct starting {
@@ -313,8 +315,11 @@ static int find_again(struct hv_vm *vm, struct error **err)
 
 	if (!process_alive(&vm->id))
 		return error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run here", vm->name);
-	vm->qmp = qmp_connect(path, vm->name, clock_ms() + HV_ANSWER_MS, err);
-	/* It lives and does not answer: that is not "does not run", or somebody starts it again. */
+	vm->qmp = qmp_connect_silent(path, vm->name, clock_ms() + FOUND_MS, err);
+	if (vm->qmp && qmp_silent(vm->qmp))
+		log_error("%s: its QEMU (process %d) lives and does not answer", vm->name,
+			(int)vm->id.pid);
+	/* It cannot be asked: that is not "does not run", or somebody starts it again. */
 	if (!vm->qmp && process_alive(&vm->id) && err && *err)
 		(*err)->kind = ERROR_HYPERVISOR;
 	return vm->qmp ? 0 : -1;

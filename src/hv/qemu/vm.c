@@ -134,6 +134,8 @@ enum hv_state hv_vm_state(struct hv_vm *vm)
 	cleanup_error struct error *why = NULL;
 	char name[QMP_NAME_MAX];
 
+	if (qmp_silent(vm->qmp))
+		return HV_SILENT;
 	if (qemu_run_state(vm, name, &why) < 0) {
 		if (why->kind == ERROR_TIMEOUT && qemu_migrates(vm))
 			return HV_PAUSED;
@@ -148,6 +150,14 @@ enum hv_state hv_vm_state(struct hv_vm *vm)
 		return states[i].state;
 	}
 	return HV_FAILED;
+}
+
+bool hv_vm_hangs(struct hv_vm *vm)
+{
+	cleanup_error struct error *why = NULL;
+
+	return qmp_silent(vm->qmp) ||
+	       (qemu_run(vm, "query-status", NULL, NULL, &why) < 0 && why->kind == ERROR_TIMEOUT);
 }
 
 /* QEMU's own words of a refused `cont`. */
@@ -218,7 +228,10 @@ bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 
 int hv_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err)
 {
-	qmp_run(vm->qmp, "quit", NULL, deadline_ms, NULL, NULL);
+	if (qmp_silent(vm->qmp))
+		process_signal(&vm->id, SIGKILL);
+	else
+		qmp_run(vm->qmp, "quit", NULL, deadline_ms, NULL, NULL);
 	if (!process_wait(&vm->id, deadline_ms, NULL)) {
 		process_signal(&vm->id, SIGKILL);
 		/* A process in an NFS call that does not end cannot be killed either. */
