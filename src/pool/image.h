@@ -68,10 +68,11 @@ void image_files_free(struct image_files *files);
 int image_backing_files(const struct pool *pool, const struct vm_def *def,
 	struct image_files *files, struct error **err);
 
-/* Calls `take` for each file that an image is based on, the nearest first. `format` NULL: as its
+/* Calls `take` for each file that an image is based on, the nearest first, and, with `data`, for
+ * the external data files of images of the chain, as they are written there. `format` NULL: as its
  * first bytes say. A file that is not there is based on nothing. What is no
  * file ("nbd:...", "json:...") is given as it is written, and is the last. */
-typedef void image_backing_fn(const char *path, void *arg);
+typedef void image_backing_fn(const char *path, bool data, void *arg);
 int image_follow_chain(const char *path, const char *format, image_backing_fn *take, void *arg,
 	struct error **err);
 

@@ -11,7 +11,8 @@
 struct place {
 	const struct pool *pool;
 	const char *allowed;
-	const char *what; /* "disk0" */
+	char what[40]; /* "disk0" */
+	int disk;
 	const char *vm;
 	struct error *error;
 };
@@ -58,9 +59,8 @@ static char *resolve(const char *path)
 	return dir && !fs_exists(path) ? fs_format("%s/%s", dir, slash + 1) : NULL;
 }
 
-static void look(const char *path, void *arg)
+static void look(const char *path, struct place *p)
 {
-	struct place *p = arg;
 	cleanup_free char *real = path[0] == '/' ? resolve(path) : NULL;
 
 	if (p->error || (real && may_be_there(p, real)))
@@ -73,9 +73,20 @@ static void look(const char *path, void *arg)
 		p->what, p->vm, real ? real : path);
 }
 
+static void look_below(const char *path, bool data, void *arg)
+{
+	struct place *p = arg;
+
+	if (p->error)
+		return;
+	snprintf(p->what, sizeof(p->what), data ? "a data file of disk%d" : "an image under disk%d",
+		p->disk);
+	look(path, p);
+}
+
 static void look_at(struct place *p, const char *what, const char *path)
 {
-	p->what = what;
+	snprintf(p->what, sizeof(p->what), "%s", what);
 	if (path)
 		look(path, p);
 }
@@ -96,10 +107,9 @@ int image_check_places(
 			break;
 		snprintf(what, sizeof(what), "disk%d", i);
 		look_at(&p, what, path);
-		snprintf(what, sizeof(what), "an image under disk%d", i);
+		p.disk = i;
 		/* What cannot be read is said when it is opened. */
-		if (!p.error)
-			image_follow_chain(path, def->disks[i].format, look, &p, NULL);
+		image_follow_chain(path, def->disks[i].format, look_below, &p, NULL);
 	}
 	return p.error ? error_move(err, p.error) : 0;
 }

@@ -20,6 +20,7 @@ static int read_backing(
 	struct stat st;
 
 	*backing = NULL;
+	*q = (struct qcow2){.is = false};
 	if (format && strcmp(format, "qcow2") != 0)
 		return 0;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -55,9 +56,12 @@ int image_follow_chain(
 				       : NULL,
 			    &q, &backing, err) < 0)
 			return -1;
+		if (q.has_data_file)
+			take(*q.data_file ? q.data_file : "(a data file without a name)", true,
+				arg);
 		if (!backing)
 			return 0;
-		take(backing, arg);
+		take(backing, false, arg);
 		free(at);
 		at = backing;
 	}
@@ -79,7 +83,7 @@ void image_files_free(struct image_files *files)
 	*files = (struct image_files){0};
 }
 
-static void collect_file(const char *path, void *arg)
+static void collect_file(const char *path, bool data, void *arg)
 {
 	struct collecting *c = arg;
 	struct image_files *f = c->files;
@@ -89,7 +93,8 @@ static void collect_file(const char *path, void *arg)
 	struct stat st;
 	bool in_pool;
 
-	if (!real || stat(real, &st) < 0 || !S_ISREG(st.st_mode))
+	/* A data file may be the disk itself, which the guest writes. */
+	if (data || !real || stat(real, &st) < 0 || !S_ISREG(st.st_mode))
 		return;
 	in_pool = !strncmp(real, c->pool_dir, len) && real[len] == '/';
 	name = in_pool ? real + len + 1 : real;
@@ -156,10 +161,11 @@ static void add_use(struct image_uses *uses, const char *user, bool backing, con
 		(struct image_use){.user = fs_format("%s", user), .backing = backing, .path = real};
 }
 
-static void add_backing(const char *path, void *arg)
+static void add_backing(const char *path, bool data, void *arg)
 {
 	struct using *u = arg;
 
+	(void)data;
 	add_use(u->uses, u->user, true, path);
 }
 

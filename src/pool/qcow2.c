@@ -15,6 +15,8 @@
 #define EXTENSIONS_MAX 64
 #define EXTENSION_END 0u
 #define EXTENSION_BACKING_FORMAT 0xe2792acau
+#define EXTENSION_DATA_FILE 0x44415441u
+#define FEATURE_DATA_FILE (1u << 2) /* of the incompatible ones */
 
 static int broken(const char *path, const char *why, struct error **err)
 {
@@ -66,6 +68,9 @@ static void read_extensions(struct reader *r, struct qcow2 *q)
 		if (type == EXTENSION_BACKING_FORMAT && len < sizeof(q->backing_format) &&
 			!memchr(data, 0, len))
 			memcpy(q->backing_format, data, len);
+		if (type == EXTENSION_DATA_FILE && len < sizeof(q->data_file) &&
+			!memchr(data, 0, len))
+			memcpy(q->data_file, data, len);
 	}
 }
 
@@ -93,7 +98,9 @@ int qcow2_read(int fd, const char *path, struct qcow2 *q, struct error **err)
 	reader_be32(&r); /* cluster bits */
 	q->virtual_size = reader_be64(&r);
 	if (version >= 3) {
-		reader_bytes(&r, 100 - 32);
+		reader_bytes(&r, 72 - 32);
+		q->has_data_file = reader_be64(&r) & FEATURE_DATA_FILE;
+		reader_bytes(&r, 100 - 80);
 		header_len = reader_be32(&r);
 	}
 	if (r.failed || header_len < HEADER_2 || header_len > (size_t)len)

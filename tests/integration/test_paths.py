@@ -73,6 +73,30 @@ def test_what_an_image_is_based_on_does_not_either(two, outside, backing):  # py
     drover(node1, "rm", "later", "--yes")
 
 
+@pytest.mark.parametrize("name", ["/run/outside", "outside", "nbd:127.0.0.1:1", ""])
+def test_a_data_file_of_an_image_does_not_either(two, outside, name):
+    """The name is written into the image as a hostile one has it."""
+    node1, _ = two.nodes
+    inside = two.pool / "images" / "data.raw"
+    inside.parent.mkdir(exist_ok=True)
+    made = two.pool / "images" / "split.qcow2"
+    inside.unlink(missing_ok=True)
+    made.unlink(missing_ok=True)
+    node1.run(f"{SHARED}/qemu/{DEFAULT_QEMU}/bin/qemu-img", "create", "-q", "-f", "qcow2", "-o",
+              f"data_file={POOL}/images/data.raw,data_file_raw=on", f"{POOL}/images/split.qcow2", "1M")
+    for file in (inside, made):
+        file.chmod(0o666)
+    drover(node1, "create", "split", "--disk", "images/split.qcow2")
+    drover(node1, "rm", "split", "--yes")
+    image = made.read_bytes()
+    old = f"{POOL}/images/data.raw".encode()
+    assert image.count(b"DATA" + len(old).to_bytes(4, "big") + old) == 1
+    made.write_bytes(image.replace(b"DATA" + len(old).to_bytes(4, "big") + old.ljust(-len(old) % 8 + len(old), b"\0"),
+                                   b"DATA" + len(name).to_bytes(4, "big") +
+                                   name.encode().ljust(-len(name) % 8 + len(name), b"\0")))
+    assert "a data file of disk0" in refused(node1, "create", "split", "--disk", "images/split.qcow2")
+
+
 def test_a_change_of_a_definition_does_not_either(two, outside):
     node1, _ = two.nodes
     drover(node1, "create", "changed", "--kernel", KERNEL)
