@@ -19,6 +19,8 @@
 #include <sys/sockio.h>
 #include <sys/stat.h>
 #include <sys/sysctl.h>
+#include <sys/ucred.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -63,6 +65,20 @@ int host_facts_read(struct host_facts *facts, struct error **err)
 						     sysctl_number("vm.stats.vm.v_laundry_count"));
 	facts->hardware_virtualization = has_vmm();
 	return 0;
+}
+
+bool host_socket_peer(int fd, pid_t *pid, uid_t *uid)
+{
+	struct xucred who;
+	socklen_t len = sizeof(who);
+
+	if (getsockopt(fd, SOL_LOCAL, LOCAL_PEERCRED, &who, &len) < 0 ||
+		who.cr_version != XUCRED_VERSION)
+		return false;
+	*uid = who.cr_uid;
+	if (pid)
+		*pid = who.cr_pid;
+	return true;
 }
 
 int host_fs_type(const char *path, char out[32], struct error **err)

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct host_facts {
 	char os[32];   /* "Linux 6.1.0" */
@@ -42,6 +43,10 @@ int host_tap_open(const char *bridge, char name[32], struct error **err);
  * the other side's kernel was ready to take: the time for which its link was in use. -1: it cannot
  * be told here. (tcpi_busy_time and tcpi_rwnd_limited of Linux, since 4.10.) */
 int64_t host_tcp_busy_us(int fd);
+
+/* Who connected to, or listens at the other end of, a connected Unix socket: as the kernel noted it
+ * then. `pid` may be NULL. False when it cannot be told. */
+bool host_socket_peer(int fd, pid_t *pid, uid_t *uid);
 
 /* User "name", "UID" or "UID:GID" of the settings; ERROR_DEFINITION. */
 int host_user(const char *user, unsigned *uid, unsigned *gid, struct error **err);

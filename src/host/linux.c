@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
@@ -140,6 +141,19 @@ static bool type_of_mount(const char *line, unsigned long long id, char out[32])
  * comparing mount points with the path would be wrong where one mount hides another. A file behind
  * a mount that this process cannot see (another root) has no line.
  */
+bool host_socket_peer(int fd, pid_t *pid, uid_t *uid)
+{
+	struct ucred who;
+	socklen_t len = sizeof(who);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0)
+		return false;
+	*uid = who.uid;
+	if (pid)
+		*pid = who.pid;
+	return true;
+}
+
 int host_fs_type(const char *path, char out[32], struct error **err)
 {
 	cleanup_free char *line = NULL;

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "host/host.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,11 +58,10 @@ int local_listen(const struct migration *m, struct error **err)
 
 static bool is_hypervisor(const struct migration *m, int fd)
 {
-	struct ucred who;
-	socklen_t len = sizeof(who);
+	pid_t pid;
+	uid_t uid;
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 &&
-	       who.pid == hv_vm_process(vm_hv(m->vm))->pid;
+	return host_socket_peer(fd, &pid, &uid) && pid == hv_vm_process(vm_hv(m->vm))->pid;
 }
 
 /* The first connection that is the hypervisor's; -1 at the deadline. One that is given up before it

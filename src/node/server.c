@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/cond.h"
 #include "base/log.h"
+#include "host/host.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -81,16 +82,14 @@ static void *watch(void *arg)
 static struct connection *add_connection(struct server *server, int fd)
 {
 	struct connection *connection = calloc(1, sizeof(*connection));
-	struct ucred who;
-	socklen_t len = sizeof(who);
 
 	if (!connection)
 		abort();
 	connection->server = server;
 	connection->fd = fd;
 	connection->uid = (uid_t)-1;
-	if (server->local && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0)
-		connection->uid = who.uid;
+	if (server->local)
+		host_socket_peer(fd, NULL, &connection->uid);
 	pthread_mutex_lock(&server->lock);
 	connection->next = server->connections;
 	if (connection->next)
