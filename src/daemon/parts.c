@@ -121,7 +121,8 @@ static struct migrations *open_migrations(
 	struct migrations *m = migrations_open(&settings, err);
 
 	if (m && migrations_recover(m, err) < 0) {
-		migrations_close(m);
+		if (migrations_close(m))
+			migrations_free(m);
 		return NULL;
 	}
 	return m;
@@ -214,6 +215,7 @@ void parts_close(struct daemon *daemon)
 
 	task_queue_close(atomic_exchange(&daemon->tasks, NULL));
 	if (m) {
+		migrations_free(m->migrations);
 		vms_close(m->vms);
 		free(m);
 	}

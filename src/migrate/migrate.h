@@ -47,6 +47,8 @@ int migrations_recover(struct migrations *m, struct error **err);
  * go on. False when a thread is still at it after some seconds: then nothing that it uses may be
  * freed. */
 bool migrations_close(struct migrations *m);
+/* After migrations_close() has returned true. */
+void migrations_free(struct migrations *m);
 
 struct migrate_options {
 	int64_t downtime_limit_ms; /* most that the guest may stand still; 0: 300 */

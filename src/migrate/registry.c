@@ -130,6 +130,19 @@ void migration_free(struct migration *m)
 	free(m);
 }
 
+void migrations_free(struct migrations *all)
+{
+	while (all->list) {
+		struct migration *m = all->list;
+
+		all->list = m->next;
+		migration_free(m);
+	}
+	pthread_cond_destroy(&all->changed);
+	pthread_mutex_destroy(&all->lock);
+	free(all);
+}
+
 /* With the lock held: forgets those that ended longest ago (they are last in the list). */
 static void forget_ended(struct migrations *all)
 {
