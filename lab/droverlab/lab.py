@@ -154,10 +154,11 @@ class Node:
         pid = int(file.read_text()) if file.exists() else 0
         return pid if pid and net.is_in(pid, self.namespace) else None
 
-    def start_daemon(self, **environment):
-        """Starts droverd and waits until it serves: all of it, where it is in a cluster."""
+    def start_daemon(self, *, under=(), **environment):
+        """Starts droverd and waits until it serves: all of it, where it is in a cluster. `under` is a
+        command that becomes it."""
         with open(self.log, "ab") as log:
-            daemon = self.popen("droverd", "--config", f"{SHARED}/drover.conf",
+            daemon = self.popen(*under, "droverd", "--config", f"{SHARED}/drover.conf",
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                 start_new_session=True, env={**os.environ, **environment})
         (self.directory / "droverd.pid").write_text(f"{daemon.pid}\n")
