@@ -158,7 +158,8 @@ static int wait_loaded(struct migration *m, struct error **err)
 		fault_point("migrate.dst.before_loaded", err) < 0)
 		return -1;
 	while (s->phase != HV_MIGRATE_COMPLETED && !migration_in_postcopy(m)) {
-		if (look_around(m, err) < 0 || (m->mover && mover_check(m->mover, err) < 0))
+		if (look_around(m, err) < 0 ||
+			(m->mover ? mover_check(m->mover, err) : dest_check_source(m, err)) < 0)
 			return -1;
 		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0)
 			return error_prefix(err, "on %s", m->all->set.node);
@@ -167,6 +168,7 @@ static int wait_loaded(struct migration *m, struct error **err)
 				"the hypervisor on %s cannot load %s: %s", m->all->set.node,
 				m->vm_name, s->failure);
 	}
+	dest_set_stuck(m, false);
 	return 0;
 }
 

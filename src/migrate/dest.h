@@ -15,6 +15,15 @@ void dest_publish(struct migration *m, int port, bool ready);
  * has been given back to the source, or up where the guest may have run, and its copy here ended;
  * ERROR_UNDECIDED: droverd stops, and the next one goes on. */
 int dest_run_here(struct migration *m, struct error **err);
+/* Whether it waits for what may never come: it can be cancelled here then. */
+void dest_set_stuck(struct migration *m, bool stuck);
+/* Whether the source's part in a post-copy has failed, by its own word: no page will come any more.
+ * It is asked every few seconds at most; false in between. */
+bool dest_source_has_failed(struct migration *m);
+/* For a stream that an earlier droverd began to receive, and of whose data mover nothing is known:
+ * fails when the source has ended the migration. A source that has not been heard for as long as a
+ * lane is made again lets it be cancelled here (m->stuck). */
+int dest_check_source(struct migration *m, struct error **err);
 /* After a restart: waits until a hypervisor that is silent (HV_SILENT) answers, or has ended. Fails
  * when it is given up meanwhile, by a user or because the source's part has failed; then what has
  * been claimed has been given up as by dest_run_here. ERROR_UNDECIDED: droverd stops. */

@@ -5,46 +5,12 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
-#include "base/json.h"
 #include "base/log.h"
 
 #include <string.h>
 
 #define LOOK_MS 200
 #define RETRY_MS 2000
-/* The source, asked whether it goes on, and how often. */
-#define ASK_MS 3000
-#define ASK_AGAIN_MS 5000
-
-/* Whether the source, by what it says of its side, has served pages in post-copy. */
-static bool has_served(const json_t *said)
-{
-	const char *step = json_get_string(said, "step", NULL);
-	int64_t served_ms = 0;
-
-	json_opt_int(
-		json_object_get(said, "report"), "postcopy_ms", 0, INT64_MAX, 0, &served_ms, NULL);
-	return served_ms > 0 || (step && !strcmp(step, migrate_step_name(STEP_POSTCOPY)));
-}
-
-/* Whether the source's part in a post-copy has failed, by its own word: no page will come any more.
- */
-static bool source_has_failed(struct migration *m)
-{
-	cleanup_free char *path = fs_format("/v1/migrations/%s", m->id);
-	cleanup_json json_t *answer = NULL;
-	const char *side, *state;
-
-	if (clock_ms() - m->asked_ms < ASK_AGAIN_MS)
-		return false;
-	m->asked_ms = clock_ms();
-	if (node_call(m->all->set.peers, m->peer, "GET", path, NULL, ASK_MS, &answer, NULL) < 0)
-		return false;
-	side = json_get_string(answer, "side", NULL);
-	state = json_get_string(answer, "state", NULL);
-	return side && state && !strcmp(side, "source") && !strcmp(state, "failed") &&
-	       (migration_in_postcopy(m) || has_served(answer));
-}
 
 /* The hypervisor answers nothing, as where its guest waits for a page: it can be given up, and is
  * when the source has lost the pages. */
@@ -56,7 +22,7 @@ static int check_hang(struct migration *m, struct error **err)
 	m->stuck = true;
 	over = m->cancel || (m->abort && !m->claimed);
 	pthread_mutex_unlock(&m->all->lock);
-	if (!over && !(m->options.postcopy && source_has_failed(m)))
+	if (!over && !(m->options.postcopy && dest_source_has_failed(m)))
 		return 0;
 	if (!m->options.postcopy)
 		return error_set(err, ERROR_HYPERVISOR, 0,
@@ -212,7 +178,7 @@ static int note_interruption(struct migration *m, struct error **err)
 	over = m->cancel || m->abort;
 	renew = m->recover;
 	pthread_mutex_unlock(&m->all->lock);
-	if (m->stuck && (over || source_has_failed(m)))
+	if (m->stuck && (over || dest_source_has_failed(m)))
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s runs on %s without some pages of its memory, which %s has lost; stop "
 			"it "
@@ -291,9 +257,7 @@ int dest_wait_answer(struct migration *m, struct error **err)
 		if (rc == 0 && !migrations_pause(m->all, RETRY_MS))
 			rc = error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", node);
 	}
-	pthread_mutex_lock(&m->all->lock);
-	m->stuck = false;
-	pthread_mutex_unlock(&m->all->lock);
+	dest_set_stuck(m, false);
 	if (rc < 0 && m->claimed && (*err)->kind != ERROR_UNDECIDED) {
 		m->may_have_run = true;
 		give_up(m, err);

@@ -61,7 +61,8 @@ struct migration {
 	int64_t started_ms;           /* wall clock */
 	/* clock_ms of the report; 0: not yet */
 	int64_t begin_ms, stream_ms, switchover_ms, paused_ms, resumed_ms, complete_ms;
-	int64_t asked_ms; /* destination: when the source was asked whether it goes on, clock_ms */
+	/* destination: when the source was asked how it stands, and when it last said, clock_ms */
+	int64_t asked_ms, heard_ms;
 	int64_t stall_ms; /* source: since when the rest has stood still, clock_ms */
 	struct hv_migrate_status last;
 	bool abandoned;        /* source: the hypervisor was made to go on, amid its migration */

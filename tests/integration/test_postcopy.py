@@ -277,6 +277,23 @@ def test_a_droverd_killed_at_a_step_leaves_one_copy(nodes, busy, fault, number, 
     assert_nothing_is_left(nodes[1 - runs_on])
 
 
+@pytest.mark.parametrize("point", ["before_ready", "before_loaded"])
+def test_a_destination_whose_source_gave_up_while_it_was_away_ends_its_copy(nodes, busy, point):
+    """The source tells nobody; the copy might be the VM, had it been switched."""
+    node1, node2 = nodes
+    restart_with_fault(node2, f"migrate.dst.{point}:kill")
+    moving = move(node1, busy, "--postcopy=1000", "--reconnect", "2")
+    wait_for(lambda: node2.daemon_pid is None, "the death of droverd", 60)
+    if point == "before_loaded":
+        os.kill(wires(node1)[0], signal.SIGKILL)
+    status, said = result_of(moving)
+    assert status != 0, said
+    node2.start_daemon()
+    wait_for(lambda: migration_of(node2, busy, "failed"), "the end of the migration", 60)
+    busy.assert_runs_only_on(node1)
+    assert_nothing_is_left(node2)
+
+
 def test_a_source_that_does_not_come_back_does_not_hold_the_guest_up(nodes, busy):
     """The word that the destination waits for does not come: it claims without, after a while."""
     node1, node2 = nodes
