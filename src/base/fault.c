@@ -20,6 +20,7 @@ static const struct {
 	{"migrate.dst.before_listen", "the destination starts its data mover"},
 	{"migrate.src.before_lane", "the source starts its data mover"},
 	{"migrate.dst.before_start", "the destination starts its hypervisor"},
+	{"migrate.dst.before_incoming", "the destination's hypervisor is told to wait"},
 	{"migrate.dst.before_ready", "the destination says that it is ready"},
 	{"migrate.src.before_stream", "the source's hypervisor starts to write its stream"},
 	{"wire.send.connected", "the sending data mover sends its first data"},

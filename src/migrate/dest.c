@@ -126,7 +126,8 @@ static int start_hypervisor(struct migration *m, struct error **err)
 		return -1;
 	if (vm_start_incoming(m->vm, m->def, err) < 0)
 		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
-	if (hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
+	if (fault_point("migrate.dst.before_incoming", err) < 0 ||
+		hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
 		local_connect(m, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	if (fault_point("migrate.dst.before_ready", err) < 0)

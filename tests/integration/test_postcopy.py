@@ -277,7 +277,7 @@ def test_a_droverd_killed_at_a_step_leaves_one_copy(nodes, busy, fault, number, 
     assert_nothing_is_left(nodes[1 - runs_on])
 
 
-@pytest.mark.parametrize("point", ["before_ready", "before_loaded"])
+@pytest.mark.parametrize("point", ["before_incoming", "before_loaded"])
 def test_a_destination_whose_source_gave_up_while_it_was_away_ends_its_copy(nodes, busy, point):
     """The source tells nobody; the copy might be the VM, had it been switched."""
     node1, node2 = nodes
