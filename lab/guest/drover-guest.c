@@ -15,6 +15,7 @@
  *   status                          what it has, and how many records are written
  *   disk PATH RECORDS_S             appends numbered, checksummed records, each written through
  *   diskcheck PATH                  reads them all back from the disk
+ *   cpu                             what CPUID says at this moment, and where each CPU is
  *
  * What a page holds follows from (seed, page number, how often it was written); that count is kept
  * in a table of its own, and the sum of the table in one more place, so that a page that is lost,
@@ -118,7 +119,7 @@ static const struct {
 	void (*run)(struct answer *a, char **args);
 } commands[] = {{"fill", memory_fill}, {"dirty", memory_dirty}, {"stop", memory_stop},
 	{"check", memory_check}, {"status", status}, {"disk", records_write},
-	{"diskcheck", records_check}};
+	{"diskcheck", records_check}, {"cpu", cpu_show}};
 
 static void run_command(struct answer *a, char *line)
 {

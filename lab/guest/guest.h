@@ -51,4 +51,7 @@ void records_write(struct answer *a, char **args);
 void records_check(struct answer *a, char **args);
 int records_status(char *out, size_t len);
 
+/* What CPUID says: features, and where each CPU is. The thread stays on the last CPU. */
+void cpu_show(struct answer *a, char **args);
+
 #endif

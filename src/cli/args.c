@@ -202,7 +202,7 @@ static int take_named(struct parser *p, const struct cli_option *o, const char *
 	if (!value || !*value)
 		return error_set(p->err, ERROR_USAGE, 0, "--%s needs a value: --%s=%s", o->name,
 			o->name, o->value);
-	if (o->kind != CLI_LIST && given(p->args, o))
+	if (o->kind != CLI_LIST && o->kind != CLI_WORDS && given(p->args, o))
 		return error_set(p->err, ERROR_USAGE, 0, "%s is given twice", o->name);
 	return store(p, o, NULL, value);
 }
@@ -264,12 +264,14 @@ static int take_rest(struct parser *p, const struct cli_option *rest)
 
 static int take_positional(struct parser *p, const char *word)
 {
-	const struct cli_option *rest = of_kind(p, CLI_REST);
+	const struct cli_option *rest = of_kind(p, CLI_REST), *words = of_kind(p, CLI_WORDS);
 
 	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
 		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL) && !given(p->args, o))
 			return *word ? store(p, o, NULL, word)
 				     : error_set(p->err, ERROR_USAGE, 0, "%s is empty", o->value);
+	if (words && *word)
+		return store(p, words, NULL, word);
 	if (rest)
 		return take_rest(p, rest);
 	return error_set(p->err, ERROR_USAGE, 0,

@@ -28,6 +28,7 @@ enum cli_kind {
 	CLI_LIST,       /* by name, any number of times */
 	CLI_FLAG,       /* --yes; also yes=1, yes=0 */
 	CLI_MAYBE,      /* --limit, which means --limit=1; also --limit=5, limit=5 */
+	CLI_WORDS,      /* by place or by name, any number of times; after all other places */
 	CLI_KEYS,       /* takes every key=value that the table does not name */
 	CLI_REST        /* the first word with no place, and all words after it as they are */
 };
@@ -62,7 +63,7 @@ void cli_args_free(struct cli_args *args);
 
 /* Value of an option or positional, NULL when it was not given. */
 const char *cli_get(const struct cli_args *args, const char *name);
-/* The n-th value (from 0) of a CLI_LIST or CLI_REST, NULL after the last. */
+/* The n-th value (from 0) of a CLI_LIST, CLI_WORDS or CLI_REST, NULL after the last. */
 const char *cli_get_nth(const struct cli_args *args, const char *name, size_t n);
 bool cli_flag(const struct cli_args *args, const char *name);
 /* The n-th key=value of a CLI_KEYS; false after the last. */

@@ -136,6 +136,8 @@ static void print_usage(FILE *out, const struct cli_verb *verb)
 			fprintf(out, " %s", o->value);
 		else if (o->kind == CLI_OPTIONAL)
 			fprintf(out, " [%s]", o->value);
+		else if (o->kind == CLI_WORDS)
+			fprintf(out, " [%s...]", o->value);
 		else if (o->kind == CLI_REST || o->kind == CLI_KEYS)
 			fprintf(out, " %s...", o->value);
 		else
@@ -149,7 +151,7 @@ static void print_option(FILE *out, const struct cli_option *o)
 	cleanup_free char *left = NULL;
 	bool by_place = o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL;
 
-	if (o->kind == CLI_REST || o->kind == CLI_KEYS)
+	if (o->kind == CLI_REST || o->kind == CLI_KEYS || o->kind == CLI_WORDS)
 		left = fs_format("%s...", o->value);
 	else if (by_place)
 		left = fs_format("%s, %s=%s", o->value, o->name, o->value);

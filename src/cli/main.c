@@ -27,6 +27,8 @@ static const struct cli_verb verbs[] = {
 	{"node add", VERB(node_add), .summary = "Adds a node, in CBSD's words",
 		.examples = "drover node mode=add node=10.0.0.2\n"
 			    "drover node mode=add node=10.0.0.1 token=drover1.TOKEN"},
+	{"cpu", VERB(cpu), .summary = "Shows which CPUs the nodes can give to guests",
+		.examples = "drover cpu\ndrover cpu node1 node3\ndrover cpu --json"},
 	{"create", VERB(create), .summary = "Makes a VM",
 		.examples =
 			"drover create web1 --memory 1G --cpus 2 --disk disk0.qcow2,size=10G "

@@ -22,6 +22,9 @@ CLI_VERB(node_show);
 CLI_VERB(node_rm);
 CLI_VERB(node_add);
 
+/* cpu.c */
+CLI_VERB(cpu);
+
 /* create.c */
 CLI_VERB(create);
 

@@ -306,7 +306,7 @@ static void join_routes(void)
 {
 	const struct server_route *const parts[] = {api_node_routes, api_member_routes,
 		api_vm_routes, api_recover_routes, api_migration_routes, api_task_routes,
-		api_image_routes};
+		api_image_routes, api_cpu_routes};
 	size_t count = 0;
 
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)

@@ -58,6 +58,7 @@ int api_serve(const struct api_route *route, struct request *request, struct res
 extern const struct server_route api_node_routes[];
 extern const struct server_route api_member_routes[];
 extern const struct server_route api_vm_routes[];
+extern const struct server_route api_cpu_routes[];
 extern const struct server_route api_recover_routes[];
 extern const struct server_route api_migration_routes[];
 extern const struct server_route api_task_routes[];

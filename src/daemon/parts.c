@@ -187,6 +187,7 @@ static json_t *host_json(void)
 int parts_publish(struct daemon *daemon, struct error **err)
 {
 	struct cluster *c = atomic_load(&daemon->cluster);
+	struct machine *m = atomic_load(&daemon->machine);
 	const struct hv *hv = atomic_load(&daemon->hv);
 	cleanup_json json_t *facts = NULL;
 	struct pool_node *record;
@@ -204,6 +205,8 @@ int parts_publish(struct daemon *daemon, struct error **err)
 	record->facts = json_text(facts);
 	rc = pool_node_write(c->pool, record, err);
 	pool_node_free(record);
+	if (rc == 0 && m)
+		vms_warn_of_cpu(m->vms);
 	return rc;
 }
 

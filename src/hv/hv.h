@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/process.h"
+#include "hv/cpu.h"
 #include "pool/vm_def.h"
 
 #include <jansson.h>
@@ -51,14 +52,23 @@ struct hv_vm; /* a running one */
 struct hv *hv_open(const struct hv_settings *settings, struct error **err);
 void hv_close(struct hv *hv);
 const struct hv_facts *hv_get_facts(const struct hv *hv);
-/* Facts as JSON for the node's record: version, accel, machines, cpus (usable models). */
+/* Facts as JSON for the node's record: version, accel, machines, cpus (models that it can give
+ * whole), cpu (hv/cpu.h). */
 json_t *hv_facts_json(const struct hv *hv);
 
-/* Fills in machine (this hypervisor's newest q35, with its version) and cpu (a model that can
- * move, e.g. "qemu64" under TCG) where the definition has none. */
-int hv_complete_def(const struct hv *hv, struct vm_def *def, struct error **err);
-/* Whether this hypervisor can run it: machine type, CPU model. ERROR_HYPERVISOR. */
+/* Fills in machine (this hypervisor's newest q35, with its version) and cpu ("baseline") where the
+ * definition has none. */
+void hv_complete_def(const struct hv *hv, struct vm_def *def);
+/* Whether this hypervisor can run it: machine type, number of vCPUs, CPU. ERROR_HYPERVISOR. A CPU
+ * that is still "baseline" is for the start to make exact, and is not looked at. */
 int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err);
+/* The part of it that is about the CPU: whether it can give the guest each feature of the exact one
+ * that was, or is to be, started. The message names those that it lacks. ERROR_HYPERVISOR, and
+ * ERROR_DEFINITION for one that is not exact. What no list of features can tell is told by
+ * hv_cpu_alike (hv/cpu.h). */
+int hv_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err);
+/* The CPU models that it knows. Belong to hv. */
+const struct hv_cpu_models *hv_cpu_models(const struct hv *hv);
 
 struct hv_start {
 	const struct vm_def *def;

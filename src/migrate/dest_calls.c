@@ -20,14 +20,17 @@
 /* A handover is answered when the guest runs or the side has ended: looked at again after this. */
 #define LOOK_AGAIN_MS 60000
 
-static int check_expected(struct migrations *all, const struct vm_def *def, struct error **err)
+static int check_expected(
+	struct migrations *all, const char *from, const struct vm_def *def, struct error **err)
 {
 	struct host_facts facts;
 
 	for (int i = 0; i < def->nics_count; i++)
 		if (host_bridge_check(def->nics[i].bridge, err) < 0)
 			return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
-	if (hv_check_def(all->set.hv, def, err) < 0 || vms_check_paths(all->set.vms, def, err) < 0)
+	if (hv_check_def(all->set.hv, def, err) < 0 ||
+		vms_check_cpu_from(all->set.vms, def, from, err) < 0 ||
+		vms_check_paths(all->set.vms, def, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
 	if (host_facts_read(&facts, err) < 0)
 		return -1;
@@ -126,7 +129,7 @@ int migrations_expect(
 	if (!def)
 		return -1;
 	options.reconnect_s = (int)reconnect_s;
-	m = check_expected(all, def, err) == 0
+	m = check_expected(all, from, def, err) == 0
 		    ? add_expected(all, from, id, def, epoch, &options, err)
 		    : NULL;
 	if (!m) {

@@ -147,7 +147,7 @@ struct vm_def *vm_def_parse(const char *name, const char *text, struct error **e
 	return parse_text(name, text, strlen(text), err);
 }
 
-/* Always fits: no value is longer than 2 KiB, and there are at most 88. */
+/* Always fits: no value is longer than 2 KiB, and there are at most 89. */
 static void add_texts(struct buf *out, const void *base, const struct vm_key *keys)
 {
 	for (; keys->name; keys++) {
@@ -186,6 +186,11 @@ char *vm_def_format(const struct vm_def *def)
 	}
 	buf_string(&out);
 	return (char *)out.data;
+}
+
+const char *vm_def_exact_cpu(const struct vm_def *def)
+{
+	return def->cpu_in_force ? def->cpu_in_force : def->cpu;
 }
 
 /* The text of a vm.conf that cannot be read, told as what it is for the VM. */

@@ -7,7 +7,8 @@
  *     memory = 1G
  *     sockets = 1            cores = 1            threads = 1
  *     machine = pc-q35-10.0
- *     cpu = qemu64           (a model name, or "host" semantics are refused: they cannot move)
+ *     cpu = baseline         (what all nodes can give), or an exact CPU like Haswell-v4,+avx2
+ *     cpu_in_force = …       the exact CPU that the guest was given (pool/cpu_spec.h)
  *     kernel = … initrd = … append = …            optional: direct boot
  *     vnc = off | 127.0.0.1:N | unix
  *     [disk0] file = disk0.qcow2   format = qcow2|raw   cache = none|writeback|directsync
@@ -51,7 +52,10 @@ struct vm_def {
 	uint64_t memory_bytes;       /* a multiple of 1 MiB */
 	int sockets, cores, threads; /* vCPUs: their product, at most 288 */
 	char *machine;               /* "pc-q35-10.0" */
-	char *cpu;
+	char *cpu;                   /* "baseline", or an exact CPU (pool/cpu_spec.h) */
+	/* What the guest was given at the last start, where `cpu` does not say it: that was
+	 * baseline, or has been changed since. NULL: `cpu`. Made by drover, set by nobody. */
+	char *cpu_in_force;
 	char *kernel, *initrd, *append; /* NULL: boots from its disk */
 	char *vnc;                      /* NULL: none; "ADDRESS:DISPLAY" or "unix" */
 	struct vm_disk disks[VM_DEF_DISKS_MAX];
@@ -81,6 +85,10 @@ int vm_def_set(struct vm_def *def, const char *key, const char *value, struct er
  * missing: MAC addresses to nics (from the UUID and the nic's number), model virtio-net-pci; to
  * disks cache none, and format qcow2 (raw for a name that ends in .raw or .img). */
 int vm_def_check(struct vm_def *def, struct error **err);
+
+/* The exact CPU of the guest that was started by this definition: cpu_in_force, or else cpu, which
+ * is "baseline" only while it has never been started. Belongs to the definition. */
+const char *vm_def_exact_cpu(const struct vm_def *def);
 
 /* Reads vms/VM/vm.conf of the pool: ERROR_NO_VM "no VM named X; `drover ls` lists the VMs". */
 struct pool;

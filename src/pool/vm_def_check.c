@@ -1,5 +1,6 @@
 #include "pool/vm_def_internal.h"
 
+#include "pool/cpu_spec.h"
 #include "pool/settings.h"
 
 #include <arpa/inet.h>
@@ -95,17 +96,20 @@ static char *check_machine(const char *key, const char *value, struct error **er
 		"move; write it with its version, like pc-q35-7.2 for q35");
 }
 
+/* An exact CPU, in the form that it is always written in. */
+static char *check_exact_cpu(const char *key, const char *value, struct error **err)
+{
+	cleanup_cpu_spec struct cpu_spec spec = {{0}};
+	cleanup_error struct error *why = NULL;
+
+	if (cpu_spec_parse(&spec, value, &why) < 0)
+		return refuse(key, value, err, why->message);
+	return cpu_spec_text(&spec);
+}
+
 static char *check_cpu(const char *key, const char *value, struct error **err)
 {
-	if (!strcmp(value, "host") || !strcmp(value, "max"))
-		return refuse(key, value, err,
-			"it gives the guest whatever this node's CPU has, so the VM could not move "
-			"to a node that lacks any of it; write a model that all nodes offer, like "
-			"qemu64 or Skylake-Server-v4");
-	if (!is_word(value, WORD_MAX))
-		return refuse(key, value, err,
-			"it is the name of a CPU model like qemu64, without features behind it");
-	return copy(value);
+	return strcmp(value, CPU_BASELINE) ? check_exact_cpu(key, value, err) : copy(value);
 }
 
 /* A comma would end the argument of a hypervisor that the name becomes a part of. */
@@ -229,6 +233,7 @@ const struct vm_key vm_def_text_keys[] = {
 	{"uuid", check_uuid, offsetof(struct vm_def, uuid), false},
 	{"machine", check_machine, offsetof(struct vm_def, machine), true},
 	{"cpu", check_cpu, offsetof(struct vm_def, cpu), true},
+	{"cpu_in_force", check_exact_cpu, offsetof(struct vm_def, cpu_in_force), true},
 	{"kernel", check_path, offsetof(struct vm_def, kernel), true},
 	{"initrd", check_path, offsetof(struct vm_def, initrd), true},
 	{"append", check_append, offsetof(struct vm_def, append), true},
@@ -334,7 +339,9 @@ int vm_def_check(struct vm_def *def, struct error **err)
 		return missing(
 			"machine", "write a machine type with its version, like pc-q35-7.2", err);
 	if (!def->cpu)
-		return missing("cpu", "write a CPU model that all nodes offer, like qemu64", err);
+		return missing("cpu",
+			"write " CPU_BASELINE ", or a CPU model that all nodes offer, like qemu64",
+			err);
 	if (check_vcpus(def, err) < 0)
 		return -1;
 	if (!def->kernel && (def->initrd || def->append))

@@ -250,6 +250,10 @@ int vm_def_set(struct vm_def *def, const char *key, const char *value, struct er
 	const char *dot = strchr(key, '.');
 	char section[16];
 
+	if (!strcmp(key, "cpu_in_force"))
+		return error_set(err, ERROR_DEFINITION, 0,
+			"cpu_in_force is what the guest was given when it was started, and is not "
+			"set by hand; set cpu");
 	if (!strcmp(key, "cpus"))
 		return value ? set_cpus(def, value, err) : cannot_remove(key, err);
 	if (!strcmp(key, "disk"))

@@ -1,3 +1,4 @@
+#include "vm/cpu.h"
 #include "vm/internal.h"
 
 #include "base/clock.h"
@@ -162,6 +163,16 @@ static int create_files(struct vms *vms, const struct vm_def *def, const struct 
 	return rc;
 }
 
+static int create_checked(
+	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err)
+{
+	hv_complete_def(vms->hv, def);
+	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
+		vms_check_paths(vms, def, err) < 0)
+		return -1;
+	return create_files(vms, def, disks, err);
+}
+
 int vms_create(
 	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err)
 {
@@ -172,9 +183,8 @@ int vms_create(
 		return -1;
 	if (pool_vm_exists(vms->pool, def->name))
 		error_set(err, ERROR_EXISTS, 0, "a VM named %s exists already", def->name);
-	else if (hv_complete_def(vms->hv, def, err) == 0 && vm_def_check(def, err) == 0 &&
-		 hv_check_def(vms->hv, def, err) == 0 && vms_check_paths(vms, def, err) == 0)
-		rc = create_files(vms, def, disks, err);
+	else
+		rc = create_checked(vms, def, disks, err);
 	vm_give_back(vm);
 	return rc;
 }
@@ -200,31 +210,52 @@ static int claim_for_start(
 	return pool_owner_claim(vms->pool, name, owner->epoch + 1, vms->node, "start", NULL, err);
 }
 
+/* The definition that a VM is started by: its CPU is exact, and it can run here. `changed` tells
+ * whether that is not what vm.conf has. */
+static struct vm_def *load_to_start(struct vm *vm, bool *changed, struct error **err)
+{
+	struct vms *vms = vm->vms;
+	struct vm_def *def = vm_def_load(vms->pool, vm->name, err);
+	cleanup_free char *before = def ? vm_def_format(def) : NULL;
+	cleanup_free char *after = NULL;
+
+	if (!def)
+		return NULL;
+	if (vm_make_cpu_exact(vms, def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
+		vms_check_paths(vms, def, err) < 0) {
+		vm_def_free(def);
+		return NULL;
+	}
+	after = vm_def_format(def);
+	*changed = strcmp(before, after) != 0;
+	return def;
+}
+
 static int start_reserved(struct vm *vm, struct error **err)
 {
 	struct vms *vms = vm->vms;
 	struct vm_def *def;
 	struct pool_owner owner;
 	struct hv_vm *hv;
+	bool changed;
 
 	if (may_start(vms, vm->name, &owner, err) < 0)
 		return -1;
 	if (vm->hv)
 		return error_set(
 			err, ERROR_RUNNING, 0, "%s runs already on %s", vm->name, vms->node);
-	def = vm_def_load(vms->pool, vm->name, err);
+	def = load_to_start(vm, &changed, err);
 	if (!def)
 		return -1;
-	hv = hv_check_def(vms->hv, def, err) == 0 && vms_check_paths(vms, def, err) == 0
-		     ? vm_spawn(vm, def, false, err)
-		     : NULL;
+	hv = vm_spawn(vm, def, false, err);
 	if (!hv) {
 		vm_def_free(def);
 		return -1;
 	}
 	if (fault_point("vm.start.before_claim", err) < 0 ||
 		claim_for_start(vms, vm->name, &owner, err) < 0 ||
-		fault_point("vm.start.after_claim", err) < 0 || hv_vm_resume(hv, err) < 0) {
+		fault_point("vm.start.after_claim", err) < 0 ||
+		(changed && vm_def_save(vms->pool, def, err) < 0) || hv_vm_resume(hv, err) < 0) {
 		hv_vm_end(hv, clock_ms() + END_MS, NULL);
 		hv_vm_close(hv);
 		vm_remove_run_dir(vm);
@@ -413,9 +444,19 @@ int vms_rename(struct vms *vms, const char *name, const char *to, struct error *
 	return rc;
 }
 
-static int set_keys(struct vms *vms, const char *name, const json_t *keys, struct error **err)
+/* What the guest of a running VM has stays said when `cpu` says something else from now on. */
+static void pin_cpu(struct vm_def *def, const struct vm *vm)
 {
-	cleanup_vm_def struct vm_def *def = vm_def_load(vms->pool, name, err);
+	const char *exact = vm->hv ? vm_def_exact_cpu(vm->def) : def->cpu;
+
+	if (strcmp(exact, def->cpu) != 0)
+		def->cpu_in_force = fs_format("%s", exact);
+}
+
+static int set_keys(struct vm *vm, const json_t *keys, struct error **err)
+{
+	struct vms *vms = vm->vms;
+	cleanup_vm_def struct vm_def *def = vm_def_load(vms->pool, vm->name, err);
 	const char *key;
 	json_t *value;
 
@@ -429,9 +470,13 @@ static int set_keys(struct vms *vms, const char *name, const json_t *keys, struc
 		if (vm_def_set(def, key, json_string_value(value), err) < 0)
 			return -1;
 	}
+	/* It is the next start that all this must be fit for. */
+	free(def->cpu_in_force);
+	def->cpu_in_force = NULL;
 	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
 		vms_check_paths(vms, def, err) < 0)
 		return -1;
+	pin_cpu(def, vm);
 	return vm_def_save(vms->pool, def, err);
 }
 
@@ -450,7 +495,7 @@ int vms_set(
 		rc = error_set(
 			err, ERROR_NOT_OWNER, 0, "%s is on %s; set it there", name, owner.node);
 	if (rc == 0)
-		rc = set_keys(vms, name, keys, err);
+		rc = set_keys(vm, keys, err);
 	vm_give_back(vm);
 	return rc;
 }

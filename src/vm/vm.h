@@ -49,7 +49,8 @@ struct vm_new_disk {
 int vms_create(
 	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err);
 /* Starts a VM here: claims it (ERROR_NOT_OWNER says whose it is), starts its hypervisor and lets
- * the guest run. ERROR_RUNNING when it runs here already. */
+ * the guest run. A CPU "baseline" is made exact, which vm.conf keeps. ERROR_RUNNING when it runs
+ * here already. */
 int vms_start(struct vms *vms, const char *name, struct error **err);
 /* Asks the guest by ACPI and waits, after timeout_ms (0: at once) ends the hypervisor; then
  * releases the VM. `forced` (may be NULL) says whether the guest had to be ended. With a timeout of
@@ -104,8 +105,29 @@ json_t *vms_list(struct vms *vms, struct error **err);
 char *vms_console(struct vms *vms, const char *name, struct error **err);
 
 /*
+ * The CPUs of the cluster as its nodes' records tell (hv/cpu.h): of `nodes` (names with commas
+ * between them), NULL: of all.
+ * {"nodes":[{"node","driver","version","accel","vendor","features":[…],"lacks":[…],"without_it"}],
+ *  "differ":[…],"baselines":[{"nodes":[…],"cpu","features":[…]}],
+ *  "vms":[{"vm","node","cpu","cannot_move_to":[{"node","missing":[…]}]}]}
+ * "lacks" are the features that the others like it would all have and it does not; "without_it" is
+ * what they could give. Wherever something cannot be told there is "problem" instead. Sets nothing
+ * and asks no node. ERROR_NO_NODE.
+ */
+json_t *vms_cpu_report(struct vms *vms, const char *nodes, struct error **err);
+/* Logs what this node costs the others: to be called when it has come up. */
+void vms_warn_of_cpu(struct vms *vms);
+
+/*
  * For migrations.
  */
+
+/* Whether the guest of this definition, which runs on node `from`, can go on here as far as its CPU
+ * goes: every feature that it has been given, and what hv_cpu_alike asks. A node that has not
+ * published what it can give is not asked for the latter. ERROR_HYPERVISOR names what is missing.
+ */
+int vms_check_cpu_from(
+	struct vms *vms, const struct vm_def *def, const char *from, struct error **err);
 
 /* Takes a VM that runs here for an operation ("being moved to node2"): ERROR_NO_VM, ERROR_NOT_OWNER
  * (with the owner's name), ERROR_NOT_RUNNING, ERROR_BUSY. Give it back with vm_give_back. */

@@ -51,13 +51,14 @@ def error_of(documents):
 class Guest:
     """A tiny guest with memory that it can check."""
 
-    def __init__(self, lab_, node, name, memory="192M", disk=None, fill=True):
+    def __init__(self, lab_, node, name, memory="192M", disk=None, fill=True,
+                 options=()):
         self.lab, self.name = lab_, name
         self.address = f"10.77.0.{next(_addresses)}"
         arguments = ["create", name, "--memory", memory, "--kernel", f"{SHARED}/guests/vmlinuz",
                      "--initrd", f"{SHARED}/guests/tiny.initrd", "--append",
                      f"console=ttyS0 quiet drover.ip={self.address}/24", "--nic", "bridge=br0"]
-        drover(node, *arguments, *(["--disk", disk] if disk else []))
+        drover(node, *arguments, *options, *(["--disk", disk] if disk else []))
         drover(node, "start", name)
         guest_client.wait_ready(lab_.guests, self.address, 60)
         if fill:

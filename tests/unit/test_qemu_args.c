@@ -206,7 +206,8 @@ static void test_values_that_would_be_options_are_refused(void **state)
 	def = web1(); \
 	def.member = (char *)value; \
 	expect_refused(&def, part)
-	REFUSED(cpu, "qemu64,+avx", "cpu");
+	REFUSED(cpu, "qemu64,enforce=off", "cpu");
+	REFUSED(cpu, "baseline", "cpu");
 	REFUSED(machine, "pc-q35-7.2,kernel=/etc/shadow", "machine");
 	REFUSED(uuid, "x\ny", "uuid");
 	REFUSED(vnc, "127.0.0.1:1,password=off", "vnc");

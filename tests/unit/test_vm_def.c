@@ -275,7 +275,7 @@ static void test_cpu_models_that_cannot_move_are_refused_with_why(void **state)
 	(void)state;
 	expect_set_wrong("cpu", "host", "could not move");
 	expect_set_wrong("cpu", "max", "could not move");
-	expect_set_wrong("cpu", "qemu64,+vmx", "without features");
+	expect_set_wrong("cpu", "qemu64,vmx=on", "+FEATURE");
 	expect_set_wrong("cpu", "", "CPU model");
 }
 

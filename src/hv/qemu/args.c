@@ -1,4 +1,5 @@
 #include "hv/qemu/args.h"
+#include "hv/qemu/cpu.h"
 
 #include "base/fs.h"
 #include "base/json.h"
@@ -100,11 +101,12 @@ bool qemu_cpu_fits(const char *cpu)
 static void add_machine(struct args *a, const struct qemu_launch *l)
 {
 	const struct vm_def *def = l->how->def;
+	cleanup_free char *cpu = qemu_cpu_argument(def, &a->error);
 
 	add(a, "-name", "guest=%s,debug-threads=on", plain(a, "the name", def->name));
 	add(a, "-machine", "%s,accel=%s,usb=off,vmport=off,dump-guest-core=off",
 		plain(a, "machine", def->machine), l->accel);
-	add(a, "-cpu", "%s,enforce", plain(a, "cpu", def->cpu));
+	add(a, "-cpu", "%s,enforce", cpu ? cpu : "");
 	add(a, "-smp", "%d,sockets=%d,cores=%d,threads=%d",
 		def->sockets * def->cores * def->threads, def->sockets, def->cores, def->threads);
 	add(a, "-m", "size=%lluM", (unsigned long long)(def->memory_bytes >> 20));

@@ -1,4 +1,5 @@
 #include "hv/qemu/args.h"
+#include "hv/qemu/cpu.h"
 #include "hv/qemu/qemu.h"
 
 #include "base/clock.h"
@@ -150,23 +151,10 @@ static void read_machines(struct hv *hv, const json_t *answer)
 	{
 		const char *name = json_string_value(json_object_get(machine, "name"));
 
-		if (name && qemu_machine_fits(name))
-			keep_machine(hv->machines, name);
-	}
-}
-
-static void read_cpus(struct hv *hv, const json_t *answer)
-{
-	size_t i;
-	json_t *cpu;
-
-	json_array_foreach(answer, i, cpu)
-	{
-		const char *name = json_string_value(json_object_get(cpu, "name"));
-		json_t *missing = json_object_get(cpu, "unavailable-features");
-
-		if (name && qemu_cpu_fits(name) && json_is_array(missing))
-			json_object_set(hv->cpus, name, missing);
+		if (!name || !qemu_machine_fits(name))
+			continue;
+		keep_machine(hv->machines, name);
+		json_object_set(hv->vcpus, name, json_object_get(machine, "cpu-max"));
 	}
 }
 
@@ -189,9 +177,8 @@ static int ask_all(struct hv *hv, struct probe *p, struct error **err)
 	if (ask(p, "query-machines", &answer, err) < 0)
 		return -1;
 	read_machines(hv, answer);
-	if (ask(p, "query-cpu-definitions", &answer, err) < 0)
+	if (qemu_cpu_ask(hv, p->qmp, p->deadline_ms, err) < 0)
 		return -1;
-	read_cpus(hv, answer);
 	if (!json_array_size(hv->machines) || !json_object_size(hv->cpus))
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s offers no q35 machine or no CPU model", hv->set.binary);
@@ -204,7 +191,8 @@ static int probe(struct hv *hv, const char *accel, struct error **err)
 	int rc;
 
 	json_array_clear(hv->machines);
-	json_object_clear(hv->cpus);
+	json_object_clear(hv->vcpus);
+	qemu_cpu_forget(hv);
 	snprintf(hv->facts.accel, sizeof(hv->facts.accel), "%s", accel);
 	rc = probe_begin(&p, &hv->set, accel, err);
 	if (rc == 0)
@@ -253,6 +241,7 @@ struct hv *hv_open(const struct hv_settings *settings, struct error **err)
 		abort();
 	hv->set = *settings;
 	hv->machines = json_array();
+	hv->vcpus = json_object();
 	hv->cpus = json_object();
 	if (probe_best(hv, err) < 0) {
 		hv_close(hv);
@@ -269,7 +258,9 @@ void hv_close(struct hv *hv)
 {
 	if (!hv)
 		return;
+	qemu_cpu_forget(hv);
 	json_free(&hv->machines);
+	json_free(&hv->vcpus);
 	json_free(&hv->cpus);
 	free(hv);
 }
@@ -277,13 +268,6 @@ void hv_close(struct hv *hv)
 const struct hv_facts *hv_get_facts(const struct hv *hv)
 {
 	return &hv->facts;
-}
-
-static bool usable(const struct hv *hv, const char *cpu)
-{
-	json_t *missing = json_object_get(hv->cpus, cpu);
-
-	return missing && json_array_size(missing) == 0;
 }
 
 json_t *hv_facts_json(const struct hv *hv)
@@ -297,32 +281,18 @@ json_t *hv_facts_json(const struct hv *hv)
 		if (json_array_size(missing) == 0)
 			json_array_append_new(cpus, json_string(name));
 	}
-	return json_pack("{s:s, s:s, s:s, s:O, s:o, s:s?}", "driver", hv->facts.driver, "version",
-		hv->facts.version, "accel", hv->facts.accel, "machines", hv->machines, "cpus", cpus,
-		"no_live", hv->facts.no_live);
+	return json_pack("{s:s, s:s, s:s, s:O, s:o, s:o, s:s?}", "driver", hv->facts.driver,
+		"version", hv->facts.version, "accel", hv->facts.accel, "machines", hv->machines,
+		"cpus", cpus, "cpu", hv_cpu_offer_json(hv->vendor, &hv->given), "no_live",
+		hv->facts.no_live);
 }
 
-int hv_complete_def(const struct hv *hv, struct vm_def *def, struct error **err)
+void hv_complete_def(const struct hv *hv, struct vm_def *def)
 {
-	/* The most that most machines of this century can do, first. Nehalem is x86-64-v2, which
-	 * current distributions ask for; under TCG it lacks nothing either in new versions, but
-	 * emulating it is not faster. */
-	static const char *const kvm_cpus[] = {"Nehalem", "kvm64", "qemu64", NULL};
-	static const char *const tcg_cpus[] = {"qemu64", NULL};
-	const char *const *cpu = !strcmp(hv->facts.accel, "kvm") ? kvm_cpus : tcg_cpus;
-
 	if (!def->machine)
 		def->machine = fs_format("%s", json_string_value(json_array_get(hv->machines, 0)));
-	while (!def->cpu && *cpu && !usable(hv, *cpu))
-		cpu++;
-	if (!def->cpu && !*cpu)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"VM %s has no CPU model, and this node offers none that is safe to "
-			"choose; set cpu",
-			def->name);
 	if (!def->cpu)
-		def->cpu = fs_format("%s", *cpu);
-	return 0;
+		def->cpu = fs_format(CPU_BASELINE);
 }
 
 static int check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
@@ -343,47 +313,23 @@ static int check_machine(const struct hv *hv, const struct vm_def *def, struct e
 		json_string_value(json_array_get(hv->machines, 0)));
 }
 
-/* "svm, avx2" of an array, cut where it does not fit. */
-static void list_features(const json_t *missing, char *out, size_t size)
+static int check_vcpus(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	size_t i, used = 0;
-	json_t *feature;
+	const json_t *max = json_object_get(hv->vcpus, def->machine);
+	int vcpus = def->sockets * def->cores * def->threads;
 
-	json_array_foreach(missing, i, feature)
-	{
-		if (json_is_string(feature) && used < size - 1)
-			used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "",
-				json_string_value(feature));
-	}
-}
-
-static int check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err)
-{
-	const json_t *missing = json_object_get(hv->cpus, def->cpu);
-	char features[256] = "";
-
-	if (!qemu_cpu_fits(def->cpu))
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"VM %s has CPU model %s, which is another CPU on every machine, so that it "
-			"could not be moved; choose a named model",
-			def->name, def->cpu);
-	if (!missing)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"VM %s has CPU model %s, which QEMU %s on this node does not know",
-			def->name, def->cpu, hv->facts.version);
-	if (json_array_size(missing) == 0)
+	if (!json_is_integer(max) || vcpus <= json_integer_value(max))
 		return 0;
-	list_features(missing, features, sizeof(features));
 	return error_set(err, ERROR_HYPERVISOR, 0,
-		"VM %s has CPU model %s, of which this node (%s) lacks: %s; choose a model that "
-		"all "
-		"nodes can give",
-		def->name, def->cpu, hv->facts.accel, features);
+		"VM %s has %d vCPUs (sockets * cores * threads), and a machine %s has at most "
+		"%lld in QEMU %s",
+		def->name, vcpus, def->machine, (long long)json_integer_value(max),
+		hv->facts.version);
 }
 
 int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	if (check_machine(hv, def, err) < 0 || check_cpu(hv, def, err) < 0)
+	if (check_machine(hv, def, err) < 0 || check_vcpus(hv, def, err) < 0)
 		return -1;
-	return 0;
+	return strcmp(vm_def_exact_cpu(def), CPU_BASELINE) ? hv_check_cpu(hv, def, err) : 0;
 }

@@ -20,7 +20,11 @@ struct hv {
 	struct hv_settings set;
 	struct hv_facts facts;
 	json_t *machines; /* names that fit, newest first */
+	json_t *vcpus;    /* machine: the most vCPUs that it can have */
 	json_t *cpus;     /* model: array of the features missing here */
+	struct hv_cpu_models models;
+	struct cpu_set given; /* all features that can be given here */
+	char vendor[16];      /* of the CPU that has them all */
 };
 
 struct hv_vm {
