@@ -161,6 +161,7 @@ class DroverGuest(Guest):
         self.vm = VM(self.lab, "bench", NUMBER)
         self.vm.create(self.at, "--disk",
                        f"disk0.qcow2,backing={IMAGE},backing_format=qcow2",
+                       "--cpu", "qemu64",  # as QEMU's own has it
                        memory=f"{MEMORY_MIB}M", guest="debian")
         self.at.run("drover", "start", "bench")
 

@@ -29,6 +29,9 @@ static const struct cli_verb verbs[] = {
 			    "drover node mode=add node=10.0.0.1 token=drover1.TOKEN"},
 	{"cpu", VERB(cpu), .summary = "Shows which CPUs the nodes can give to guests",
 		.examples = "drover cpu\ndrover cpu node1 node3\ndrover cpu --json"},
+	{"topology", VERB(topology),
+		.summary = "Draws the sockets, cores and NUMA nodes of a node, with its VMs",
+		.examples = "drover topology\ndrover topology node2"},
 	{"create", VERB(create), .summary = "Makes a VM",
 		.examples =
 			"drover create web1 --memory 1G --cpus 2 --disk disk0.qcow2,size=10G "

@@ -1,10 +1,13 @@
 /* node ls, show, rm, add: the members of the cluster. */
 #include "cli/verbs.h"
 
+#include "base/buf.h"
 #include "base/fs.h"
 #include "base/json.h"
 
 #include <string.h>
+
+#define PROBLEM_MAX (64u << 10)
 
 const struct cli_option cli_node_ls_options[] = {{CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_node_show_options[] = {
@@ -26,6 +29,27 @@ const struct cli_option cli_node_add_options[] = {
 	{CLI_VALUE, "own-address", "HOST[:PORT]", "where other nodes reach it", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
+
+/* Its problem, or else what it lacks; the caller frees it. */
+static char *problem_of(const json_t *node)
+{
+	const json_t *lacks = json_object_get(node, "cpu_lacks"), *feature;
+	const char *problem = cli_text(node, "problem", "");
+	struct buf text;
+	size_t i;
+
+	if (*problem || !json_array_size(lacks))
+		return fs_format("%s", problem);
+	buf_init(&text, PROBLEM_MAX);
+	buf_printf(&text, "costs guests CPU features (drover cpu): ");
+	json_array_foreach(lacks, i, feature)
+	{
+		if (json_is_string(feature))
+			buf_printf(&text, "%s%s", i ? ", " : "", json_string_value(feature));
+	}
+	buf_string(&text);
+	return (char *)text.data;
+}
 
 int cli_node_ls(struct cli *cli, struct error **err)
 {
@@ -50,13 +74,14 @@ int cli_node_ls(struct cli *cli, struct error **err)
 			cli_text(hv, "version", ""), cli_text(hv, "accel", ""));
 		cleanup_free char *vms =
 			fs_format("%lld", (long long)cli_number(node, "vms_running", 0));
+		cleanup_free char *problem = problem_of(node);
 		const char *state = cli_text(node, "state", "?");
 		bool up = !strcmp(state, "up");
 
 		cli_table_add(table, !up,
 			(const char *const[]){cli_text(node, "name", "?"), state,
 				cli_text(node, "address", "-"), cli_text(node, "version", "-"),
-				hypervisor, up ? vms : "-", cli_text(node, "problem", "")});
+				hypervisor, up ? vms : "-", problem});
 	}
 	cli_table_print(table);
 	return 0;

@@ -39,6 +39,9 @@ CLI_VERB(set);
 CLI_VERB(rm);
 CLI_VERB(rename);
 
+/* topology.c */
+CLI_VERB(topology);
+
 /* recover.c */
 CLI_VERB(recover);
 

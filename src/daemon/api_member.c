@@ -54,6 +54,24 @@ static void add_status(json_t *info, const struct api_ask *ask)
 			json_integer(json_integer_value(time_ms) - (json_int_t)ask->asked_ms));
 }
 
+/* What each node lacks of what the others can give to guests; where this node can compare. */
+static void add_cpu_lacks(struct daemon *daemon, json_t *nodes)
+{
+	struct machine *m = atomic_load(&daemon->machine);
+	cleanup_json json_t *lacks = m ? vms_cpu_lacks(m->vms, NULL) : NULL;
+	json_t *info;
+	size_t i;
+
+	json_array_foreach(nodes, i, info)
+	{
+		const char *name = json_string_value(json_object_get(info, "name"));
+		json_t *of_node = json_object_get(lacks, name);
+
+		if (of_node)
+			json_object_set(info, "cpu_lacks", of_node);
+	}
+}
+
 static int list(struct request *request, struct response *response, struct error **err)
 {
 	struct cluster *c = daemon_cluster(api_daemon(request), err);
@@ -78,6 +96,7 @@ static int list(struct request *request, struct response *response, struct error
 	}
 	api_ask_free(asks, names.count);
 	pool_names_free(&names);
+	add_cpu_lacks(api_daemon(request), nodes);
 	return api_answer(response, json_pack("{s:o}", "nodes", nodes));
 }
 
@@ -85,6 +104,7 @@ static int show(struct request *request, struct response *response, struct error
 {
 	struct cluster *c = daemon_cluster(api_daemon(request), err);
 	struct api_ask ask = {.node = request_param(request, "node")};
+	cleanup_json json_t *only = json_array();
 	struct pool_node *record;
 	json_t *info;
 
@@ -97,6 +117,8 @@ static int show(struct request *request, struct response *response, struct error
 	api_ask_nodes(c->peers, &ask, 1, "/v1/status", STATUS_MS);
 	info = from_record(c, ask.node, true);
 	add_status(info, &ask);
+	json_array_append(only, info);
+	add_cpu_lacks(api_daemon(request), only);
 	json_decref(ask.answer);
 	error_free(&ask.problem);
 	return api_answer(response, info);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -22,6 +23,36 @@ struct host_facts {
 };
 
 int host_facts_read(struct host_facts *facts, struct error **err);
+
+/* A CPU that the kernel runs on: its socket, the lowest CPU that shares its core, and its NUMA
+ * node; -1 where that is hidden. */
+struct host_cpu {
+	int cpu, socket, core, numa;
+};
+
+struct host_numa {
+	int numa;
+	uint64_t memory_bytes, free_bytes; /* 0 where it is hidden */
+};
+
+struct host_topology {
+	struct host_cpu *cpus; /* by number */
+	size_t cpus_count;
+	struct host_numa *numas; /* by number; none where they are hidden */
+	size_t numas_count;
+	char hidden[160]; /* what cannot be told, as a sentence; "" when all can */
+};
+
+#define HOST_CPUS_MAX 8192  /* more than any kernel is built for */
+#define HOST_NUMAS_MAX 1024 /* the same */
+
+/* From the kernel's description below `sysfs` ("/sys" but in tests; Linux:
+ * Documentation/ABI/stable/ sysfs-devices-system-cpu and sysfs-devices-node). A container may hide
+ * parts of it. ERROR_FAILED when not even the CPUs can be told. To be freed in any case. */
+int host_topology_read(const char *sysfs, struct host_topology *topology, struct error **err);
+void host_topology_free(struct host_topology *topology);
+/* The CPUs that a process may run on ("0-3,8"), "" when that cannot be told. */
+void host_process_cpus(int pid, char out[64]);
 
 /* Name of the file system type that holds path ("ext4", "nfs4", "fuse.glusterfs"). */
 int host_fs_type(const char *path, char out[32], struct error **err);

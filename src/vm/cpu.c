@@ -103,6 +103,15 @@ const struct hv_cpu_offer *vm_offers_find(const struct vm_offers *offers, const 
 	return NULL;
 }
 
+const struct hv_cpu_offer **vm_offers_room(const struct vm_offers *offers)
+{
+	const struct hv_cpu_offer **some = calloc(offers->count + 1, sizeof(*some));
+
+	if (!some)
+		abort();
+	return some;
+}
+
 size_t vm_offers_alike(const struct vm_offers *offers, const struct hv_cpu_offer *like,
 	const char *but, const struct hv_cpu_offer **some)
 {
@@ -130,9 +139,7 @@ static char *cluster_baseline(struct vms *vms, struct error **err)
 		error_set(err, ERROR_POOL, 0, "%s is no member of the pool", vms->node);
 		return NULL;
 	}
-	some = calloc(offers.count, sizeof(const struct hv_cpu_offer *));
-	if (!some)
-		abort();
+	some = vm_offers_room(&offers);
 	count = vm_offers_alike(&offers, self, NULL, some);
 	if (hv_cpu_baseline(hv_cpu_models(vms->hv), some, count, &spec, err) < 0)
 		return NULL;

@@ -22,8 +22,10 @@ void vm_offers_free(struct vm_offers *offers);
 #define cleanup_offers __attribute__((cleanup(vm_offers_free)))
 /* NULL when there is none of that node. */
 const struct hv_cpu_offer *vm_offers_find(const struct vm_offers *offers, const char *node);
+/* Room for pointers to all of them; the caller frees it. */
+const struct hv_cpu_offer **vm_offers_room(const struct vm_offers *offers);
 /* Those that are like `like` (hv_cpu_alike), itself included, but for the one of node `but` (NULL:
- * none), into `some`, which has room for all of them. How many they are. */
+ * none), into `some` (vm_offers_room). How many they are. */
 size_t vm_offers_alike(const struct vm_offers *offers, const struct hv_cpu_offer *like,
 	const char *but, const struct hv_cpu_offer **some);
 

@@ -60,6 +60,28 @@ static json_t *node_json(const struct hv_cpu_models *models, const struct vm_off
 	return info;
 }
 
+json_t *vms_cpu_lacks(struct vms *vms, struct error **err)
+{
+	cleanup_offers struct vm_offers offers = {0};
+	cleanup_free const struct hv_cpu_offer **some = NULL;
+	json_t *lacking;
+
+	if (vm_offers_read(vms, NULL, &offers, err) < 0)
+		return NULL;
+	some = vm_offers_room(&offers);
+	lacking = json_object();
+	for (size_t i = 0; i < offers.count; i++) {
+		cleanup_json json_t *info = json_object();
+		json_t *lacks;
+
+		add_cost(info, hv_cpu_models(vms->hv), &offers, &offers.list[i], some);
+		lacks = json_object_get(info, "lacks");
+		if (json_array_size(lacks))
+			json_object_set(lacking, offers.list[i].node, lacks);
+	}
+	return lacking;
+}
+
 /* Features that some of the nodes give, and not all. */
 static json_t *differences(const struct vm_offers *offers)
 {
@@ -201,9 +223,7 @@ json_t *vms_cpu_report(struct vms *vms, const char *nodes, struct error **err)
 	stuck = stuck_vms(vms, &offers, err);
 	if (!stuck)
 		return NULL;
-	some = calloc(offers.count + 1, sizeof(const struct hv_cpu_offer *));
-	if (!some)
-		abort();
+	some = vm_offers_room(&offers);
 	list = json_array();
 	for (size_t i = 0; i < offers.count; i++)
 		json_array_append_new(list, node_json(models, &offers, &offers.list[i], some));

@@ -15,6 +15,9 @@ static void add_definition(json_t *info, const struct vm_def *def)
 {
 	set(info, "memory", json_integer((json_int_t)def->memory_bytes));
 	set(info, "cpus", json_integer(def->sockets * def->cores * def->threads));
+	set(info, "sockets", json_integer(def->sockets));
+	set(info, "cores", json_integer(def->cores));
+	set(info, "threads", json_integer(def->threads));
 }
 
 /* What the entry here knows, when there is one: the operation, and the hypervisor's view. */

@@ -94,7 +94,8 @@ void vms_end_lost(struct vms *vms, const struct vms_spare *spare);
 
 /*
  * What is known of a VM of the pool, whichever node has it:
- * {"name","node","epoch","state","memory","cpus","operation","pid"(here only),"uptime_s"(here)}.
+ * {"name","node","epoch","state","memory","cpus","sockets","cores","threads","operation",
+ * "pid"(here only),"uptime_s"(here)}.
  * "state" is a hv_state_name of a VM that runs here, "stopped" of one that nobody owns, "elsewhere"
  * of one that another node owns (ask that node), "down" of one that this node owns but does not
  * run, "broken" with "problem" where vm.conf or the owner cannot be read.
@@ -115,6 +116,9 @@ char *vms_console(struct vms *vms, const char *name, struct error **err);
  * and asks no node. ERROR_NO_NODE.
  */
 json_t *vms_cpu_report(struct vms *vms, const char *nodes, struct error **err);
+/* What of it `drover node ls` shows, which is quicker: {"node3":["sha-ni",…]}, the nodes that lack
+ * something. */
+json_t *vms_cpu_lacks(struct vms *vms, struct error **err);
 /* Logs what this node costs the others: to be called when it has come up. */
 void vms_warn_of_cpu(struct vms *vms);
 

@@ -1,10 +1,12 @@
 /*
- * What the pool tells of owners and members: vms/VM/owner.E, nodes/NODE.conf and nodes/NODE.facts,
- * read as they are read on a pool to which somebody else can write. The first byte says which; the
- * rest is the file. What a reader takes must be what its header says it is.
+ * What the pool tells of owners, members and the CPUs that these offer: vms/VM/owner.E,
+ * nodes/NODE.conf and nodes/NODE.facts, read as they are read on a pool to which somebody else can
+ * write. The first byte says which; the rest is the file. What a reader takes must be what its
+ * header says it is.
  */
 #include "base/json.h"
 #include "base/log.h"
+#include "hv/cpu.h"
 #include "pool/owner.h"
 #include "pool/pool.h"
 
@@ -91,6 +93,34 @@ static void look_at_owner(void)
 		abort();
 }
 
+/* Names become options of a hypervisor's command line. */
+static void look_at_offer(const json_t *facts)
+{
+	struct hv_cpu_offer offer;
+	const struct hv_cpu_offer *some[] = {&offer};
+	struct hv_cpu_model model = {.name = "Model-v1", .lasting = true};
+	struct hv_cpu_models models = {.list = &model, .count = 1};
+	cleanup_cpu_spec struct cpu_spec spec = {{0}};
+	cleanup_free char *text = NULL;
+
+	if (hv_cpu_offer_read(&offer, "node1", facts, NULL) == 0) {
+		for (size_t i = 0; i < offer.given.count; i++)
+			if (!cpu_name_ok(offer.given.names[i]) ||
+				(i && strcmp(offer.given.names[i - 1], offer.given.names[i]) >= 0))
+				abort();
+		/* All that a node says it has. */
+		models.addable = model.features = offer.given;
+		if (hv_cpu_baseline(&models, some, 1, &spec, NULL) == 0) {
+			cleanup_cpu_spec struct cpu_spec again = {{0}};
+
+			text = cpu_spec_text(&spec);
+			if (cpu_spec_parse(&again, text, NULL) < 0)
+				abort();
+		}
+	}
+	hv_cpu_offer_free(&offer);
+}
+
 static void look_at_node(void)
 {
 	struct pool_node *node = pool_node_read(&pool, "node1", NULL);
@@ -103,6 +133,7 @@ static void look_at_node(void)
 		strspn(node->fingerprint, "0123456789abcdef") != 64 || !*node->address ||
 		strcspn(node->address, " \n\r\t/\"'") != strlen(node->address))
 		abort();
+	look_at_offer(facts);
 	pool_node_free(node);
 }
 

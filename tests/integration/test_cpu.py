@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vms import Guest, drover, error_of, wait_for
+from vms import Guest, drover, error_of
 
 # Emulated by QEMU 10.0 and not by 7.2.
 NEW = "sha-ni"
@@ -127,3 +127,114 @@ def test_a_guest_started_now_moves_between_both_hypervisors(cluster):
         assert guest.ask("cpu") == inside
     assert "mixed" not in [v["vm"] for v in cpu_report(node1)["vms"]]
     guest.remove(node2)
+
+
+def test_nodes_that_lack_something_are_marked_in_the_list(cluster):
+    node1, _, node3 = cluster.nodes
+    _, (answer,) = drover(node1, "node", "ls")
+    lacks = {n["name"]: n.get("cpu_lacks", []) for n in answer["nodes"]}
+    assert NEW in lacks["node3"] and lacks["node1"] == lacks["node2"] == []
+    _, (shown,) = drover(node3, "node", "show", "node3")
+    assert shown["cpu_lacks"]
+    assert NEW in node1.run("drover", "node", "ls").stdout
+
+
+def test_the_table_for_a_person_says_the_same(cluster):
+    report, text = cpu_report(cluster.nodes[0]), cluster.nodes[0].run("drover", "cpu").stdout
+    (row,) = [line.split() for line in text.splitlines() if line.startswith(NEW)]
+    assert row == [NEW, "yes", "yes", "-"]
+    assert "cpu = baseline is now, on node1, node2, node3" in text
+    assert "Without node3 it would be" in text
+    for vm in report["vms"]:
+        assert f"{vm['vm']} on {vm['node']} cannot move to node3: its CPU has" in text
+
+
+@pytest.mark.parametrize("cpu, kind, part", [
+    ("host", "definition", "could not move"),
+    ("qemu64,enforce=off", "definition", "+FEATURE"),
+    ("qemu64,+avx,-avx", "definition", "twice"),
+    ("qemu64,+x,accel=kvm", "definition", "+FEATURE"),
+    ("baseline,+avx", "definition", "not the name"),
+    ("z80", "hypervisor", "does not know"),
+    ("qemu64,+quantum", "hypervisor", "does not know: quantum"),
+    ("qemu64,+avx512f", "hypervisor", "lacks: avx512f"),
+    ("Skylake-Server-v4", "hypervisor", "lacks:"),
+])
+def test_a_cpu_that_cannot_be_is_refused_with_why(cluster, cpu, kind, part):
+    status, documents = drover(cluster.nodes[0], "create", "odd", "--cpu", cpu, check=False)
+    assert error_of(documents)["kind"] == kind and status == error_of(documents)["exit"]
+    assert part in error_of(documents)["message"]
+
+
+def test_an_exact_cpu_is_given_as_it_is_written(cluster):
+    node1 = cluster.nodes[0]
+    guest = Guest(cluster.lab, node1, "exact", memory="128M", fill=False,
+                  options=["--cpu", "Westmere-v1,+avx2,+avx,+xsave,-aes"])
+    assert cpu_argument(guest, node1) == "Westmere-v1,avx=on,avx2=on,xsave=on,aes=off,enforce"
+    assert "cpu_in_force" not in definition(node1, "exact")
+    status, documents = drover(node1, "set", "exact", "cpu_in_force=qemu64", check=False)
+    assert status and error_of(documents)["kind"] == "definition"
+    leaf1 = int(guest.ask("cpu")["features"]["1.0"].split()[2], 16)
+    assert leaf1 >> 28 & 1 and not leaf1 >> 25 & 1  # AVX, and not AES
+    guest.remove(node1)
+
+
+@pytest.fixture
+def facts(cluster):
+    """The facts of node2 in the pool, put back as they were."""
+    file = cluster.lab.pool / "nodes" / "node2.facts"
+    before = file.read_text()
+    yield file
+    file.write_text(before)
+
+
+def change(file, edit):
+    record = json.loads(file.read_text())
+    edit(record["hypervisor"])
+    file.write_text(json.dumps(record))
+
+
+def test_a_node_with_an_older_drover_is_named_and_does_not_count(cluster, facts):
+    change(facts, lambda hypervisor: hypervisor.pop("cpu"))
+    report = cpu_report(cluster.nodes[0])
+    assert "older" in entry(report, cluster.nodes[1])["problem"]
+    assert report["baselines"][0]["nodes"] == ["node1", "node3"]
+    assert "older" in cluster.nodes[0].run("drover", "cpu").stdout
+
+
+@pytest.mark.parametrize("features", ["avx,enforce=off", "avx  avx2", "x" * 70, 7, "a " * 20000])
+def test_a_record_of_nonsense_is_named_and_does_not_count(cluster, facts, features):
+    change(facts, lambda hypervisor: hypervisor["cpu"].update(features=features))
+    report = cpu_report(cluster.nodes[0])
+    assert "makes no sense" in entry(report, cluster.nodes[1])["problem"]
+    assert report["baselines"][0]["nodes"] == ["node1", "node3"]
+
+
+def test_a_topology_that_a_machine_cannot_have_is_refused(cluster):
+    node1 = cluster.nodes[0]
+    status, documents = drover(node1, "create", "wide", "--machine", "pc-q35-2.4", "--sockets", "8",
+                               "--cores", "16", "--threads", "2", check=False)
+    assert status and error_of(documents)["kind"] == "hypervisor"
+    assert "256 vCPUs" in error_of(documents)["message"]
+    assert "at most 255" in error_of(documents)["message"]
+    status, documents = drover(node1, "create", "wide", "--cores", "0", check=False)
+    assert status and error_of(documents)["kind"] == "definition"
+
+
+def test_a_node_is_drawn_with_its_vms(cluster):
+    node1, node2 = cluster.nodes[:2]
+    _, (answer,) = drover(node2, "topology", "node1")
+    assert answer["node"] == "node1"
+    cpus = {c["cpu"] for c in answer["cpus"]}
+    listed = {int(p.name[3:]) for p in Path("/sys/devices/system/cpu").glob("cpu[0-9]*")
+              if not (p / "online").exists() or (p / "online").read_text().strip() == "1"}
+    assert cpus == listed
+    places = [Path(f"/sys/devices/system/cpu/cpu{c['cpu']}/topology/physical_package_id")
+              for c in answer["cpus"]]
+    assert [c["socket"] for c in answer["cpus"]] == [
+        int(p.read_text()) if p.exists() else None for p in places]
+    (vm,) = [vm for vm in answer["vms"] if vm["name"] == "rich"]
+    assert (vm["sockets"], vm["cores"], vm["threads"], vm["state"]) == (1, 1, 1, "running")
+    text = node1.run("drover", "topology").stdout
+    assert text.startswith("node1: ") and "rich" in text and "1 socket x 1 core x 1 thread" in text
+    assert all(f" {cpu} " in text.split("VM  ")[0] for cpu in cpus)

@@ -338,6 +338,111 @@ static void test_a_tap_never_has_the_lowest_address_of_a_bridge(void **state)
 	in_namespaces(CLONE_NEWNET, keeps_address);
 }
 
+/* Below a scratch /sys. */
+static void put_sys(const char *name, const char *text)
+{
+	cleanup_free char *path = fs_format("devices/system/%s", name);
+	cleanup_free char *whole = in_pool(path);
+	char *slash = strrchr(whole, '/');
+
+	*slash = '\0';
+	assert_int_equal(fs_mkdirs(whole, 0755, NULL), 0);
+	put_text(path, text);
+}
+
+static void put_cpu(int cpu, const char *socket, const char *siblings)
+{
+	cleanup_free char *package = fs_format("cpu/cpu%d/topology/physical_package_id", cpu);
+	cleanup_free char *list = fs_format("cpu/cpu%d/topology/thread_siblings_list", cpu);
+
+	put_sys(package, socket);
+	put_sys(list, siblings);
+}
+
+/* As a machine with two sockets shows itself, one core of the second with a thread that is off. */
+static void test_sockets_cores_threads_and_numa_nodes_are_read(void **state)
+{
+	static const struct host_cpu expected[] = {{0, 0, 0, 0}, {1, 1, 1, 1}, {2, 0, 0, 0},
+		{4, 0, 4, 0}, {5, 1, 5, 1}, {6, 0, 4, 0}, {7, 1, 5, 1}};
+	struct host_topology t;
+
+	(void)state;
+	put_sys("cpu/online", "0-2,4-7\n");
+	put_cpu(0, "0\n", "0,2\n");
+	put_cpu(1, "1\n", "1\n");
+	put_cpu(2, "0\n", "0,2\n");
+	put_cpu(4, "0\n", "4,6\n");
+	put_cpu(5, "1\n", "5,7\n");
+	put_cpu(6, "0\n", "4,6\n");
+	put_cpu(7, "1\n", "5,7\n");
+	put_sys("node/online", "0-1\n");
+	put_sys("node/node0/cpulist", "0,2,4,6\n");
+	put_sys("node/node1/cpulist", "1,5,7\n");
+	put_sys("node/node1/meminfo", "Node 1 MemTotal:   16384 kB\nNode 1 MemFree:  4096 kB\n");
+	assert_int_equal(host_topology_read(scratch, &t, NULL), 0);
+	assert_int_equal(t.cpus_count, sizeof(expected) / sizeof(expected[0]));
+	for (size_t i = 0; i < t.cpus_count; i++) {
+		assert_int_equal(t.cpus[i].cpu, expected[i].cpu);
+		assert_int_equal(t.cpus[i].socket, expected[i].socket);
+		assert_int_equal(t.cpus[i].core, expected[i].core);
+		assert_int_equal(t.cpus[i].numa, expected[i].numa);
+	}
+	assert_int_equal(t.numas_count, 2);
+	assert_int_equal(t.numas[0].memory_bytes, 0);
+	assert_int_equal(t.numas[1].memory_bytes, 16 << 20);
+	assert_int_equal(t.numas[1].free_bytes, 4 << 20);
+	assert_string_equal(t.hidden, "");
+	host_topology_free(&t);
+}
+
+static void test_what_a_container_hides_of_the_topology_is_said(void **state)
+{
+	cleanup_error struct error *err = NULL;
+	struct host_topology t;
+
+	(void)state;
+	assert_int_equal(host_topology_read(scratch, &t, &err), -1);
+	assert_non_null(strstr(err->message, "cannot be read"));
+	host_topology_free(&t);
+	put_sys("cpu/online", "0-1\n");
+	assert_int_equal(host_topology_read(scratch, &t, NULL), 0);
+	assert_int_equal(t.cpus_count, 2);
+	assert_int_equal(t.cpus[1].socket, -1);
+	assert_int_equal(t.cpus[1].core, -1);
+	assert_int_equal(t.cpus[1].numa, -1);
+	assert_non_null(strstr(t.hidden, "sockets, cores and NUMA nodes"));
+	host_topology_free(&t);
+}
+
+static void test_a_list_of_cpus_that_is_none_is_an_error(void **state)
+{
+	static const char *const bad[] = {"", "\n", "x\n", "0-\n", "3-1\n", "0-99999999\n", "0,0\n",
+		"0-3,2-5\n", "-1\n", "0,,1\n", "0-1-2\n", NULL};
+
+	(void)state;
+	for (const char *const *text = bad; *text; text++) {
+		cleanup_error struct error *err = NULL;
+		struct host_topology t;
+
+		put_sys("cpu/online", *text);
+		if (host_topology_read(scratch, &t, &err) == 0)
+			fail_msg("was taken: %s", *text);
+		assert_non_null(strstr(err->message, "is no list of them"));
+		host_topology_free(&t);
+	}
+}
+
+static void test_the_cpus_of_a_process_are_told(void **state)
+{
+	char allowed[64];
+
+	(void)state;
+	host_process_cpus((int)getpid(), allowed);
+	assert_true(allowed[0] >= '0' && allowed[0] <= '9');
+	host_process_cpus(1 << 30, allowed);
+	assert_string_equal(allowed, "");
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_scratch, remove_pool)
@@ -349,6 +454,10 @@ int main(void)
 		TEST(test_a_bridge_is_found_up_or_it_is_said_what_is_there),
 		TEST(test_a_tap_is_a_port_of_its_bridge_until_it_is_closed),
 		TEST(test_a_tap_never_has_the_lowest_address_of_a_bridge),
+		TEST(test_sockets_cores_threads_and_numa_nodes_are_read),
+		TEST(test_what_a_container_hides_of_the_topology_is_said),
+		TEST(test_a_list_of_cpus_that_is_none_is_an_error),
+		TEST(test_the_cpus_of_a_process_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

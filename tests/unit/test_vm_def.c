@@ -270,12 +270,34 @@ static void test_machine_types_without_a_version_are_refused_with_what_to_write(
 	}
 }
 
+static void test_what_the_guest_was_given_is_kept_beside_what_was_asked_for(void **state)
+{
+	cleanup_vm_def struct vm_def *def = parse(
+		"[vm]\nuuid = " UUID "\nmemory = 1G\nmachine = pc-q35-10.0\ncpu = baseline\n");
+	cleanup_vm_def struct vm_def *again = NULL;
+	cleanup_free char *text = NULL;
+
+	(void)state;
+	assert_string_equal(vm_def_exact_cpu(def), "baseline");
+	def->cpu_in_force = fs_format("Westmere-v1,+avx,-aes");
+	text = vm_def_format(def);
+	again = parse(text);
+	assert_string_equal(again->cpu, "baseline");
+	assert_string_equal(vm_def_exact_cpu(again), "Westmere-v1,+avx,-aes");
+	set(again, "cpu", "qemu64");
+	assert_string_equal(vm_def_exact_cpu(again), "Westmere-v1,+avx,-aes");
+	expect_wrong(BASE "cpu_in_force = baseline\n", "cpu_in_force");
+	expect_wrong(BASE "cpu_in_force = qemu64,accel=kvm\n", "cpu_in_force");
+}
+
 static void test_cpu_models_that_cannot_move_are_refused_with_why(void **state)
 {
 	(void)state;
 	expect_set_wrong("cpu", "host", "could not move");
 	expect_set_wrong("cpu", "max", "could not move");
 	expect_set_wrong("cpu", "qemu64,vmx=on", "+FEATURE");
+	expect_set_wrong("cpu", "baseline,+avx", "CPU model");
+	expect_set_wrong("cpu_in_force", "qemu64", "set by hand");
 	expect_set_wrong("cpu", "", "CPU model");
 }
 
@@ -491,6 +513,7 @@ int main(void)
 		TEST(test_what_is_missing_is_named),
 		TEST(test_memory_is_a_multiple_of_1M_in_bounds),
 		TEST(test_machine_types_without_a_version_are_refused_with_what_to_write),
+		TEST(test_what_the_guest_was_given_is_kept_beside_what_was_asked_for),
 		TEST(test_cpu_models_that_cannot_move_are_refused_with_why),
 		TEST(test_values_that_would_break_the_file_or_an_argument_are_refused),
 		TEST(test_keys_are_set_as_the_command_line_gives_them),
