@@ -96,11 +96,15 @@ int cli_join(struct cli *cli, struct error **err)
 	answer = cli_call(cli, "POST", NULL, "/v1/join", body, err);
 	if (!answer)
 		return -1;
-	if (cli->json)
+	if (cli->json) {
 		cli_print_json(answer);
-	else
-		printf("%s has joined cluster %s.\n", cli_text(answer, "node", "This node"),
-			cli_text(answer, "cluster", ""));
+		return 0;
+	}
+	printf("%s has joined cluster %s.\n", cli_text(answer, "node", "This node"),
+		cli_text(answer, "cluster", ""));
+	if (json_array_size(json_object_get(answer, "cpu_lacks")))
+		printf("It can give guests less than the other nodes: `drover cpu` shows what that "
+		       "costs.\n");
 	return 0;
 }
 

@@ -56,13 +56,15 @@ static void print_nodes(const json_t *nodes)
 
 	json_array_foreach(nodes, i, node)
 	{
+		bool emulated = !strcmp(cli_text(node, "accel", ""), "tcg");
 		cleanup_free char *lacks = join(json_object_get(node, "lacks"));
 		cleanup_free char *hypervisor = fs_format(
 			"%s %s", cli_text(node, "driver", "-"), cli_text(node, "version", ""));
 
 		cli_table_add(table, *lacks || *cli_text(node, "problem", ""),
 			(const char *const[]){cli_text(node, "node", "?"), hypervisor,
-				cli_text(node, "accel", "-"), cli_text(node, "vendor", "-"),
+				cli_text(node, "accel", "-"),
+				emulated ? "emulated" : cli_text(node, "vendor", "-"),
 				*lacks ? lacks : cli_text(node, "problem", "nothing")});
 	}
 	cli_table_print(table);

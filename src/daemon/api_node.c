@@ -167,6 +167,15 @@ static int init_locked(
 	return *answer ? 0 : -1;
 }
 
+/* What this node lacks of what the others can give to guests; NULL: nothing, or not known yet. */
+static json_t *own_cpu_lacks(struct daemon *daemon, const char *name)
+{
+	struct machine *m = atomic_load(&daemon->machine);
+	cleanup_json json_t *lacks = m ? vms_cpu_lacks(m->vms, NULL) : NULL;
+
+	return json_incref(json_object_get(lacks, name));
+}
+
 static int join_locked(
 	struct daemon *daemon, const json_t *body, json_t **answer, struct error **err)
 {
@@ -189,8 +198,9 @@ static int join_locked(
 		return -1;
 	log_info("joined cluster %s as %s", id->cluster_id, id->name);
 	if (come_up(daemon, id->name, err) == 0)
-		*answer = json_pack("{s:s, s:s, s:s}", "node", id->name, "cluster", id->cluster_id,
-			"pool", id->pool_dir);
+		*answer = json_pack("{s:s, s:s, s:s, s:o*}", "node", id->name, "cluster",
+			id->cluster_id, "pool", id->pool_dir, "cpu_lacks",
+			own_cpu_lacks(daemon, id->name));
 	identity_free(id);
 	return *answer ? 0 : -1;
 }
