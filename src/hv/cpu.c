@@ -139,15 +139,19 @@ static bool offers_model(const struct hv_cpu_offer *offer, const struct hv_cpu_m
 	return false;
 }
 
-/* Whether all can give it, and it is nothing odd there: not a model of another maker where the
- * guest sees who made the CPU. */
+/* Whether it may be chosen where the CPU is of this vendor. Of another it would be something odd: a
+ * guest that sees both takes its number for another CPU's, and one that is emulated guards against
+ * flaws that it does not have (Meltdown, of Intel's). */
+static bool is_kindred(const struct hv_cpu_model *model, const char *vendor)
+{
+	return model->lasting && (!model->vendor || !strcmp(model->vendor, vendor));
+}
+
+/* Whether all can give it. */
 static bool is_fit(const struct hv_cpu_model *model, const struct cpu_set *common,
 	const struct hv_cpu_offer *const *offers, size_t count)
 {
-	if (!model->lasting || !cpu_set_within(&model->features, common))
-		return false;
-	if (strcmp(offers[0]->accel, "tcg") && model->vendor &&
-		strcmp(model->vendor, offers[0]->vendor))
+	if (!is_kindred(model, offers[0]->vendor) || !cpu_set_within(&model->features, common))
 		return false;
 	for (size_t i = 0; i < count; i++)
 		if (!offers_model(offers[i], model))
@@ -164,16 +168,13 @@ static bool is_better(const struct hv_cpu_model *model, const struct hv_cpu_mode
 	return strcmp(model->name, best->name) > 0;
 }
 
-/* Features that a CPU like this model has in reality: those of the models of its maker. */
-static void find_kindred(const struct hv_cpu_models *models, const struct hv_cpu_model *best,
-	struct cpu_set *kindred)
+/* Features that a CPU of this vendor has somewhere in reality. */
+static void find_kindred(
+	const struct hv_cpu_models *models, const char *vendor, struct cpu_set *kindred)
 {
-	for (size_t i = 0; i < models->count; i++) {
-		const struct hv_cpu_model *m = &models->list[i];
-
-		if (m->lasting && (!m->vendor || !best->vendor || !strcmp(m->vendor, best->vendor)))
-			cpu_set_unite(kindred, &m->features);
-	}
+	for (size_t i = 0; i < models->count; i++)
+		if (is_kindred(&models->list[i], vendor))
+			cpu_set_unite(kindred, &models->list[i].features);
 }
 
 /* Adds what there is room for in a definition. */
@@ -208,7 +209,7 @@ int hv_cpu_baseline(const struct hv_cpu_models *models, const struct hv_cpu_offe
 			"there is no CPU model that all nodes can give; `drover cpu` shows what "
 			"each of them lacks");
 	memcpy(spec->model, best->name, strlen(best->name) + 1);
-	find_kindred(models, best, &kindred);
+	find_kindred(models, offers[0]->vendor, &kindred);
 	cpu_set_intersect(&common, &kindred);
 	cpu_set_intersect(&common, &models->addable);
 	cpu_set_subtract(&common, &best->features);

@@ -70,8 +70,8 @@ int hv_cpu_missing(const struct hv_cpu_models *models, const struct cpu_spec *sp
 
 /*
  * The best CPU that all `count` (1 or more, all alike) offers can give: of the models that all of
- * them give whole the one with the most features, and with it what all give of the addable ones
- * that other models of its vendor have.
+ * them give whole, and that are of their vendor or of none, the one with the most features; and
+ * with it what all give of the addable ones that such models have.
  * ERROR_HYPERVISOR when there is no such model. `spec` is to be freed in any case.
  */
 int hv_cpu_baseline(const struct hv_cpu_models *models, const struct hv_cpu_offer *const *offers,
