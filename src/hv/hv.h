@@ -62,6 +62,8 @@ void hv_complete_def(const struct hv *hv, struct vm_def *def);
 /* Whether this hypervisor can run it: machine type, number of vCPUs, CPU. ERROR_HYPERVISOR. A CPU
  * that is still "baseline" is for the start to make exact, and is not looked at. */
 int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err);
+/* The part of it that is about the machine type, and how many vCPUs that can have. */
+int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err);
 /* The part of it that is about the CPU: whether it can give the guest each feature of the exact one
  * that was, or is to be, started. The message names those that it lacks. ERROR_HYPERVISOR, and
  * ERROR_DEFINITION for one that is not exact. What no list of features can tell is told by

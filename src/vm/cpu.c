@@ -124,6 +124,18 @@ size_t vm_offers_alike(const struct vm_offers *offers, const struct hv_cpu_offer
 	return count;
 }
 
+/* What they can give is not known: a VM that is started now may not be able to go there. */
+static void warn_of_silent(const struct vm_offers *offers)
+{
+	const json_t *one;
+	size_t i;
+
+	json_array_foreach(offers->silent, i, one)
+		log_warning("cpu = " CPU_BASELINE " leaves %s out: %s",
+			json_string_value(json_object_get(one, "node")),
+			json_string_value(json_object_get(one, "problem")));
+}
+
 static char *cluster_baseline(struct vms *vms, struct error **err)
 {
 	cleanup_offers struct vm_offers offers = {0};
@@ -134,6 +146,7 @@ static char *cluster_baseline(struct vms *vms, struct error **err)
 
 	if (vm_offers_read(vms, NULL, &offers, err) < 0)
 		return NULL;
+	warn_of_silent(&offers);
 	self = vm_offers_find(&offers, vms->node);
 	if (!self) {
 		error_set(err, ERROR_POOL, 0, "%s is no member of the pool", vms->node);

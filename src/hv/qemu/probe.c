@@ -295,24 +295,6 @@ void hv_complete_def(const struct hv *hv, struct vm_def *def)
 		def->cpu = fs_format(CPU_BASELINE);
 }
 
-static int check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
-{
-	size_t count = json_array_size(hv->machines), i;
-	json_t *name;
-
-	json_array_foreach(hv->machines, i, name)
-	{
-		if (!strcmp(json_string_value(name), def->machine))
-			return 0;
-	}
-	return error_set(err, ERROR_HYPERVISOR, 0,
-		"VM %s has machine type %s, which QEMU %s on this node does not offer; it has %s "
-		"to %s: use a QEMU that has it",
-		def->name, def->machine, hv->facts.version,
-		json_string_value(json_array_get(hv->machines, count - 1)),
-		json_string_value(json_array_get(hv->machines, 0)));
-}
-
 static int check_vcpus(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
 	const json_t *max = json_object_get(hv->vcpus, def->machine);
@@ -327,9 +309,27 @@ static int check_vcpus(const struct hv *hv, const struct vm_def *def, struct err
 		hv->facts.version);
 }
 
+int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
+{
+	size_t count = json_array_size(hv->machines), i;
+	json_t *name;
+
+	json_array_foreach(hv->machines, i, name)
+	{
+		if (!strcmp(json_string_value(name), def->machine))
+			return check_vcpus(hv, def, err);
+	}
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"VM %s has machine type %s, which QEMU %s on this node does not offer; it has %s "
+		"to %s: use a QEMU that has it",
+		def->name, def->machine, hv->facts.version,
+		json_string_value(json_array_get(hv->machines, count - 1)),
+		json_string_value(json_array_get(hv->machines, 0)));
+}
+
 int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	if (check_machine(hv, def, err) < 0 || check_vcpus(hv, def, err) < 0)
+	if (hv_check_machine(hv, def, err) < 0)
 		return -1;
 	return strcmp(vm_def_exact_cpu(def), CPU_BASELINE) ? hv_check_cpu(hv, def, err) : 0;
 }
