@@ -131,9 +131,11 @@ static void warn_of_silent(const struct vm_offers *offers)
 	size_t i;
 
 	json_array_foreach(offers->silent, i, one)
+	{
 		log_warning("cpu = " CPU_BASELINE " leaves %s out: %s",
 			json_string_value(json_object_get(one, "node")),
 			json_string_value(json_object_get(one, "problem")));
+	}
 }
 
 static char *cluster_baseline(struct vms *vms, struct error **err)

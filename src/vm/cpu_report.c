@@ -261,7 +261,10 @@ static void warn_of_node(const json_t *report, const json_t *node)
 	char list[300], stuck[300];
 	size_t i;
 
-	json_array_foreach(lacks, i, feature) cpu_set_add(&set, json_string_value(feature));
+	json_array_foreach(lacks, i, feature)
+	{
+		cpu_set_add(&set, json_string_value(feature));
+	}
 	cpu_set_list(&set, list, sizeof(list));
 	list_stuck(report, name, stuck, sizeof(stuck));
 	if (set.count)
