@@ -218,7 +218,7 @@ static json_t *verdict(const char *state, bool whole, const struct error *why)
 /* With the lock held. */
 static json_t *verdict_of(const struct migration *m)
 {
-	if (m->state == MIGRATE_DONE || m->resumed_ms)
+	if (m->state == MIGRATE_DONE || m->resumed_ms || m->step == STEP_POSTCOPY)
 		return verdict("running", m->state == MIGRATE_DONE, m->error);
 	return verdict(
 		m->ended && !m->claimed && !m->uncertain ? "ended" : "unknown", false, m->error);

@@ -76,7 +76,7 @@ static enum migrate_step last_step(const struct migration *m)
 	if (m->source || m->state == MIGRATE_DONE)
 		return STEP_DONE;
 	/* A guest that ran here ran for good, whatever became of it then. */
-	if (m->claimed && m->resumed_ms)
+	if ((m->claimed && m->resumed_ms) || m->step == STEP_POSTCOPY)
 		return STEP_POSTCOPY;
 	return m->claimed || m->uncertain ? STEP_CLAIM : STEP_DONE;
 }

@@ -121,11 +121,24 @@ static bool given_up(struct migration *m)
 	return cancel;
 }
 
+/* Whether the pool says that the destination has the VM no more, which does not say so itself. */
+static bool lost_there(struct migration *m, struct error **err)
+{
+	struct pool_owner now;
+
+	if (pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) < 0 ||
+		now.epoch <= m->epoch + 1)
+		return false;
+	source_taken_since(m, &now, err);
+	return true;
+}
+
 /* The connection between the hypervisors is gone, and the guest over there stands still where it
- * touches a page that is still here. 0: look again. */
+ * touches a page that is still here. 1: all are there; 0: look again. */
 static int mend(struct migration *m, struct error **err)
 {
 	struct error *e = NULL;
+	int rc;
 
 	if (given_up(m)) {
 		error_set(err, ERROR_CANCELLED, 0, "they were given up");
@@ -146,8 +159,9 @@ static int mend(struct migration *m, struct error **err)
 	}
 	log_error("%s", e->message);
 	error_free(&e);
-	if (m->link && ask_copy(m, err) < 0)
-		return -1;
+	rc = m->link ? ask_copy(m, err) : 0;
+	if (rc != 0 || lost_there(m, err))
+		return rc != 0 ? rc : -1;
 	return migrations_pause(m->all, RETRY_MS) ? 0 : SOURCE_LEFT;
 }
 
@@ -238,32 +252,48 @@ static enum verdict follow_to_end(struct migration *m, struct error **why)
 	return BROKEN;
 }
 
+/* Whose it is by an owner of a later epoch than ours. */
+static enum verdict verdict_of_owner(
+	struct migration *m, const struct pool_owner *now, struct error **why)
+{
+	if (!strcmp(now->node, m->all->set.node))
+		return OURS;
+	if (!strcmp(now->node, m->peer) && !strcmp(now->why, m->id))
+		return THEIRS;
+	error_free(why);
+	return source_taken_since(m, now, why);
+}
+
 /* Takes the VM back, from a destination that has not claimed it and will not, or has given it back.
  */
-static enum verdict take_back(struct migration *m)
+static enum verdict take_back(struct migration *m, struct error **why)
 {
 	struct pool_owner now = {0};
 
 	if (pool_owner_claim(m->all->set.pool, m->vm_name, m->epoch + 1, m->all->set.node, m->id,
-		    &now, NULL) == 0 ||
-		(now.epoch > m->epoch && !strcmp(now.node, m->all->set.node)))
+		    &now, NULL) == 0)
 		return OURS;
-	return UNKNOWN;
+	if (now.epoch <= m->epoch)
+		return UNKNOWN;
+	return verdict_of_owner(m, &now, why);
 }
 
-/* What the pool says when the destination is not heard. A destination that can claim has done so in
- * less time than a lane is made again. */
-static enum verdict ask_pool(struct migration *m, const struct error *silence, int64_t since_ms)
+/* What the pool says when the destination does not tell. One that can claim has done so in less
+ * time than a lane is made again; and one that has claimed may be giving the VM back, or be about
+ * to: our copy is the only whole one then. */
+static enum verdict ask_pool(
+	struct migration *m, const struct error *silence, int64_t since_ms, struct error **why)
 {
+	bool silent = silence && !source_may_call_again(m, silence, since_ms);
 	struct pool_owner now;
+	enum verdict verdict;
 
-	if (pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) < 0)
+	if (pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) < 0 || now.epoch < m->epoch)
 		return UNKNOWN;
-	if (!strcmp(now.node, m->peer) && !strcmp(now.why, m->id))
-		return THEIRS;
-	if (now.epoch == m->epoch && silence && !source_may_call_again(m, silence, since_ms))
-		return take_back(m);
-	return UNKNOWN;
+	if (now.epoch == m->epoch)
+		return silent ? take_back(m, why) : UNKNOWN;
+	verdict = verdict_of_owner(m, &now, why);
+	return verdict == THEIRS && !silent ? UNKNOWN : verdict;
 }
 
 /* Our hypervisor has switched: gives the destination our word again and finds out what became of
@@ -279,9 +309,9 @@ static enum verdict settle_switched(
 	if (m->link && source_call(m, "POST", "handover", NULL, SOURCE_CALL_MS, &answer, err) == 0)
 		verdict = source_take_word(answer, why);
 	if (verdict == OURS)
-		return take_back(m);
-	if (verdict == UNKNOWN)
-		verdict = ask_pool(m, err ? *err : NULL, since_ms);
+		verdict = take_back(m, why);
+	else if (verdict == UNKNOWN)
+		verdict = ask_pool(m, *err, since_ms, why);
 	return verdict == THEIRS ? follow_to_end(m, why) : verdict;
 }
 

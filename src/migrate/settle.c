@@ -71,6 +71,17 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 	return verdict;
 }
 
+enum verdict source_taken_since(
+	struct migration *m, const struct pool_owner *now, struct error **err)
+{
+	error_set(err, ERROR_FAILED, 0,
+		*now->node ? "%s has taken %s over, and it belongs to %s now"
+			   : "%s has taken %s over, and does not run it any more; `drover "
+			     "start %s` starts it",
+		m->peer, m->vm_name, *now->node ? now->node : m->vm_name);
+	return BROKEN;
+}
+
 /* The destination has claimed: its word tells whether it runs the VM for good. */
 static enum verdict ask_claimer(
 	struct migration *m, const struct pool_owner *now, int64_t since_ms, struct error **err)
@@ -88,12 +99,7 @@ static enum verdict ask_claimer(
 		return THEIRS;
 	if (strcmp(now->node, m->peer) || strcmp(now->why, m->id)) {
 		error_free(&e);
-		error_set(err, ERROR_FAILED, 0,
-			*now->node ? "%s has taken %s over, and it belongs to %s now"
-				   : "%s has taken %s over, and does not run it any more; `drover "
-				     "start %s` starts it",
-			m->peer, m->vm_name, *now->node ? now->node : m->vm_name);
-		return BROKEN;
+		return source_taken_since(m, now, err);
 	}
 	/* It may be giving the VM back, or be about to: our copy is the only whole one then. */
 	if (!e || source_may_call_again(m, e, since_ms)) {
@@ -178,13 +184,33 @@ static void finish_theirs(struct migration *m, struct error *e)
 	migration_ended(m, MIGRATE_DONE, NULL);
 }
 
-/* It has been moved, and will never be whole: the other side, which may wait for ever, is told. */
+/* Tells the destination, which would wait for ever, that no page comes any more: again and again,
+ * for as long as a lane is made again. SOURCE_LEFT when droverd stops. */
+static int tell_broken(struct migration *m)
+{
+	struct error *e = NULL;
+	int rc = 0;
+
+	if (!m->link)
+		m->link = node_link_open(m->all->set.peers, m->peer, &e);
+	if (m->link)
+		rc = source_call_again(m, "POST", "abort", NULL, &e);
+	if (e)
+		log_warning("%s was not told that no more of %s comes: %s", m->peer, m->vm_name,
+			e->message);
+	error_free(&e);
+	return rc == SOURCE_LEFT ? SOURCE_LEFT : 0;
+}
+
+/* It has been moved, and will never be whole. */
 static void finish_broken(struct migration *m, struct error *e)
 {
 	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
 
-	m->told = false;
-	abort_destination(m, &e);
+	if (tell_broken(m) == SOURCE_LEFT) {
+		error_free(&e);
+		return; /* the journal has it */
+	}
 	source_end_copy(m);
 	migration_ended(m, state, e);
 }
@@ -297,7 +323,10 @@ static void recover_theirs(struct migration *m, struct error *e)
 		migration_ended(m, MIGRATE_DONE, NULL);
 		return;
 	}
-	abort_destination(m, &e);
+	if (tell_broken(m) == SOURCE_LEFT) {
+		error_free(&e);
+		return; /* the journal has it */
+	}
 	error_prefix(&e,
 		"the hypervisor on %s ended during the post-copy of %s; `drover migration show %s "
 		"--node %s` tells whether all of its memory had arrived there",

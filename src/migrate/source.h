@@ -44,6 +44,9 @@ void source_release_lane(struct migration *m);
 /* The pool's verdict, else the destination's word; asks both again until one is known. UNKNOWN:
  * droverd stops. */
 enum verdict source_settle_ownership(struct migration *m, struct error **why);
+/* What a later owner than the destination, `now`, means to us: BROKEN, and why. */
+enum verdict source_taken_since(
+	struct migration *m, const struct pool_owner *now, struct error **err);
 /* Says once, where everybody sees it, that it is not known who runs the VM. */
 void source_say_undecided(struct migration *m, const struct error *e);
 /* Post-copy, after the rounds: pauses the guest and orders the switch. Nothing is done, and 0

@@ -411,6 +411,39 @@ def test_a_destination_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(no
     wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
 
 
+def test_a_destination_that_dies_with_all_it_knows_leaves_nothing_undecided(nodes, busy):
+    """Its hypervisor has run the guest, and its droverd had not said so yet: only the pool tells."""
+    node1, node2 = nodes
+    restart_with_fault(node2, "migrate.dst.after_resume:kill")
+    moving = move(node1, busy, "--postcopy")
+    wait_for(lambda: node2.daemon_pid is None, "the death of droverd", 60)
+    os.kill(busy.pids(node2)[0], signal.SIGKILL)
+    node2.start_daemon()
+    status, said = result_of(moving)
+    assert status != 0 and f"drover start {busy.name}" in said, said
+    for node in nodes:
+        wait_for(lambda node=node: not busy.pids(node), "the end of both copies")
+    assert_nothing_is_left(node1)
+    drover(node1, "start", busy.name)
+    wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
+
+
+def test_a_destination_that_is_away_is_told_that_pages_are_lost_when_it_is_back(nodes, busy):
+    """It would wait for them for ever."""
+    node1, node2 = nodes
+    moving = move(node1, busy, "--postcopy")
+    wait_postcopy(nodes, busy)
+    node2.stop_daemon(signal.SIGKILL)
+    os.kill(busy.pids(node1)[0], signal.SIGKILL)
+    wait_for(lambda: not busy.pids(node1), "the end of the source's hypervisor")
+    node2.start_daemon()
+    wait_for(lambda: migration_of(node2, busy, "failed"), "the end of the migration", 60)
+    status, said = result_of(moving)
+    assert status != 0 and "without some pages" in said, said
+    drover(node2, "stop", busy.name, "--hard")
+    assert_nothing_is_left(node1)
+
+
 @pytest.mark.parametrize("how, phase", [([], "stream"), (["--postcopy"], "post-copy")])
 def test_a_network_that_is_cut_for_a_while_ends_nothing(nodes, busy, how, phase):
     """No poll, no word and no lane is given up for a cut of 20 s."""
