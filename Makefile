@@ -4,7 +4,7 @@
 # make check      builds and runs every test, JOBS=3 at a time
 # make bench      measures moves against QEMU's own: CASE=idle CONFIG=drover,default RUNS=5
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
-# make model      checks the model of the handover (docs/handover.pml) with spin
+# make model      checks the model of the handover (docs/handover.pml and what it includes) with spin
 # make check-faults  tries every fault at every step of a move (docs/reliability.md); FAULTS=REGEX
 # make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says, also on GlusterFS
 #                 (installs the packages of tests/race/packages.txt, as root)

@@ -1,5 +1,6 @@
 /*
- * The handover of a pre-copy migration from A to B (docs/handover.md), for spin.
+ * The handover of a migration from A to B (docs/handover.md), for spin. With MAY_SWITCH it has been
+ * allowed to be switched to post-copy: handover_postcopy.pml has what is different then.
  *
  * `make model` checks it. What is modelled: droverd on both sides, each with its journal, thread of
  * the migration and threads that answer calls; both hypervisors; the stream between them; the pool;
@@ -43,29 +44,32 @@
 #endif
 
 /* Steps, as in the journal (enum migrate_step); NONE: no row yet. ENDED: the row is closed. */
-mtype:step = { NONE, PREPARE, STREAM, HANDOVER, CLAIM, UNDO, END, ENDED };
+mtype:step = { NONE, PREPARE, STREAM, SWITCH, HANDOVER, CLAIM, POSTCOPY, UNDO, END, ENDED };
 mtype:step stepA = NONE, stepB = NONE;
 bool doneA, doneB; /* closed as `done`; false: failed or cancelled */
 
 /* Hypervisors. A's: SWITCHOVER, its guest is paused and goes on by itself when the stream breaks;
- * COMPLETED, paused for good (postmigrate). B's: WAITING for the stream, LOADED. */
-mtype:hv = { GONE, RUNNING, SWITCHOVER, COMPLETED, WAITING, LOADED };
+ * COMPLETED, paused for good (postmigrate). B's: WAITING for the stream, LOADED. The others: see
+ * handover_postcopy.pml. */
+mtype:hv = { GONE, RUNNING, SWITCHOVER, COMPLETED, WAITING, LOADED, PAUSED, SWITCHING, STUCK,
+	IN_POSTCOPY };
 mtype:hv hvA = RUNNING, hvB = GONE;
 bool streaming; /* the stream is whole */
 bool written;   /* A's hypervisor has written all of it, and closed its end */
 
 /* The pool: owner.1 is A's. Nobody: released, by a node whose hypervisor was gone. */
 mtype:node = { NOBODY, A, B };
-mtype:node owner[5];
+mtype:node owner[5] = { NOBODY, A, NOBODY, NOBODY, NOBODY };
 byte epoch = 1;
 bool poolA = true, poolB = true; /* whether the node reaches it */
 
 /* Calls from A to B: at most one at a time. */
-mtype:question = { NO_CALL, EXPECT, READY, HANDOVER_CALL, ABORT };
-mtype:word = { NO_WORD, YES, FAILED, RUNS, ENDED_WORD, UNKNOWN };
+mtype:question = { NO_CALL, EXPECT, READY, HANDOVER_CALL, ABORT, RECOVER };
+mtype:word = { NO_WORD, YES, FAILED, RUNS, WHOLE, RAN, ENDED_WORD, UNKNOWN };
 mtype:question question = NO_CALL;
 mtype:word answer = NO_WORD;
 bool brokenA; /* what has become of the VM is not known to A, or it is off: BROKEN */
+mtype:word said = NO_WORD; /* the last call's answer */
 bool unanswered; /* the question or the answer was lost: A's call will time out */
 
 /* What droverd on B holds in memory. */
@@ -82,6 +86,16 @@ bool ranB; /* the guest has run on B: A's copy is an old one */
 #define two_run (hvA == RUNNING && hvB == RUNNING)
 #define MINE_A (owner[epoch] == A)
 #define MINE_B (owner[epoch] == B)
+
+#define SAID_RUNNING (said == RUNS || said == WHOLE || said == RAN)
+#ifdef MAY_SWITCH
+#include "handover_postcopy.pml"
+#else
+#define NOT_NEEDED assert(hvA == GONE || !MINE_A)
+#define HV_A_DIES hvA = GONE
+#define switchedB false
+#define NEVER_READY false
+#endif
 
 /* pool_owner_claim(): one winner of an epoch. `made` is what the caller is told: won, lost or, when
  * the pool went away meanwhile, that it cannot be known. */
@@ -112,7 +126,6 @@ inline claim_or_not(number, who, reaches, told)
 
 /* ---- A ---- */
 
-mtype:word said = NO_WORD; /* the last call's answer */
 
 /* source_call(): NO_WORD when nothing came, and B may have heard the question. */
 inline call(what)
@@ -132,19 +145,25 @@ inline go_on()
 	:: atomic { hvA == SWITCHOVER -> streaming = false; hvA = RUNNING } /* hv_vm_migrate_cancel */
 	:: hvA == RUNNING
 	:: hvA == GONE
-	:: atomic { hvA == COMPLETED ->
+	:: atomic { hvA != SWITCHOVER && hvA != RUNNING && hvA != GONE ->
 		assert(!MINE_B); /* once claimed, never resumed elsewhere */
 #ifndef CLAIM_AFTER_RUN
 		assert(!ranB);
 #endif
-		hvA = RUNNING }
+		hvA = RUNNING;
+#ifdef MAY_SWITCH
+		streaming = false /* hv_vm_migrate_abandon() */
+#endif
+		}
 	fi
 }
 
 inline end_copy_A()
 {
 	stepA = END;
-	atomic { hvA = GONE; streaming = false };
+	atomic {
+		NOT_NEEDED;
+		hvA = GONE; streaming = false };
 	atomic { stepA = ENDED; doneA = !brokenA };
 }
 
@@ -170,8 +189,8 @@ inline settle_ownership()
 			/* ask_claimer() */
 			call(ABORT);
 			if
-			:: said == RUNS -> verdict = END; break
-			:: said != RUNS && !sawB -> brokenA = true; verdict = END; break
+			:: SAID_RUNNING -> verdict = END; break
+			:: !SAID_RUNNING && !sawB -> brokenA = true; verdict = END; break
 			/* For as long as a lane is made again, which is longer than a droverd needs
 			 * to start again. */
 			:: said == NO_WORD && sawB && deadB -> brokenA = true; verdict = END; break
@@ -184,7 +203,7 @@ inline settle_ownership()
 	   :: toldA == NOT_KNOWN ->
 		call(ABORT);
 		if
-		:: said == RUNS -> verdict = END; break
+		:: SAID_RUNNING -> verdict = END; break
 		:: said == ENDED_WORD -> verdict = UNDO; break
 		:: else
 		fi
@@ -203,6 +222,9 @@ inline source_settle()
 {
 	if
 	:: stepA == END -> verdict = END
+#ifdef MAY_SWITCH
+	:: stepA == SWITCH || stepA == POSTCOPY -> source_settle_switched()
+#endif
 	:: stepA == HANDOVER ->
 #ifdef GO_ON_UNCLAIMED
 		verdict = UNDO
@@ -238,13 +260,20 @@ inline source_run()
 	:: hvA == COMPLETED
 	:: !streaming || hvA == GONE -> goto settle
 	:: cancel -> goto settle
+#ifdef MAY_SWITCH
+	:: hvA == RUNNING && streaming && upB && stepB != ENDED -> source_switch()
+#endif
 	fi;
-	if :: cancel -> goto settle :: else fi; /* source_pass_cancel() */
+	if :: cancel && stepA == STREAM -> goto settle :: else fi; /* source_pass_cancel() */
 	stepA = HANDOVER;
+handover:
 	do
 	:: call(HANDOVER_CALL);
 	   if
-	   :: said == RUNS -> end_copy_A(); goto over
+#ifdef MAY_SWITCH
+	   :: SAID_RUNNING && stepA == SWITCH -> source_follow(); end_copy_A(); goto over
+#endif
+	   :: SAID_RUNNING && stepA == HANDOVER -> end_copy_A(); goto over
 	   :: said == NO_WORD -> if :: skip :: goto settle fi /* asked again, for a while */
 	   :: else -> goto settle
 	   fi
@@ -267,7 +296,10 @@ inline source_recover()
 			:: else
 			fi;
 			if
-			:: MINE_B && stepA != STREAM && stepA != PREPARE && stepA != UNDO
+			:: MINE_B && (stepA == HANDOVER || stepA == END)
+#ifdef MAY_SWITCH
+			:: MINE_B && (stepA == SWITCH || stepA == POSTCOPY) -> tell_broken()
+#endif
 			:: else -> call(ABORT)
 			fi;
 			stepA = ENDED
@@ -293,7 +325,13 @@ end_over:
 inline word_of_B()
 {
 	if
+#ifdef MAY_SWITCH
+	:: stepB == ENDED && doneB -> answer = WHOLE
+	:: stepB == ENDED && !doneB && (resumedB || ranB_closed) -> answer = RAN
+	:: stepB == POSTCOPY || (stepB != ENDED && resumedB) -> answer = RUNS
+#else
 	:: resumedB || (stepB == ENDED && doneB) -> answer = RUNS
+#endif
 	:: else ->
 		if
 		:: stepB == ENDED && !claimedB && !uncertainB -> answer = ENDED_WORD
@@ -314,12 +352,12 @@ end:	do
 		:: else -> answer = FAILED
 		fi }
 	:: atomic { upB && question == READY && answer == NO_WORD && !unanswered &&
-			(readyB || stepB == ENDED || !knownB) ->
+			(readyB || stepB == ENDED || !knownB || NEVER_READY) ->
 		if :: readyB && stepB != ENDED -> answer = YES :: else -> answer = FAILED fi }
 	:: atomic { upB && question == HANDOVER_CALL && !handoverB && knownB && !unanswered ->
 		handoverB = true }
 	:: atomic { upB && question == HANDOVER_CALL && answer == NO_WORD && !unanswered &&
-			(resumedB || stepB == ENDED || (!knownB && !receivedB)) ->
+			(handoverB || !knownB) && (resumedB || stepB == ENDED || (!knownB && !receivedB)) ->
 		word_of_B() }
 	:: atomic { upB && question == ABORT && !abortB && knownB && !unanswered -> abortB = true;
 		if
@@ -327,11 +365,15 @@ end:	do
 		:: else
 		fi }
 	:: atomic { upB && question == ABORT && answer == NO_WORD && !unanswered &&
-			(resumedB || stepB == ENDED || stepB == NONE || claimedB || !knownB) ->
+			(abortB || !knownB) && (resumedB || stepB == ENDED || stepB == NONE || claimedB || !knownB) ->
 		if
 		:: stepB == NONE -> answer = UNKNOWN /* the journal has no such row */
 		:: else -> word_of_B()
 		fi }
+#ifdef MAY_SWITCH
+	:: atomic { upB && question == RECOVER && answer == NO_WORD && !unanswered ->
+		migrations_renew_lane() }
+#endif
 	:: atomic { lost > 0 && answer != NO_WORD && !unanswered ->
 		lost--; unanswered = true; answer = NO_WORD } /* the answer is lost */
 	od
@@ -351,7 +393,8 @@ inline let_run(worked)
 		if :: hvB == RUNNING -> worked = true :: hvB == GONE -> worked = false fi
 	:: atomic { hvB == RUNNING -> worked = true }
 	:: atomic { hvB == GONE -> worked = false }
-	:: atomic { breaks > 0 && hvB == LOADED -> breaks--; may_have_runB = false; worked = false }
+	:: atomic { breaks > 0 && hvB == LOADED && !switchedB -> breaks--; may_have_runB = false;
+		worked = false }
 	fi
 }
 
@@ -392,88 +435,123 @@ inline run_here()
 {
 	let_run(workedB);
 	if
-	:: workedB -> resumedB = true; atomic { stepB = ENDED; doneB = true }
+#ifdef MAY_SWITCH
+	:: workedB && switchedB -> resumedB = true; follow_B()
+#endif
+	:: workedB && !switchedB -> resumedB = true; atomic { stepB = ENDED; doneB = true }
 	:: else -> give_up(); end_failed_B()
 	fi
 }
 
-inline dest_run()
+/* wait_loaded(), wait_handover(), claim() */
+inline take_over()
 {
-	if
-	:: atomic { hvB == GONE -> hvB = WAITING }
-	:: breaks > 0 -> breaks--; end_failed_B(); goto over_B
-	fi;
-	readyB = true;
-	/* wait_loaded() */
 	if
 	:: hvB == LOADED
 	:: hvB == GONE || abortB -> end_failed_B(); goto over_B
+#ifdef MAY_SWITCH
+	:: hvB == LOADED && !streaming -> end_failed_B(); goto over_B /* mover_check() */
+#endif
 	fi;
-	/* wait_handover(): a source that is silent for two minutes is down or cut off */
+#ifdef MAY_SWITCH
+	switchedB = !wholeB;
+#endif
+	/* A source that is silent for two minutes is down or cut off. */
 #ifndef CLAIM_WHEN_LOADED
 	if
-	:: handoverB && !abortB
+	:: handoverB
 	:: abortB -> end_failed_B(); goto over_B
-	:: (!upA || deadA || (stepA == ENDED && question == NO_CALL)) -> end_failed_B(); goto over_B
+	:: !switchedB && (!upA || deadA || (stepA == ENDED && question == NO_CALL)) ->
+		end_failed_B(); goto over_B
+#ifdef MAY_SWITCH
+	:: WITHOUT_WORD
+#endif
 	fi;
 #endif
 	stepB = CLAIM;
 #ifdef CLAIM_AFTER_RUN
 	let_run(workedB);
 #endif
-	claim_or_not(2, B, poolB, toldB);
-	if
-	:: toldB == NOT_KNOWN ->
+	do
+	:: claim_or_not(2, B, poolB, toldB);
+	   if
+	   :: toldB == NOT_KNOWN ->
 		poolB; /* find_out_claim() */
-		if :: MINE_B && epoch == 2 -> toldB = WON :: else -> toldB = NOT_OWNER fi
-	:: else
-	fi;
+		if
+		:: MINE_B && epoch == 2 -> toldB = WON; break
+		:: else -> if :: switchedB :: !switchedB -> toldB = NOT_OWNER; break fi
+		fi
+	   :: else -> break
+	   fi
+	od;
 	if
 	:: toldB == WON -> claimedB = true; run_here()
 	:: else -> end_failed_B()
+	fi
+}
+
+inline prepare_B()
+{
+	if
+	:: atomic { hvB == GONE -> hvB = WAITING }
+	:: breaks > 0 -> breaks--; end_failed_B(); goto over_B
 	fi;
-over_B:	skip
+	readyB = true
 }
 
 /* dest_recover(): only what the pool says we have claimed is ours; all else is ended. */
 inline dest_recover()
 {
-	if
-	:: stepB == NONE || stepB == ENDED
-	:: else ->
-		poolB;
-		/* vms_find(): a VM whose hypervisor is gone is nobody's */
-		atomic { if :: hvB == GONE && MINE_B -> epoch++; owner[epoch] = NOBODY :: else fi };
-		atomic { claimedB = (MINE_B && epoch == 2); may_have_runB = (hvB != LOADED); knownB = true;
-			receivedB = true };
+	poolB;
+	/* vms_find(): a VM whose hypervisor is gone is nobody's */
+	atomic { if :: hvB == GONE && MINE_B -> epoch++; owner[epoch] = NOBODY :: else fi };
+	atomic { claimedB = (MINE_B && epoch == 2); may_have_runB = (hvB != LOADED); knownB = true;
+		receivedB = true };
 #ifndef ENDED_AFTER_CLAIM
-		atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
+	atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
 #endif
-		if
-		:: hvB != GONE && claimedB -> run_here()
-		:: else -> end_failed_B()
-		fi
+#ifdef MAY_SWITCH
+	atomic { switchedB = (hvB != GONE && hvB != WAITING && !wholeB); againB = true;
+#ifndef FORGET_RAN
+		ranB_closed = (stepB == POSTCOPY)
+#endif
+		};
+#endif
+	if
+	:: hvB != GONE && claimedB -> run_here(); goto over_B
+#ifdef MAY_SWITCH
+	:: hvB != GONE && !claimedB && epoch == 1 /* may_be_switched() */
+	:: hvB == GONE || (!claimedB && epoch > 1) -> end_failed_B(); goto over_B
+#else
+	:: else -> end_failed_B(); goto over_B
+#endif
 	fi
+}
+
+inline dest_run()
+{
+	if
+	:: receivedB -> prepare_B()
+	:: !receivedB -> dest_recover()
+	fi;
+	take_over();
+over_B:	skip
 }
 
 active proctype DroverdB()
 {
-end_expecting:
-	if
-	:: atomic { upB && knownB && stepB == PREPARE && !receivedB -> receivedB = true };
-		{ dest_run() } unless { !upB }
-	:: !upB
-	fi;
 end_over:
 	do
-	:: upB && stepB == NONE -> goto end_expecting
-	:: upB && stepB != ENDED && stepB != NONE -> { dest_recover() } unless { !upB }
+	:: atomic { upB && knownB && stepB == PREPARE && !receivedB -> receivedB = true };
+		{ dest_run() } unless { !upB }
+	:: upB && !knownB && stepB != ENDED && stepB != NONE -> { dest_run() } unless { !upB }
 	:: atomic { !upB && !deadB -> upB = true }
 	od
 }
 
 /* ---- Hypervisors and their stream ---- */
 
+#ifndef MAY_SWITCH
 active proctype Stream()
 {
 end:	do
@@ -493,90 +571,6 @@ end:	do
 		streaming = false }
 	od
 }
-
-/* ---- What goes wrong ---- */
-
-inline lose_memory_B()
-{
-	knownB = false; readyB = false; handoverB = false; abortB = false; claimedB = false;
-	resumedB = false; receivedB = false; may_have_runB = false
-}
-
-active proctype Faults()
-{
-	do
-	:: atomic { crashes > 0 && upA -> crashes--; upA = false; question = NO_CALL;
-		answer = NO_WORD; unanswered = false; droverd_crashed = true }
-	:: atomic { crashes > 0 && upB -> crashes--; upB = false; lose_memory_B();
-		droverd_crashed = true }
-	:: atomic { crashes > 0 && hvA != GONE -> crashes--; hvA = GONE;
-		hypervisor_crashed = true }
-	:: atomic { crashes > 0 && hvB != GONE -> crashes--; hvB = GONE;
-		hypervisor_crashed = true }
-	:: atomic { crashes > 0 && upA -> crashes--; upA = false; hvA = GONE; question = NO_CALL;
-		answer = NO_WORD; unanswered = false; hypervisor_crashed = true;
-#ifdef NODES_STAY_DEAD
-		deadA = true
 #endif
-		}
-	:: atomic { crashes > 0 && upB -> crashes--; upB = false; hvB = GONE; lose_memory_B();
-		hypervisor_crashed = true;
-#ifdef NODES_STAY_DEAD
-		deadB = true
-#endif
-		}
-	:: atomic { outages > 0 && poolA -> outages--; poolA = false }
-	:: atomic { outages > 0 && poolB -> outages--; poolB = false }
-	:: atomic { !cancel && stepA != NONE -> cancel = true }
-	:: atomic { crashes = 0; lost = 0; breaks = 0; outages = 0; break } /* nothing more */
-	od
-}
 
-/* The pool comes back. */
-active proctype Mends()
-{
-end:	do
-	:: atomic { !poolA -> poolA = true }
-	:: atomic { !poolB -> poolB = true }
-	od
-}
-
-/* ---- What must hold ---- */
-
-#define one_runs ((hvA == RUNNING) != (hvB == RUNNING))
-/* Nothing runs, and the owner, or any node when there is none, can start it. */
-#define can_be_started (hvA != RUNNING && hvB != RUNNING && \
-	(owner[epoch] == NOBODY || (owner[epoch] == A && hvA == GONE && !deadA) || \
-		(owner[epoch] == B && hvB == GONE && !deadB)))
-/* Whoever runs it owns it. */
-#define owner_runs ((hvA != RUNNING || MINE_A) && (hvB != RUNNING || MINE_B))
-
-active proctype Observer()
-{
-	do
-	:: two_run -> assert(false) /* never two */
-#if REACH == 1
-	:: doneA && doneB && hvB == RUNNING && hvA == GONE -> assert(false) /* a move */
-#elif REACH == 2
-	:: stepA == ENDED && !doneA && hvA == RUNNING && stepB == ENDED -> assert(false) /* undone */
-#elif REACH == 3
-	:: undecided -> assert(false)
-#elif REACH == 4
-	:: epoch == 3 && owner[3] == A && hvA == RUNNING -> assert(false) /* handed back */
-#elif REACH == 5
-	:: droverd_crashed && stepA == ENDED && doneB && hvB == RUNNING -> assert(false)
-	/* a move in spite of a crash */
-#elif REACH == 6
-	:: epoch == 2 && owner[2] == A && stepB == CLAIM -> assert(false) /* B's claim comes late */
-#endif
-	/* Nothing can happen any more. */
-	:: timeout ->
-		assert(stepA == ENDED || stepA == NONE || deadA);
-		assert(stepB == ENDED || stepB == NONE || deadB);
-		assert(one_runs || hypervisor_crashed);
-		assert(one_runs || can_be_started || deadA || deadB);
-		assert(owner_runs);
-		break
-	od
-}
-init { owner[1] = A }
+#include "handover_checks.pml"

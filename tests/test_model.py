@@ -14,13 +14,13 @@ def _named(searches):
     return [pytest.param(search, id=search.says.replace(" ", "-")) for search in searches]
 
 
-@pytest.mark.parametrize("search", _named(handover.HOLDS))
+@pytest.mark.parametrize("search", _named(handover.HOLDS + handover.POSTCOPY_HOLDS))
 def test_the_handover_holds_with(search):
     found = handover.run(search)
     assert handover.holds(search, found), found
 
 
-@pytest.mark.parametrize("search", _named(handover.BROKEN))
+@pytest.mark.parametrize("search", _named(handover.BROKEN + handover.POSTCOPY_BROKEN))
 def test_a_broken_handover_is_found(search):
     assert handover.finds(search, handover.run(search))
 

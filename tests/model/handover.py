@@ -25,6 +25,11 @@ GOES_ON_THOUGH_CLAIMED = "!((owner[epoch]=="
 NONE_RUNS = "!=(hvB=="
 OLD_RUNS = "!(ranB)"
 RUNS_UNOWNED = "||(owner[epoch]=="
+A_WAITS = "(stepA=="
+B_WAITS = "(stepB=="
+ENDS_WHAT_IS_NEEDED = "!(wholeB)"
+NEVER_ENDS = "non-progress cycle"
+ENDS_ITS_OWN = "(hvA==10)|| !((owner[epoch]=="
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Search:
     define: str = ""
     error: str = ""  # what must be found, where something must
     partial: bool = False  # by bitstate hashing: not every state is seen
+    cycles: bool = False  # for ways that never end, where each process that can go on does
 
     @property
     def defines(self):
@@ -70,6 +76,7 @@ HOLDS = [
     Search("one crash and a pool that goes away", lost=0, outages=1),
     Search("one crash, and a stream that breaks or a guest that cannot be let run", lost=0,
            breaks=1),
+    Search("one crash: all retries end", lost=0, cycles=True),
 ]
 # The same with more than one fault of a kind: minutes.
 HOLDS_LONG = [
@@ -77,6 +84,26 @@ HOLDS_LONG = [
     Search("two crashes and two lost messages", crashes=2, lost=2),
     Search("two crashes, two lost messages and two absences of the pool", crashes=2, lost=2,
            outages=2, partial=True),
+]
+# With post-copy allowed.
+POSTCOPY_HOLDS = [
+    Search("post-copy, and a lost message", crashes=0, define="MAY_SWITCH"),
+    Search("post-copy, a lane that is gone, and a lost message", crashes=0, breaks=1,
+           define="MAY_SWITCH"),
+    Search("post-copy, a lane that is gone or a user who gives up, and a lost message", crashes=0,
+           breaks=1, define="MAY_SWITCH GIVE_UPS=1"),
+    Search("post-copy, and one crash", lost=0, define="MAY_SWITCH"),
+    Search("post-copy, and a lane that is gone: all retries end", crashes=0, lost=0, breaks=1,
+           define="MAY_SWITCH", cycles=True),
+    Search("post-copy, and one crash; a node that crashes stays dead", lost=0,
+           define="MAY_SWITCH NODES_STAY_DEAD"),
+]
+POSTCOPY_HOLDS_LONG = [
+    Search("post-copy, one crash and one lost message", define="MAY_SWITCH"),
+    Search("post-copy, one crash and a pool that goes away", lost=0, outages=1,
+           define="MAY_SWITCH"),
+    Search("post-copy, one crash and a lane that is gone", lost=0, breaks=1, define="MAY_SWITCH"),
+    Search("post-copy, and one crash: all retries end", lost=0, define="MAY_SWITCH", cycles=True),
 ]
 # An error must be found in these: what they leave out of the protocol is needed.
 BROKEN = [
@@ -87,12 +114,27 @@ BROKEN = [
     Search("A goes on without a claim when its handover is not answered",
            define="GO_ON_UNCLAIMED", error=GOES_ON_THOUGH_CLAIMED),
     Search("A ends its copy when its handover is not answered", define="END_UNASKED",
-           error=NONE_RUNS),
+           error=ENDS_ITS_OWN),
     Search("B says after a restart that a copy has ended which may have run", lost=0, outages=1,
            define="ENDED_AFTER_CLAIM", error=RUNS_UNOWNED),
     Search("B ends the copy that it cannot let run before it gives the VM back", lost=0, breaks=1,
            define="END_BEFORE_GIVING", error=NONE_RUNS),
     Search("B gives back what may have run", lost=0, define="GIVE_BACK_BLINDLY", error=OLD_RUNS),
+]
+POSTCOPY_BROKEN = [
+    Search("A ends its hypervisor when B runs, which has not got all pages", crashes=0, lost=0,
+           define="MAY_SWITCH END_AT_RUNNING", error=ENDS_WHAT_IS_NEEDED),
+    Search("A lets its guest go on after the switch without a claim", crashes=0,
+           define="MAY_SWITCH TAKE_BACK_UNCLAIMED", error=GOES_ON_THOUGH_CLAIMED),
+    Search("A takes B's claim for a guest that runs there",
+           define="MAY_SWITCH FOLLOW_A_CLAIM", error=ENDS_ITS_OWN),
+    Search("A does not look for an owner after B", lost=0,
+           define="MAY_SWITCH FORGET_LATER_OWNERS", error=A_WAITS),
+    Search("B says after a restart that a copy has ended which has run", lost=0, outages=1,
+           define="MAY_SWITCH FORGET_RAN", error=OLD_RUNS),
+    Search("A tells B once that pages are lost", define="MAY_SWITCH TELL_ONCE", error=B_WAITS),
+    Search("A asks for a new lane though all pages are there", crashes=0, lost=0, breaks=1,
+           define="MAY_SWITCH MEND_WHOLE", error=NEVER_ENDS, cycles=True),
 ]
 # These must be reached, or the searches above would show nothing.
 REACHED = [
@@ -102,6 +144,12 @@ REACHED = [
     Search("a VM that is handed back", breaks=1, define="REACH=4", error=REACHED_IT),
     Search("a move in spite of a droverd's crash", define="REACH=5", error=REACHED_IT),
     Search("a claim of B that comes too late", define="REACH=6", error=REACHED_IT),
+    Search("a move by post-copy", crashes=0, lost=0, define="MAY_SWITCH REACH=7",
+           error=REACHED_IT),
+    Search("a switch that is taken back", crashes=0, breaks=1, define="MAY_SWITCH REACH=8",
+           error=REACHED_IT),
+    Search("a new lane", crashes=0, lost=0, breaks=1, define="MAY_SWITCH REACH=9",
+           error=REACHED_IT),
 ]
 
 
@@ -118,13 +166,13 @@ def run(search):
         options = {"cwd": folder, "check": True, "capture_output": True, "text": True}
         subprocess.run(["spin", "-a", *search.defines, MODEL], **options)
         how = ["-DBITSTATE"] if search.partial else ["-DCOLLAPSE", f"-DMEMLIM={MEMORY_MIB}"]
+        how += ["-DNP", "-DNFAIR=3"] if search.cycles else ["-DSAFETY", "-DNOCLAIM"]
         # Most searches are over sooner than a compiler that optimizes.
-        level = "-O2" if search in HOLDS_LONG else "-O0"
-        subprocess.run(["cc", level, "-w", "-DSAFETY", "-DNOCLAIM", *how, "-o", "pan", "pan.c"],
-                       **options)
+        level = "-O2" if search in HOLDS_LONG + POSTCOPY_HOLDS_LONG else "-O0"
+        subprocess.run(["cc", level, "-w", *how, "-o", "pan", "pan.c"], **options)
         start = time.monotonic()
-        width = ["-w30"] if search.partial else []
-        text = subprocess.run(["./pan", f"-m{DEPTH}", *width], cwd=folder, check=False,
+        more = ["-w30"] if search.partial else ["-l", "-f"] if search.cycles else []
+        text = subprocess.run(["./pan", f"-m{DEPTH}", *more], cwd=folder, check=False,
                               capture_output=True, text=True, timeout=TIMEOUT_S).stdout
         seconds = time.monotonic() - start
     what = re.search(r"pan:\d+: (.*?) \(at depth", text)
@@ -166,8 +214,9 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    bad = _all("must hold", HOLDS + ([] if quick else HOLDS_LONG), holds)
-    bad += _all("broken on purpose: spin must find it", BROKEN, finds)
+    bad = _all("must hold", HOLDS + POSTCOPY_HOLDS +
+               ([] if quick else HOLDS_LONG + POSTCOPY_HOLDS_LONG), holds)
+    bad += _all("broken on purpose: spin must find it", BROKEN + POSTCOPY_BROKEN, finds)
     bad += _all("must be reached", REACHED, finds)
     print(f"\n{bad} searches did not end as they must" if bad else "\nall as it must be")
     return 1 if bad else 0
