@@ -64,7 +64,8 @@ int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err
 
 /* Up to `len` bytes, at least one; 0 at the end. `len` is a multiple of 16. */
 ssize_t endpoint_read(struct endpoint *e, void *data, size_t len, struct error **err);
-/* Whether something can be read, at once or within `us` microseconds. */
+/* Whether something can be read, at once or within `us` microseconds; less than 0: without a limit,
+ * but for signals. */
 bool endpoint_wait(const struct endpoint *e, int64_t us);
 /* All of it. ERROR_HYPERVISOR when the hypervisor has closed its end, ERROR_NO_SPACE. */
 int endpoint_write(struct endpoint *e, const void *data, size_t len, struct error **err);

@@ -109,8 +109,12 @@ static void *carry_back(void *arg)
 		max = theirs.payload_max & ~15u;
 	for (;;) {
 		struct return_piece *piece = take_return(r);
-		ssize_t n = endpoint_read(&r->output, piece->data, max, NULL);
+		ssize_t n;
 
+		/* Inside read() this thread would be woken whenever the hypervisor takes something
+		 * out of the same socket. */
+		endpoint_wait(&r->output, -1);
+		n = endpoint_read(&r->output, piece->data, max, NULL);
 		if (n <= 0)
 			return NULL;
 		link_send(r->link, &piece->frame, FRAME_RETURN, piece->data, (size_t)n);
