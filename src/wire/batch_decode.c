@@ -293,29 +293,81 @@ static int read_other(struct decoder *d, struct error **err)
 	return 0;
 }
 
+/* References to blocks that follow each other. */
+struct reference_run {
+	struct batch_page *refs[SOURCE_RUN];
+	uint8_t *contents[SOURCE_RUN];
+	size_t count;
+};
+
+/* The next run from item `i` on; returns the item to go on with. */
+static size_t take_run(struct batch *b, size_t i, struct reference_run *run)
+{
+	for (run->count = 0; i < b->items_len && run->count < SOURCE_RUN; i++) {
+		struct batch_page *page = &b->pages[i], *first = run->refs[0];
+
+		if (page->code != CODE_REFERENCE)
+			continue;
+		if (run->count && (page->source != first->source ||
+					  page->number != first->number + run->count))
+			break;
+		run->refs[run->count] = page;
+		run->contents[run->count++] = batch_contents(b, i);
+	}
+	return i;
+}
+
+static void check_reference(struct decoder *d, struct batch_page *page, const uint8_t *contents,
+	const uint8_t *expected)
+{
+	uint8_t hash[PAGEHASH_SIZE];
+
+	if (contents) {
+		pagehash(d->c->hash, contents, hash);
+		page->missing = memcmp(hash, expected, PAGEHASH_SIZE) != 0;
+	} else {
+		page->missing = true;
+	}
+	if (page->missing) {
+		d->b->missing++;
+		d->b->counts.misses[page->source]++;
+	}
+}
+
+static void check_run(struct decoder *d, const struct reference_run *run, const uint8_t *hashes,
+	const struct source_set *sources)
+{
+	size_t i = 0, read_to;
+
+	while (i < run->count) {
+		const struct batch_page *first = run->refs[i];
+
+		read_to = i;
+		if (sources)
+			read_to += source_set_read(sources, first->source, first->number,
+				run->contents + i, run->count - i);
+		/* Behind one that cannot be read there may be some that can. */
+		if (read_to == i) {
+			check_reference(d, run->refs[i], NULL, hashes + i * PAGEHASH_SIZE);
+			i++;
+		}
+		for (; i < read_to; i++)
+			check_reference(
+				d, run->refs[i], run->contents[i], hashes + i * PAGEHASH_SIZE);
+	}
+}
+
 /* Reads the blocks that are referred to and checks their hashes, which begin at `hashes`. */
 static void check_references(
 	struct decoder *d, const uint8_t *hashes, const struct source_set *sources)
 {
-	struct batch *b = d->b;
-	uint8_t hash[PAGEHASH_SIZE];
+	struct reference_run run;
+	size_t next = take_run(d->b, 0, &run);
 
-	for (size_t i = 0; i < b->items_len; i++) {
-		struct batch_page *page = &b->pages[i];
-		uint8_t *contents = batch_contents(b, i);
-
-		if (page->code != CODE_REFERENCE)
-			continue;
-		page->missing = true;
-		if (sources && source_set_read(sources, page->source, page->number, contents)) {
-			pagehash(d->c->hash, contents, hash);
-			page->missing = memcmp(hash, hashes, PAGEHASH_SIZE) != 0;
-		}
-		if (page->missing) {
-			b->missing++;
-			b->counts.misses[page->source]++;
-		}
-		hashes += PAGEHASH_SIZE;
+	while (run.count) {
+		check_run(d, &run, hashes, sources);
+		hashes += run.count * PAGEHASH_SIZE;
+		next = take_run(d->b, next, &run);
 	}
 }
 

@@ -13,10 +13,10 @@
 /* In an order of what they are for. Files: only those that are open. */
 static const int allowed[] = {
 	/* descriptors */
-	SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(pread64), SCMP_SYS(write), SCMP_SYS(writev),
-	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(_llseek), SCMP_SYS(close), SCMP_SYS(fcntl),
-	SCMP_SYS(fcntl64), SCMP_SYS(fstat), SCMP_SYS(fstat64), SCMP_SYS(poll), SCMP_SYS(ppoll),
-	SCMP_SYS(ppoll_time64),
+	SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(pread64), SCMP_SYS(preadv), SCMP_SYS(write),
+	SCMP_SYS(writev), SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(_llseek), SCMP_SYS(close),
+	SCMP_SYS(fcntl), SCMP_SYS(fcntl64), SCMP_SYS(fstat), SCMP_SYS(fstat64), SCMP_SYS(poll),
+	SCMP_SYS(ppoll), SCMP_SYS(ppoll_time64),
 	/* sockets; which ones can be made is said below */
 	SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown),
 	SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(send), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg),

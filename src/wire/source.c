@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -274,20 +275,38 @@ static bool read_page(int fd, uint64_t at, uint8_t page[STREAM_PAGE])
 	return true;
 }
 
-bool source_set_read(
-	const struct source_set *set, uint8_t source, uint64_t block, uint8_t page[STREAM_PAGE])
+/* At least one, or none. */
+static size_t read_pages(int fd, uint64_t at, uint8_t *const *pages, size_t count)
+{
+	struct iovec parts[SOURCE_RUN];
+	ssize_t n;
+
+	for (size_t i = 0; i < count; i++)
+		parts[i] = (struct iovec){.iov_base = pages[i], .iov_len = STREAM_PAGE};
+	n = preadv(fd, parts, (int)count, (off_t)at);
+	if (n >= (ssize_t)STREAM_PAGE)
+		return (size_t)n / STREAM_PAGE;
+	return read_page(fd, at, pages[0]) ? 1 : 0;
+}
+
+size_t source_set_read(const struct source_set *set, uint8_t source, uint64_t block,
+	uint8_t *const *pages, size_t count)
 {
 	const struct source *s = &set->sources[source % SOURCE_MAX];
+	uint64_t start_ns, blocks = s->identity.size / STREAM_PAGE;
 	/* What is counted is no part of what the set is. */
 	struct source_set *counts = (struct source_set *)set;
-	uint64_t start_ns;
-	bool read;
+	size_t read;
 
-	if (source >= set->count || !s->name || block >= s->identity.size / STREAM_PAGE)
-		return false;
+	if (source >= set->count || !s->name || block >= blocks || !count)
+		return 0;
+	if (count > SOURCE_RUN)
+		count = SOURCE_RUN;
+	if (count > blocks - block)
+		count = (size_t)(blocks - block);
 	start_ns = now_ns();
-	read = read_page(s->fd, block * STREAM_PAGE, page);
-	atomic_fetch_add_explicit(&counts->blocks, 1, memory_order_relaxed);
+	read = read_pages(s->fd, block * STREAM_PAGE, pages, count);
+	atomic_fetch_add_explicit(&counts->blocks, read ? read : 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&counts->ns, now_ns() - start_ns, memory_order_relaxed);
 	return read;
 }

@@ -64,10 +64,13 @@ uint64_t source_fingerprint(const uint8_t page[STREAM_PAGE]);
 /* Whether some block of a source that is in use may have these contents; any thread. */
 bool source_set_find(
 	const struct source_set *set, uint64_t fingerprint, uint8_t *source, uint64_t *block);
-/* Reads a block (at block * STREAM_PAGE); false when it cannot be read, whatever the numbers are.
- * Any thread. Counts the time that reading takes. */
-bool source_set_read(
-	const struct source_set *set, uint8_t source, uint64_t block, uint8_t page[STREAM_PAGE]);
+/* Reads up to `count` blocks that follow each other, the first at block * STREAM_PAGE, each into a
+ * page of its own. Returns how many it has read, from the first on; fewer than `count` tells
+ * nothing of the one behind them, and 0 that the first cannot be read, whatever the numbers are. At
+ * most SOURCE_RUN at once. Any thread. Counts the time that reading takes. */
+#define SOURCE_RUN 32u
+size_t source_set_read(const struct source_set *set, uint8_t source, uint64_t block,
+	uint8_t *const *pages, size_t count);
 /* Blocks read, and nanoseconds spent reading them, since the start. */
 void source_set_reading(const struct source_set *set, uint64_t *blocks, uint64_t *ns);
 

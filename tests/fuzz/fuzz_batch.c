@@ -35,14 +35,17 @@ bool source_set_find(
 	return fingerprint != 0;
 }
 
-bool source_set_read(
-	const struct source_set *set, uint8_t source, uint64_t block, uint8_t page[STREAM_PAGE])
+size_t source_set_read(const struct source_set *set, uint8_t source, uint64_t block,
+	uint8_t *const *pages, size_t count)
 {
+	size_t n = 0;
+
 	(void)set;
-	if (source >= SOURCE_MAX || block >> 51)
+	if (source >= SOURCE_MAX || block >> 51 || !count || count > SOURCE_RUN)
 		abort();
-	memset(page, (int)(block & 0xff), STREAM_PAGE);
-	return block % 4 != 3;
+	for (; n < count && (block + n) % 4 != 3; n++)
+		memset(pages[n], (int)((block + n) & 0xff), STREAM_PAGE);
+	return n;
 }
 
 #define CACHED 8u

@@ -299,6 +299,30 @@ static void test_a_reference_takes_some_twenty_bytes_and_its_page_leaves_the_cac
 	assert_equal_caches(e);
 }
 
+static void test_of_blocks_that_are_read_at_once_only_the_wrong_ones_are_asked_for(void **state)
+{
+	struct ends *e = *state;
+	struct error *err = NULL;
+	size_t len;
+
+	for (unsigned i = 0; i < SOURCE_BLOCKS; i++) {
+		add_item(e->sent, 0, i * (uint64_t)STREAM_PAGE, true, e->set->indexed[i]);
+		/* What is between references does not part them. */
+		add_item(e->sent, 1, i * (uint64_t)STREAM_PAGE, true, NULL);
+	}
+	e->set->hole = 11 + 1;
+	e->set->now[14][0] ^= 1;
+	batch_plan(e->sent, e->from, e->set, true);
+	len = batch_encode(e->coder, e->sent, 1, e->payload);
+	assert_int_equal(batch_decode(e->coder, e->payload, len, e->set, e->received, &err), 0);
+	assert_int_equal(e->received->missing, 2);
+	for (unsigned i = 0; i < SOURCE_BLOCKS; i++)
+		assert_int_equal(e->received->pages[2 * i].missing, i == 11 || i == 14);
+	settle_misses(e->sent, e->received);
+	assert_int_equal(batch_complete(e->received, e->to, &err), 0);
+	assert_true(same_piece(e->sent, e->received));
+}
+
 static void test_a_batch_without_the_cache_leaves_it_alone(void **state)
 {
 	struct ends *e = *state;
@@ -479,6 +503,7 @@ int main(void)
 		end_test(test_few_changed_words_take_few_bytes),
 		end_test(test_a_page_twice_in_a_batch_is_a_difference_to_itself),
 		end_test(test_a_reference_takes_some_twenty_bytes_and_its_page_leaves_the_cache),
+		end_test(test_of_blocks_that_are_read_at_once_only_the_wrong_ones_are_asked_for),
 		end_test(test_a_batch_without_the_cache_leaves_it_alone),
 		end_test(test_batches_with_no_page_and_with_no_byte_arrive),
 		end_test(test_pages_at_the_ends_of_the_address_space_arrive),

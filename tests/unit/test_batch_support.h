@@ -60,6 +60,7 @@ struct source_set {
 	uint8_t indexed[SOURCE_BLOCKS][STREAM_PAGE], now[SOURCE_BLOCKS][STREAM_PAGE];
 	uint64_t fingerprints[SOURCE_BLOCKS];
 	bool unreadable;
+	uint64_t hole; /* block that cannot be read; counted from 1, 0: none */
 };
 
 uint64_t source_fingerprint(const uint8_t page[STREAM_PAGE])
@@ -72,21 +73,26 @@ bool source_set_find(
 {
 	for (size_t i = 0; i < SOURCE_BLOCKS; i++)
 		if (set->fingerprints[i] == fingerprint) {
-			/* Every second source, to see them told apart. */
-			*source = (uint8_t)(i % 8 * 2 + 1);
+			/* Every second source, to see them told apart; eight blocks in each. */
+			*source = (uint8_t)(i / 8 % 8 * 2 + 1);
 			*block = i + 1000 * *source;
 			return true;
 		}
 	return false;
 }
 
-bool source_set_read(
-	const struct source_set *set, uint8_t source, uint64_t block, uint8_t page[STREAM_PAGE])
+/* Often fewer than it could, as the real one may. */
+size_t source_set_read(const struct source_set *set, uint8_t source, uint64_t block,
+	uint8_t *const *pages, size_t count)
 {
-	if (set->unreadable || block - 1000 * source >= SOURCE_BLOCKS)
-		return false;
-	memcpy(page, set->now[block - 1000 * source], STREAM_PAGE);
-	return true;
+	size_t first = block - 1000 * source, n = 0;
+
+	for (; n < count && n < 3 && first + n < SOURCE_BLOCKS; n++) {
+		if (set->unreadable || first + n + 1 == set->hole)
+			break;
+		memcpy(pages[n], set->now[first + n], STREAM_PAGE);
+	}
+	return n;
 }
 
 static inline struct source_set *make_source(void)

@@ -25,6 +25,11 @@ static void add(struct source_set *set, const char *name, const char *path, bool
 		fail_msg("%s", err->message);
 }
 
+static bool read_one(const struct source_set *set, uint8_t source, uint64_t block, uint8_t *page)
+{
+	return source_set_read(set, source, block, &page, 1) == 1;
+}
+
 /* The side that sends, with both images. */
 static struct source_set *make_set(void)
 {
@@ -47,7 +52,7 @@ static void test_a_page_is_found_and_its_block_read(void **state)
 		assert_true(source_set_find(set, source_fingerprint(page), &source, &block));
 		assert_int_equal(source, 1);
 		assert_int_equal(block, i - 1000);
-		assert_true(source_set_read(set, source, block, read));
+		assert_true(read_one(set, source, block, read));
 		assert_memory_equal(read, page, STREAM_PAGE);
 	}
 	make_block(5000, page);
@@ -55,6 +60,28 @@ static void test_a_page_is_found_and_its_block_read(void **state)
 	source_set_reading(set, &blocks, &ns);
 	assert_int_equal(blocks, 50);
 	assert_true(ns > 0);
+	source_set_close(set);
+}
+
+static void test_blocks_that_follow_each_other_are_read_at_once(void **state)
+{
+	struct source_set *set = make_set();
+	static uint8_t read[SOURCE_RUN + 1][STREAM_PAGE];
+	uint8_t *pages[SOURCE_RUN + 1], page[STREAM_PAGE];
+
+	(void)state;
+	for (unsigned i = 0; i <= SOURCE_RUN; i++)
+		pages[i] = read[SOURCE_RUN - i];
+	assert_int_equal(source_set_read(set, 1, 7, pages, SOURCE_RUN + 1), SOURCE_RUN);
+	for (unsigned i = 0; i < SOURCE_RUN; i++) {
+		make_block(1007 + i, page);
+		assert_memory_equal(pages[i], page, STREAM_PAGE);
+	}
+	/* It has 50. */
+	assert_int_equal(source_set_read(set, 1, 47, pages, 8), 3);
+	assert_int_equal(source_set_read(set, 1, 50, pages, 8), 0);
+	assert_int_equal(source_set_read(set, 1, UINT64_MAX, pages, 8), 0);
+	assert_int_equal(source_set_read(set, 1, 0, pages, 0), 0);
 	source_set_close(set);
 }
 
@@ -66,11 +93,11 @@ static void test_blocks_that_are_not_there_cannot_be_read(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		assert_false(source_set_read(set, 0, numbers[i], page));
-	assert_false(source_set_read(set, 1, 50, page));
+		assert_false(read_one(set, 0, numbers[i], page));
+	assert_false(read_one(set, 1, 50, page));
 	for (unsigned source = 2; source < 256; source++)
-		assert_false(source_set_read(set, (uint8_t)source, 0, page));
-	assert_true(source_set_read(set, 0, 99, page));
+		assert_false(read_one(set, (uint8_t)source, 0, page));
+	assert_true(read_one(set, 0, 99, page));
 	source_set_close(set);
 }
 
@@ -85,7 +112,7 @@ static void test_an_image_that_changes_in_use_gives_another_page_and_never_an_ol
 	make_block(9999, changed);
 	write_block(image, 7, 9999);
 	assert_true(source_set_find(set, source_fingerprint(page), &source, &block));
-	assert_true(source_set_read(set, source, block, read));
+	assert_true(read_one(set, source, block, read));
 	assert_memory_equal(read, changed, STREAM_PAGE);
 	source_set_close(set);
 }
@@ -97,9 +124,9 @@ static void test_an_image_that_is_cut_in_use_cannot_be_read(void **state)
 
 	(void)state;
 	assert_int_equal(truncate(image, 50 * STREAM_PAGE + 100), 0);
-	assert_true(source_set_read(set, 0, 49, page));
-	assert_false(source_set_read(set, 0, 50, page));
-	assert_false(source_set_read(set, 0, 99, page));
+	assert_true(read_one(set, 0, 49, page));
+	assert_false(read_one(set, 0, 50, page));
+	assert_false(read_one(set, 0, 99, page));
 	source_set_close(set);
 }
 
@@ -111,7 +138,7 @@ static void test_an_image_that_is_replaced_in_use_is_read_as_it_was(void **state
 	(void)state;
 	assert_int_equal(rename(other, image), 0);
 	make_block(99, page);
-	assert_true(source_set_read(set, 0, 99, read));
+	assert_true(read_one(set, 0, 99, read));
 	assert_memory_equal(read, page, STREAM_PAGE);
 	source_set_close(set);
 }
@@ -197,11 +224,11 @@ static void test_both_sides_agree_by_name_and_identity(void **state)
 
 	make_block(50, page);
 	assert_true(source_set_find(source, source_fingerprint(page), &number, &block));
-	assert_true(source_set_read(destination, number, block, read));
+	assert_true(read_one(destination, number, block, read));
 	assert_memory_equal(read, page, STREAM_PAGE);
 	make_block(1000, page); /* was dropped */
 	assert_false(source_set_find(source, source_fingerprint(page), &number, &block));
-	assert_false(source_set_read(destination, 1, 0, read));
+	assert_false(read_one(destination, 1, 0, read));
 	assert_false(source_set_enabled(source, 1));
 	source_set_close(source);
 	source_set_close(destination);
@@ -289,7 +316,7 @@ static void test_a_source_that_is_off_is_not_found_in(void **state)
 	source_set_enable(set, 0, false);
 	assert_false(source_set_enabled(set, 0));
 	assert_false(source_set_find(set, source_fingerprint(page), &number, &block));
-	assert_true(source_set_read(set, 0, 7, page));
+	assert_true(read_one(set, 0, 7, page));
 	source_set_enable(set, 0, true);
 	assert_true(source_set_find(set, source_fingerprint(page), &number, &block));
 	source_set_enable(set, 77, true);
@@ -309,7 +336,7 @@ static void test_an_empty_set_finds_nothing(void **state)
 	assert_int_equal(source_set_agree(set, list, 2, &usable, NULL), 0);
 	assert_int_equal(usable, 0);
 	assert_false(source_set_find(set, 0, &number, &block));
-	assert_false(source_set_read(set, 0, 0, page));
+	assert_false(read_one(set, 0, 0, page));
 	source_set_close(set);
 	source_set_close(NULL);
 }
@@ -320,6 +347,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_a_page_is_found_and_its_block_read),
+		TEST(test_blocks_that_follow_each_other_are_read_at_once),
 		TEST(test_blocks_that_are_not_there_cannot_be_read),
 		TEST(test_an_image_that_changes_in_use_gives_another_page_and_never_an_old_one),
 		TEST(test_an_image_that_is_cut_in_use_cannot_be_read),
