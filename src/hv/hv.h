@@ -190,6 +190,9 @@ int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, str
  * error), by events, without asking again and again; then as hv_vm_migrate_status. */
 int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
 	struct hv_migrate_status *status, struct error **err);
+/* The same from what *status says on, and it ends as well when a later round has begun. */
+int hv_vm_migrate_follow(struct hv_vm *vm, int64_t deadline_ms, struct hv_migrate_status *status,
+	struct error **err);
 /* Source: stops an unfinished one and waits until the guest is what it was before (running, or
  * paused by hv_vm_pause); when it had completed already, does nothing. ERROR_REFUSED in post-copy
  * where the hypervisor has no way back (QEMU from 10.0 on). */

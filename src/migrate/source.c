@@ -317,7 +317,7 @@ static int stream(struct migration *m, struct error **err)
 	int rc;
 
 	for (;;) {
-		if (hv_vm_migrate_wait(hv, s->phase, clock_ms() + LOOK_MS, s, err) < 0)
+		if (hv_vm_migrate_follow(hv, clock_ms() + LOOK_MS, s, err) < 0)
 			return -1;
 		note_switchover(m);
 		if (s->phase == HV_MIGRATE_COMPLETED || migration_in_postcopy(m))

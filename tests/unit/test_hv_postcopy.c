@@ -191,6 +191,32 @@ static void test_a_destination_that_may_not_says_what_to_allow(void **state)
 	expect_error(ERROR_HYPERVISOR, "and use QEMU 8 or later");
 }
 
+/* What changes before each round is more than the limit allows, so that there is always another. */
+static void test_a_round_is_told_when_it_begins(void **state)
+{
+	static const struct hv_migrate_params endless = {
+		.downtime_limit_ms = 1, .bandwidth_bps = 48 << 20};
+	struct guest *a = boot(0, hv10), *b;
+	cleanup_free char *path = NULL;
+	int64_t deadline = clock_ms() + STEP_MS;
+	struct hv_migrate_status s;
+
+	(void)state;
+	busy(a);
+	b = destination(1, a, hv10, &path);
+	must(hv_vm_migrate(a->hv, path, &endless, &test_error));
+	s = wait_phase(a, HV_MIGRATE_ACTIVE);
+	for (int told = 0; told < 3; told++) {
+		int round = s.round;
+
+		must(hv_vm_migrate_follow(a->hv, deadline, &s, &test_error));
+		assert_int_equal(s.phase, HV_MIGRATE_ACTIVE);
+		assert_true(s.round > round && clock_ms() < deadline);
+	}
+	must(hv_vm_migrate_cancel(a->hv, &test_error));
+	assert_true(hv_vm_wait_off(b->hv, clock_ms() + STEP_MS));
+}
+
 int main(void)
 {
 #define GUEST_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -201,6 +227,7 @@ int main(void)
 		GUEST_TEST(test_a_source_does_not_go_on_while_its_disks_are_locked),
 		GUEST_TEST(test_a_broken_connection_is_replaced),
 		GUEST_TEST(test_a_destination_that_may_not_says_what_to_allow),
+		GUEST_TEST(test_a_round_is_told_when_it_begins),
 	};
 
 	return cmocka_run_group_tests(tests, setup_userfaultfd, teardown_userfaultfd);

@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -212,18 +213,31 @@ int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, str
 	return 0;
 }
 
-int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
-	struct hv_migrate_status *status, struct error **err)
+/* Until it is in another phase than `phase`, or in a later round than `round`. */
+static int wait_change(struct hv_vm *vm, enum hv_migrate_phase phase, int round,
+	int64_t deadline_ms, struct hv_migrate_status *status, struct error **err)
 {
 	for (;;) {
 		uint64_t seq = qmp_event_seq(vm->qmp);
 
 		if (hv_vm_migrate_status(vm, status, err) < 0)
 			return -1;
-		if (status->phase != phase || clock_ms() >= deadline_ms)
+		if (status->phase != phase || status->round > round || clock_ms() >= deadline_ms)
 			return 0;
 		qmp_wait_event(vm->qmp, seq, deadline_ms, NULL);
 	}
+}
+
+int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+	struct hv_migrate_status *status, struct error **err)
+{
+	return wait_change(vm, phase, INT_MAX, deadline_ms, status, err);
+}
+
+int hv_vm_migrate_follow(
+	struct hv_vm *vm, int64_t deadline_ms, struct hv_migrate_status *status, struct error **err)
+{
+	return wait_change(vm, status->phase, status->round, deadline_ms, status, err);
 }
 
 static bool unfinished(enum hv_migrate_phase phase)
