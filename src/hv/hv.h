@@ -71,6 +71,9 @@ int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error
 int hv_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err);
 /* The CPU models that it knows. Belong to hv. */
 const struct hv_cpu_models *hv_cpu_models(const struct hv *hv);
+/* Whether a guest can be brought here by post-copy. Starts the hypervisor without a VM to ask it,
+ * which takes some 100 ms. ERROR_HYPERVISOR says what to allow. */
+int hv_check_postcopy(const struct hv *hv, struct error **err);
 
 struct hv_start {
 	const struct vm_def *def;
@@ -164,6 +167,9 @@ struct hv_migrate_status {
 	char failure[512];      /* what the hypervisor said */
 };
 
+/* Whether the hypervisor would let this VM be moved now: it knows of a device or an image that it
+ * cannot move (ERROR_HYPERVISOR with its words), or is at a migration (ERROR_BUSY). */
+int hv_vm_check_movable(struct hv_vm *vm, struct error **err);
 /* Source: starts to write the stream to the listening Unix socket `path`. What it has completed
  * stays paused, whatever happens to the connection after that. Without post-copy there is no return
  * path, so that nothing that the destination does, or leaves, can make of a stream that was written

@@ -16,16 +16,21 @@ struct capability {
 	bool state;
 };
 
-static int set_capabilities(
-	struct hv_vm *vm, const struct capability *caps, size_t count, struct error **err)
+/* The arguments of migrate-set-capabilities. */
+static json_t *capabilities(const struct capability *caps, size_t count)
 {
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < count; i++)
 		json_array_append_new(list, json_pack("{s:s, s:b}", "capability", caps[i].name,
 						    "state", caps[i].state));
-	return qemu_run(vm, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", list),
-		NULL, err);
+	return json_pack("{s:o}", "capabilities", list);
+}
+
+static int set_capabilities(
+	struct hv_vm *vm, const struct capability *caps, size_t count, struct error **err)
+{
+	return qemu_run(vm, "migrate-set-capabilities", capabilities(caps, count), NULL, err);
 }
 
 static int run_uri(struct hv_vm *vm, const char *command, const char *path, struct error **err)
@@ -72,22 +77,24 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 }
 
 /* QEMU tries here whether it can let a guest fault on pages that are not there yet. */
-static int allow_postcopy(struct hv_vm *vm, struct error **err)
+int qemu_allow_postcopy(
+	const struct hv *hv, struct qmp *qmp, int64_t deadline_ms, struct error **err)
 {
 	static const struct capability caps[] = {{"postcopy-ram", true}};
 	struct error *why = NULL;
 	const char *said;
 
-	if (set_capabilities(vm, caps, 1, &why) == 0)
+	if (qmp_run(qmp, "migrate-set-capabilities", capabilities(caps, 1), deadline_ms, NULL,
+		    &why) == 0)
 		return 0;
 	if (why->kind != ERROR_HYPERVISOR)
 		return error_move(err, why);
 	said = strstr(why->message, "capabilities: ");
 	error_set(err, ERROR_HYPERVISOR, 0,
-		"%s: post-copy needs userfaultfd, which its QEMU may not use there (%s): let group "
+		"post-copy needs userfaultfd, which its QEMU may not use there (%s): let group "
 		"%u open /dev/userfaultfd%s, or set the sysctl vm.unprivileged_userfaultfd to 1",
-		vm->name, said ? strchr(said, ' ') + 1 : why->message, (unsigned)vm->hv->set.gid,
-		vm->hv->facts.major < 8 ? " and use QEMU 8 or later" : "");
+		said ? strchr(said, ' ') + 1 : why->message, (unsigned)hv->set.gid,
+		hv->facts.major < 8 ? " and use QEMU 8 or later" : "");
 	error_free(&why);
 	return -1;
 }
@@ -97,9 +104,10 @@ int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, st
 	/* The images, and their locks, are taken by `cont` and not when all is loaded. */
 	static const struct capability caps[] = {{"events", true}, {"late-block-activate", true}};
 
-	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
-		(postcopy && allow_postcopy(vm, err) < 0))
+	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0)
 		return -1;
+	if (postcopy && qemu_allow_postcopy(vm->hv, vm->qmp, clock_ms() + HV_ANSWER_MS, err) < 0)
+		return error_prefix(err, "%s", vm->name);
 	return run_uri(vm, "migrate-incoming", path, err);
 }
 

@@ -54,14 +54,14 @@ static int probe_error(struct probe *p, const struct hv_settings *set, const cha
 	return -1;
 }
 
-static int start_probe(struct probe *p, const struct hv_settings *set, const char *accel, int fd,
-	struct error **err)
+static int start_probe(struct probe *p, const struct hv_settings *set, const char *accel,
+	bool incoming, int fd, struct error **err)
 {
 	cleanup_free char *machine = fs_format("none,accel=%s", accel);
 	cleanup_free char *chardev = fs_format("socket,id=qmp,fd=%d", fd);
 	const char *const argv[] = {set->binary, "-machine", machine, "-nodefaults",
 		"-no-user-config", "-display", "none", "-S", "-chardev", chardev, "-mon",
-		"chardev=qmp,mode=control", NULL};
+		"chardev=qmp,mode=control", incoming ? "-incoming" : NULL, "defer", NULL};
 	struct process_options options = {
 		.argv = argv,
 		.own_session = true,
@@ -79,8 +79,9 @@ static int start_probe(struct probe *p, const struct hv_settings *set, const cha
 	return process_start(&options, &p->id, err);
 }
 
-static int probe_begin(
-	struct probe *p, const struct hv_settings *set, const char *accel, struct error **err)
+/* `incoming`: one that waits for a stream. */
+static int probe_begin(struct probe *p, const struct hv_settings *set, const char *accel,
+	bool incoming, struct error **err)
 {
 	int pair[2] = {-1, -1};
 	struct error *why = NULL;
@@ -90,7 +91,7 @@ static int probe_begin(
 	p->log_fd = memfd_create("probe", MFD_CLOEXEC);
 	if (p->log_fd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot ask %s", set->binary);
-	rc = start_probe(p, set, accel, pair[1], &why);
+	rc = start_probe(p, set, accel, incoming, pair[1], &why);
 	close_fd(&pair[1]);
 	if (rc < 0) {
 		close_fd(&pair[0]);
@@ -194,7 +195,7 @@ static int probe(struct hv *hv, const char *accel, struct error **err)
 	json_object_clear(hv->vcpus);
 	qemu_cpu_forget(hv);
 	snprintf(hv->facts.accel, sizeof(hv->facts.accel), "%s", accel);
-	rc = probe_begin(&p, &hv->set, accel, err);
+	rc = probe_begin(&p, &hv->set, accel, false, err);
 	if (rc == 0)
 		rc = ask_all(hv, &p, err);
 	probe_end(&p);
@@ -247,10 +248,7 @@ struct hv *hv_open(const struct hv_settings *settings, struct error **err)
 		hv_close(hv);
 		return NULL;
 	}
-	if (hv->facts.major < 8 && !strcmp(hv->facts.accel, "tcg"))
-		hv->facts.no_live =
-			"QEMU before 8.0 loses pages of a running guest when it emulates the CPU "
-			"(TCG): pause the guest for the move, or use QEMU 8.0 or later";
+	hv->facts.no_live = qemu_live_defect(&hv->facts);
 	return hv;
 }
 
@@ -332,4 +330,15 @@ int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **e
 	if (hv_check_machine(hv, def, err) < 0)
 		return -1;
 	return strcmp(vm_def_exact_cpu(def), CPU_BASELINE) ? hv_check_cpu(hv, def, err) : 0;
+}
+
+int hv_check_postcopy(const struct hv *hv, struct error **err)
+{
+	struct probe p;
+	int rc = probe_begin(&p, &hv->set, hv->facts.accel, true, err);
+
+	if (rc == 0)
+		rc = qemu_allow_postcopy(hv, p.qmp, p.deadline_ms, err);
+	probe_end(&p);
+	return rc;
 }

@@ -69,6 +69,15 @@ int qemu_loaded_state(struct hv_vm *vm, char state[QMP_NAME_MAX], struct error *
 /* Whether the connection is gone because the process has ended; reaps it. */
 bool qemu_gone(struct hv_vm *vm);
 
+/* Lets a QEMU that waits for a stream be switched to post-copy: here it finds out whether its node
+ * lets it. ERROR_HYPERVISOR says what to allow. */
+int qemu_allow_postcopy(
+	const struct hv *hv, struct qmp *qmp, int64_t deadline_ms, struct error **err);
+
+/* movable.c: why a running guest must not be moved with this version and accelerator, as the rest
+ * of a sentence; NULL when nothing is known against it. */
+const char *qemu_live_defect(const struct hv_facts *facts);
+
 /* What is worth reading at the end of QEMU's log as one line, "" when there is nothing. */
 void qemu_log_tail(const char *run_dir, char out[512]);
 /* Makes of QEMU's own words `said` the error that a person can act on: a lock, a disk that does not
