@@ -59,6 +59,31 @@ int host_fs_type(const char *path, char out[32], struct error **err);
 /* Bytes that can still be written to the file system that holds path. */
 int host_fs_free(const char *path, uint64_t *bytes, struct error **err);
 
+/* What a file system makes of a page cache on one host while another host writes the file. */
+enum host_fs_cache {
+	HOST_FS_LOCAL,    /* one kernel has it: there is one cache */
+	HOST_FS_COHERENT, /* it keeps the caches of all hosts right */
+	HOST_FS_APART,    /* a host may read from its cache what is no longer so */
+	HOST_FS_UNKNOWN
+};
+/* Of a type that host_fs_type gives. */
+enum host_fs_cache host_fs_cache(const char *type);
+
+/* A file that another user is to open, and how. */
+struct host_open {
+	const char *path;
+	bool write;
+	bool direct; /* past the page cache (O_DIRECT) */
+	int errnum;  /* gets 0, or why it does not open; EINVAL with `direct`: not in this way */
+};
+/*
+ * Tries whether a user with that group and no other can open the files, in a process of its own,
+ * which keeps none open and changes nothing. Where this process is not root it tries as itself.
+ * ERROR_TIMEOUT at the deadline (of clock_ms).
+ */
+int host_open_as(unsigned uid, unsigned gid, struct host_open *files, size_t count,
+	int64_t deadline_ms, struct error **err);
+
 /* Whether a bridge of that name is there and up; ERROR_NETWORK says which of both is not so, and
  * names the bridges that are there. */
 int host_bridge_check(const char *bridge, struct error **err);

@@ -20,19 +20,27 @@ static void add_definition(json_t *info, const struct vm_def *def)
 	set(info, "threads", json_integer(def->threads));
 }
 
-/* What the entry here knows, when there is one: the operation, and the hypervisor's view. */
-static bool add_here(struct vms *vms, const char *name, json_t *info)
+bool vms_operation(struct vms *vms, const char *name, char out[128])
 {
-	struct vm *vm = vms_find(vms, name);
-	char operation[sizeof(vm->operation)] = "";
 	struct vm *entry;
 
+	out[0] = 0;
 	pthread_mutex_lock(&vms->lock);
 	for (entry = vms->list; entry && strcmp(entry->name, name); entry = entry->next)
 		;
 	if (entry)
-		memcpy(operation, entry->operation, sizeof(operation));
+		memcpy(out, entry->operation, sizeof(entry->operation));
 	pthread_mutex_unlock(&vms->lock);
+	return out[0] != 0;
+}
+
+/* What the entry here knows, when there is one: the operation, and the hypervisor's view. */
+static bool add_here(struct vms *vms, const char *name, json_t *info)
+{
+	struct vm *vm = vms_find(vms, name);
+	char operation[sizeof(vm->operation)];
+
+	vms_operation(vms, name, operation);
 	set(info, "operation", *operation ? json_string(operation) : json_null());
 	if (!vm)
 		return false;

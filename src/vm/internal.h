@@ -55,11 +55,8 @@ void vm_remove_run_dir(const struct vm *vm);
 uint64_t vm_last_epoch(const struct vm *vm);
 /* Claims the next epoch for nobody, when this node owns the VM. */
 int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
-/* Adds a reference to the entry of a VM that runs here, NULL when none does. vm_unref frees. */
-struct vm *vms_find(struct vms *vms, const char *name);
 /* Waits until nothing of the VM is here any more and nobody works on it; false at the deadline. The
  * caller holds a reference. */
 bool vm_wait_unlisted(const struct vm *vm, int64_t deadline_ms);
-void vm_unref(struct vm *vm);
 
 #endif

@@ -102,6 +102,8 @@ void vms_end_lost(struct vms *vms, const struct vms_spare *spare);
  */
 json_t *vms_info(struct vms *vms, const char *name, struct error **err);
 json_t *vms_list(struct vms *vms, struct error **err);
+/* What is being done with a VM on this node now ("being moved to node2"); false: nothing. */
+bool vms_operation(struct vms *vms, const char *name, char out[128]);
 /* Path of the console's socket of a VM that runs here. The caller frees it. */
 char *vms_console(struct vms *vms, const char *name, struct error **err);
 
@@ -154,6 +156,11 @@ struct vm *vms_take_incoming(
 	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err);
 /* Starts its hypervisor, which waits for a stream. */
 int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **err);
+
+/* A look at a VM that runs here, without taking it: something may be done to it, or it may end,
+ * meanwhile. NULL when it has no hypervisor here. vm_unref gives it back. */
+struct vm *vms_find(struct vms *vms, const char *name);
+void vm_unref(struct vm *vm);
 
 struct hv_vm *vm_hv(struct vm *vm);
 const struct vm_def *vm_definition(const struct vm *vm);

@@ -1,5 +1,6 @@
 #include "test_pool_support.h"
 
+#include "base/clock.h"
 #include "host/host.h"
 
 #include <net/if.h>
@@ -443,12 +444,53 @@ static void test_the_cpus_of_a_process_are_told(void **state)
 	assert_string_equal(allowed, "");
 }
 
+#define NOBODY 65534
+
+static void test_files_are_opened_as_another_user(void **state)
+{
+	cleanup_free char *ours = in_pool("ours"), *theirs = in_pool("theirs"),
+			  *none = in_pool("none");
+	struct host_open files[] = {{.path = ours}, {.path = theirs, .write = true},
+		{.path = theirs, .direct = true}, {.path = none, .errnum = -1},
+		{.path = "/proc/version", .direct = true}, {.path = scratch, .write = true}};
+	size_t count = sizeof(files) / sizeof(files[0]);
+	uid_t before = geteuid();
+
+	(void)state;
+	put_text("ours", "x");
+	put_text("theirs", "x");
+	assert_int_equal(chmod(scratch, 0755), 0);
+	assert_int_equal(chmod(ours, 0600), 0);
+	assert_int_equal(chmod(theirs, 0666), 0);
+	assert_int_equal(host_open_as(NOBODY, NOBODY, files, count, clock_ms() + 10000, NULL), 0);
+	assert_int_equal(files[0].errnum, before == 0 ? EACCES : 0);
+	assert_int_equal(files[1].errnum, 0);
+	assert_int_equal(files[2].errnum, 0);
+	assert_int_equal(files[3].errnum, ENOENT);
+	assert_int_equal(files[4].errnum, EINVAL);
+	assert_int_equal(files[5].errnum, EISDIR);
+	assert_int_equal(geteuid(), before);
+}
+
+static void test_file_systems_are_known_by_what_they_make_of_a_cache(void **state)
+{
+	(void)state;
+	assert_int_equal(host_fs_cache("ext4"), HOST_FS_LOCAL);
+	assert_int_equal(host_fs_cache("ceph"), HOST_FS_COHERENT);
+	assert_int_equal(host_fs_cache("nfs4"), HOST_FS_APART);
+	assert_int_equal(host_fs_cache("fuse.glusterfs"), HOST_FS_APART);
+	assert_int_equal(host_fs_cache("fuseblk"), HOST_FS_UNKNOWN);
+	assert_int_equal(host_fs_cache(""), HOST_FS_UNKNOWN);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_scratch, remove_pool)
 	const struct CMUnitTest tests[] = {
 		TEST(test_facts_are_those_of_the_kernel),
 		TEST(test_the_file_system_of_a_path_is_that_of_its_own_mount),
+		TEST(test_files_are_opened_as_another_user),
+		TEST(test_file_systems_are_known_by_what_they_make_of_a_cache),
 		TEST(test_free_space_is_what_statvfs_says),
 		TEST(test_users_are_found_by_name_and_number),
 		TEST(test_a_bridge_is_found_up_or_it_is_said_what_is_there),
