@@ -37,7 +37,8 @@ void pool_close(struct pool *pool);
  * (pool_probe_begin; nonce is 32 hexadecimal digits, made by the caller); the second answers it
  * (pool_probe_answer: reads it, checks the nonce, adds its own by rename and hard link, takes and
  * gives back a lock on it); the first looks at the answer and removes all
- * (pool_probe_finish, also to be called when the second failed). ERROR_POOL. */
+ * (pool_probe_finish, also to be called when the second failed). ERROR_POOL. What probes have left
+ * more than a day ago is removed by pool_probe_begin. */
 int pool_probe_begin(const struct pool *pool, const char *nonce, struct error **err);
 int pool_probe_answer(const char *dir, const char *nonce, const char *answer, struct error **err);
 int pool_probe_finish(

@@ -1,14 +1,18 @@
 #include "pool/internal.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define TEXT_MAX 64
+/* Files of probes that are older are nobody's any more. */
+#define SWEEP_S 86400
 
 /* Locks that belong to the open file, as hypervisors use them; elsewhere the process's. */
 #ifdef F_OFD_SETLK
@@ -54,12 +58,33 @@ static int probe_paths(struct probe *p, const char *dir, const char *nonce, stru
 	return 0;
 }
 
+/* What a node that died, or an answer that came too late, has left: nobody looks at it. */
+static void sweep(const char *dir_path)
+{
+	DIR *dir = opendir(dir_path);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		cleanup_free char *path = NULL;
+		struct stat st;
+
+		if (strncmp(entry->d_name, ".tmp.probe.", 11) != 0)
+			continue;
+		path = fs_format("%s/%s", dir_path, entry->d_name);
+		if (lstat(path, &st) == 0 && st.st_mtime < time(NULL) - SWEEP_S)
+			unlink(path);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 int pool_probe_begin(const struct pool *pool, const char *nonce, struct error **err)
 {
 	cleanup_probe struct probe p;
 
 	if (probe_paths(&p, pool->dir, nonce, err) < 0)
 		return -1;
+	sweep(pool->dir);
 	return fs_write(p.begin, nonce, strlen(nonce), 0644, err);
 }
 

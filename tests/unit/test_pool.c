@@ -1,5 +1,8 @@
 #include "test_pool_support.h"
 
+#include <sys/time.h>
+#include <time.h>
+
 #include "base/clock.h"
 
 static void test_a_pool_is_made_once_and_opens_as_it_was_made(void **state)
@@ -412,6 +415,22 @@ static void test_two_nodes_that_see_one_pool_pass_the_probe(void **state)
 	assert_int_equal(count_entries("", ".tmp"), 0);
 }
 
+static void test_a_probe_removes_what_others_left_a_day_ago(void **state)
+{
+	cleanup_free char *old = in_pool(".tmp.probe.old.link");
+	struct timeval day_ago[2] = {
+		{.tv_sec = time(NULL) - 86500}, {.tv_sec = time(NULL) - 86500}};
+
+	(void)state;
+	put_text(".tmp.probe.old.link", "x");
+	put_text(".tmp.probe.new", "x");
+	assert_int_equal(utimes(old, day_ago), 0);
+	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
+	assert_false(fs_exists(old));
+	assert_int_equal(count_entries("", ".tmp.probe.new"), 1);
+	assert_int_equal(count_entries("", ".tmp.probe." NONCE), 1);
+}
+
 static void test_another_directory_fails_the_probe(void **state)
 {
 	cleanup_free char *other = in_pool("other");
@@ -490,6 +509,7 @@ int main(void)
 		TEST(test_disk_paths_that_leave_the_pool_are_refused),
 		TEST(test_links_out_of_the_pool_are_refused_and_others_are_not),
 		TEST(test_two_nodes_that_see_one_pool_pass_the_probe),
+		TEST(test_a_probe_removes_what_others_left_a_day_ago),
 		TEST(test_another_directory_fails_the_probe),
 		TEST(test_a_stale_or_wrong_answer_fails_the_probe),
 		TEST(test_a_probe_takes_no_path_for_a_nonce),
