@@ -66,6 +66,7 @@ static const struct cli_verb verbs[] = {
 		.examples = "drover migrate web1 node2\n"
 			    "drover migrate web1 node2 --downtime 50 --bandwidth 800mbit\n"
 			    "drover migrate web1 node2 --detach\n"
+			    "drover migrate web1 node2 --check\n"
 			    "bmigrate jname=web1 node=node2"},
 	{"migration ls", VERB(migration_ls), .summary = "Lists migrations, newest first",
 		.examples = "drover migration ls\ndrover migration ls --node node2"},

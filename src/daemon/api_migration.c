@@ -2,18 +2,21 @@
 #include "daemon/api.h"
 
 #include "daemon/indexer.h"
+#include "migrate/preflight.h"
 
 #include <string.h>
 
 #define ROUTES(X) \
-	X(start, "POST", "/v1/migrations", API_ANY_NODE, "", "vm node options") \
+	X(start, "POST", "/v1/migrations", API_ANY_NODE, "", "vm node options check") \
+	X(preflight, "POST", "/v1/preflight", SERVER_PEER, "", \
+		"vm definition epoch nonce postcopy") \
 	X(list, "GET", "/v1/migrations", API_ANY_NODE, "", "") \
 	X(show, "GET", "/v1/migrations/{id}", API_ANY_NODE, "", "") \
 	X(events, "GET", "/v1/migrations/{id}/events", API_ANY_NODE, "after wait_ms", "") \
 	X(cancel, "POST", "/v1/migrations/{id}/cancel", API_ANY_NODE, "", "") \
 	X(receive, "POST", "/v1/migrations/{id}/receive", SERVER_LOCAL, "", "") \
 	X(expect, "POST", "/v1/migrations/{id}/expect", SERVER_PEER, "", \
-		"id vm definition epoch pause postcopy reconnect_s") \
+		"id vm definition epoch pause postcopy reconnect_s force") \
 	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "hypervisor wait_ms", "") \
 	X(handover, "POST", "/v1/migrations/{id}/handover", SERVER_PEER, "", "") \
 	X(recover, "POST", "/v1/migrations/{id}/recover", SERVER_PEER, "", "") \
@@ -39,6 +42,22 @@ static int check_move(const char *vm, const char *to, struct pool_owner *owner, 
 	return 0;
 }
 
+static int start_here(struct request *request, struct response *response, const char *vm,
+	const char *to, const struct migrate_options *options, struct error **err)
+{
+	struct cluster *c = atomic_load(&api_daemon(request)->cluster);
+	struct migrations *m = all(request, err);
+	json_t *warnings = NULL;
+	char id[33];
+
+	if (!m || migrations_start(m, vm, to, options, id, &warnings, err) < 0)
+		return -1;
+	/* For its next move, where this one has come too early. */
+	indexer_look_at(api_daemon(request)->indexer, c->pool, vm);
+	return api_answer(response, json_pack("{s:s, s:s, s:o}", "id", id, "node",
+					    c->identity->name, "warnings", warnings));
+}
+
 static int start(struct request *request, struct response *response, struct error **err)
 {
 	struct machine *m = daemon_machine(api_daemon(request), err);
@@ -48,20 +67,28 @@ static int start(struct request *request, struct response *response, struct erro
 	const char *to = vm ? json_get_string(body, "node", err) : NULL;
 	struct migrate_options options;
 	struct pool_owner owner;
-	char id[33];
+	bool check;
 
 	if (!to || migrate_options_parse(json_object_get(body, "options"), &options, err) < 0 ||
+		json_opt_bool(body, "check", false, &check, err) < 0 ||
 		check_move(vm, to, &owner, m, err) < 0)
 		return -1;
 	/* It is started where the VM is. */
 	if (*owner.node && strcmp(owner.node, c->identity->name) && !request_peer(request))
 		return api_pass_on(
 			request, response, owner.node, "POST", "/v1/migrations", body, err);
-	if (migrations_start(m->migrations, vm, to, &options, id, err) < 0)
-		return -1;
-	/* For its next move, where this one has come too early. */
-	indexer_look_at(api_daemon(request)->indexer, c->pool, vm);
-	return api_answer(response, json_pack("{s:s, s:s}", "id", id, "node", c->identity->name));
+	if (check)
+		return api_answer(response, preflight_run(m->migrations, vm, to, &options, err));
+	return start_here(request, response, vm, to, &options, err);
+}
+
+static int preflight(struct request *request, struct response *response, struct error **err)
+{
+	struct machine *m = daemon_machine(api_daemon(request), err);
+
+	return m ? api_answer(response, preflight_answer(m->migrations, request_peer(request),
+						request_body(request), err))
+		 : -1;
 }
 
 static int list(struct request *request, struct response *response, struct error **err)

@@ -3,11 +3,11 @@
  * word in struct migration for the thread of dest_run(), and waits for what that does.
  */
 #include "migrate/internal.h"
+#include "migrate/preflight.h"
 
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/json.h"
-#include "host/host.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,29 +19,6 @@
 #define RENEW_MS 8000
 /* A handover is answered when the guest runs or the side has ended: looked at again after this. */
 #define LOOK_AGAIN_MS 60000
-
-static int check_expected(
-	struct migrations *all, const char *from, const struct vm_def *def, struct error **err)
-{
-	struct host_facts facts;
-
-	for (int i = 0; i < def->nics_count; i++)
-		if (host_bridge_check(def->nics[i].bridge, err) < 0)
-			return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
-	if (hv_check_def(all->set.hv, def, err) < 0 ||
-		vms_check_cpu_from(all->set.vms, def, from, err) < 0 ||
-		vms_check_paths(all->set.vms, def, err) < 0)
-		return error_prefix(err, "cannot move %s to %s", def->name, all->set.node);
-	if (host_facts_read(&facts, err) < 0)
-		return -1;
-	if (facts.memory_free_bytes < def->memory_bytes)
-		return error_set(err, ERROR_REFUSED, 0,
-			"cannot move %s to %s: it needs %llu MiB of memory and %llu MiB are free "
-			"there",
-			def->name, all->set.node, (unsigned long long)def->memory_bytes >> 20,
-			(unsigned long long)facts.memory_free_bytes >> 20);
-	return 0;
-}
 
 /* The id names sockets and rows, and comes from another node. */
 static int check_id(const char *id, struct error **err)
@@ -102,8 +79,8 @@ static struct migration *add_expected(struct migrations *all, const char *from, 
 int migrations_expect(
 	struct migrations *all, const char *from, const json_t *request, struct error **err)
 {
-	static const char *const known[] = {
-		"id", "vm", "definition", "epoch", "pause", "postcopy", "reconnect_s", NULL};
+	static const char *const known[] = {"id", "vm", "definition", "epoch", "pause", "postcopy",
+		"reconnect_s", "force", NULL};
 	const char *id = json_get_string(request, "id", err);
 	const char *vm = id ? json_get_string(request, "vm", err) : NULL;
 	const char *conf = json_string_value(json_object_get(request, "definition"));
@@ -118,6 +95,8 @@ int migrations_expect(
 		json_opt_bool(request, "pause", false, &options.pause, err) < 0 ||
 		json_opt_bool(request, "postcopy", false, &options.postcopy, err) < 0 ||
 		json_opt_int(request, "reconnect_s", 0, 3600, 0, &reconnect_s, err) < 0 ||
+		preflight_parse_force(json_object_get(request, "force"), &options.forced, err) <
+			0 ||
 		vms_where(all->set.vms, vm, &owner, err) < 0)
 		return -1;
 	if (strcmp(owner.node, from) || owner.epoch != (uint64_t)epoch)
@@ -129,7 +108,7 @@ int migrations_expect(
 	if (!def)
 		return -1;
 	options.reconnect_s = (int)reconnect_s;
-	m = check_expected(all, from, def, err) == 0
+	m = preflight_expected(all, from, def, &options, err) == 0
 		    ? add_expected(all, from, id, def, epoch, &options, err)
 		    : NULL;
 	if (!m) {

@@ -58,16 +58,18 @@ struct migrate_options {
 	bool postcopy;             /* the guest may run on the other side before all is there … */
 	int postcopy_rounds;       /* … after so many rounds; 0: when it does not converge */
 	int reconnect_s; /* for how long a broken lane is made again; 0: drover-wire's own limit */
+	uint32_t forced; /* checks of preflight.h that may fail */
 };
 /* A lane is made again for so long where nothing else is said: what drover-wire does. */
 #define MIGRATE_RECONNECT_S 60
 int migrate_options_parse(
 	const json_t *object, struct migrate_options *options, struct error **err);
 
-/* Source: starts to move a VM that runs here to `node`. `id` gets the migration's id. Everything
- * that can be said at once is an error here. */
+/* Source: makes the checks of preflight.h, and starts to move a VM that runs here to `node`. `id`
+ * gets the migration's id, *warnings (the caller's) the checks that are not ok, as in its report.
+ * Everything that can be said before is an error here. */
 int migrations_start(struct migrations *m, const char *vm, const char *node,
-	const struct migrate_options *options, char id[33], struct error **err);
+	const struct migrate_options *options, char id[33], json_t **warnings, struct error **err);
 /* Cancels on the side that is asked (the source passes it on). Once the destination has been asked
  * to take over it is too late: ERROR_REFUSED. */
 int migrations_cancel(struct migrations *m, const char *id, struct error **err);
@@ -87,8 +89,8 @@ json_t *migrations_events(
 char *migrations_metrics(struct migrations *m);
 
 /* Destination, called by the source's droverd (docs/api.md): */
-/* Announces a migration ({"id","vm","definition","epoch","pause","postcopy","reconnect_s"}) and
- * checks what can be checked; a task is queued after it. */
+/* Announces a migration ({"id","vm","definition","epoch","pause","postcopy","reconnect_s",
+ * "force"}) and checks what can be checked; a task is queued after it. */
 int migrations_expect(
 	struct migrations *m, const char *from, const json_t *request, struct error **err);
 /* Ends what was announced two minutes ago or longer and was never begun to be received: its source

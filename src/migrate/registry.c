@@ -1,4 +1,5 @@
 #include "migrate/internal.h"
+#include "migrate/preflight.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
@@ -415,8 +416,8 @@ static int parse_postcopy(const json_t *object, struct migrate_options *o, struc
 
 int migrate_options_parse(const json_t *object, struct migrate_options *o, struct error **err)
 {
-	static const char *const known[] = {
-		"downtime_ms", "bandwidth", "timeout_ms", "pause", "postcopy", "reconnect_s", NULL};
+	static const char *const known[] = {"downtime_ms", "bandwidth", "timeout_ms", "pause",
+		"postcopy", "reconnect_s", "force", NULL};
 	int64_t reconnect_s;
 
 	*o = (struct migrate_options){.downtime_limit_ms = DOWNTIME_DEFAULT_MS};
@@ -432,7 +433,8 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
 			err) < 0 ||
 		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
-		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0)
+		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
+		preflight_parse_force(json_object_get(object, "force"), &o->forced, err) < 0)
 		return -1;
 	o->reconnect_s = (int)reconnect_s;
 	return parse_postcopy(object, o, err);

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "migrate/converge.h"
+#include "migrate/preflight.h"
 #include "migrate/source.h"
 
 #include <errno.h>
@@ -102,11 +103,11 @@ static int expect(struct migration *m, struct error **err)
 {
 	cleanup_free char *conf = vm_def_format(vm_definition(m->vm));
 	/* What is not asked for is not said: an older droverd would refuse the word. */
-	cleanup_json json_t *body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o*, s:o*}", "id", m->id,
-		"vm", m->vm_name, "definition", conf, "epoch", (json_int_t)m->epoch, "pause",
+	cleanup_json json_t *body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o*, s:o*, s:o*}", "id",
+		m->id, "vm", m->vm_name, "definition", conf, "epoch", (json_int_t)m->epoch, "pause",
 		m->options.pause, "postcopy", m->options.postcopy ? json_true() : NULL,
-		"reconnect_s",
-		m->options.reconnect_s ? json_integer(m->options.reconnect_s) : NULL);
+		"reconnect_s", m->options.reconnect_s ? json_integer(m->options.reconnect_s) : NULL,
+		"force", preflight_expected_force(m->options.forced));
 	cleanup_json json_t *task = json_pack("{s:[s,s]}", "argv", "receive", m->id);
 	struct http_request queue = {
 		.method = "POST", .path = "/v1/tasks", .body = task, .timeout_ms = CALL_MS};
@@ -447,38 +448,16 @@ void source_run(struct migration *m)
 	source_release_lane(m);
 }
 
-static int check_start(struct migrations *all, const char *vm, const char *node,
-	const struct migrate_options *options, struct error **err)
-{
-	const struct hv_facts *facts = hv_get_facts(all->set.hv);
-	struct pool_node *record;
-	struct pool_owner owner;
-
-	if (vms_where(all->set.vms, vm, &owner, err) < 0 || fs_check_name("node", node, err) < 0)
-		return -1;
-	record = pool_node_read(all->set.pool, node, err);
-	if (!record)
-		return -1;
-	pool_node_free(record);
-	if (!strcmp(owner.node, node))
-		return error_set(err, ERROR_ALREADY_THERE, 0, "%s runs on %s already", vm, node);
-	if (facts->no_live && !options->pause)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s cannot be moved while it runs: %s has %s %s, and %s; move it with "
-			"--pause",
-			vm, all->set.node, facts->driver, facts->version, facts->no_live);
-	return 0;
-}
-
 int migrations_start(struct migrations *all, const char *vm, const char *node,
-	const struct migrate_options *options, char id[33], struct error **err)
+	const struct migrate_options *options, char id[33], json_t **warnings, struct error **err)
 {
+	cleanup_json json_t *report = preflight_run(all, vm, node, options, err);
 	char operation[128];
 	struct pool_owner owner;
 	struct migration *m;
 	struct vm *taken;
 
-	if (check_start(all, vm, node, options, err) < 0)
+	if (!report || preflight_refusal(report, err) < 0)
 		return -1;
 	snprintf(operation, sizeof(operation), "being moved to %s", node);
 	taken = vms_take(all->set.vms, vm, operation, err);
@@ -502,5 +481,6 @@ int migrations_start(struct migrations *all, const char *vm, const char *node,
 	}
 	log_info("migration %s: %s to %s", id, vm, node);
 	migration_spawn(m, source_run);
+	*warnings = preflight_warnings(report);
 	return 0;
 }
