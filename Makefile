@@ -6,8 +6,9 @@
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml and what it includes) with spin
 # make check-faults  tries every fault at every step of a move (docs/reliability.md); FAULTS=REGEX
-# make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says, also on GlusterFS
-#                 (installs the packages of tests/race/packages.txt, as root)
+# make check-storage  creates VMs and moves them with the pool on file systems that nodes share
+#                 (docs/storage.md; installs the packages of tests/storage/packages.txt, as root)
+# make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says
 # make soak       moves VMs around for MINUTES=10 while faults are injected at random, from SEED=N or
 #                 a new seed; docs/reliability.md says what is checked
 # make fuzz       runs the fuzzers longer than check does: SECONDS=600 TARGET=frame
@@ -27,11 +28,12 @@ JOBS = 3
 FAULTS =
 EPOCHS = 2000
 TARGET =
+STORAGE =
 MINUTES = 10
 SEED =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check check-faults bench race soak model fuzz format install clean
+.PHONY: all deps qemu tiny demo check check-faults check-storage bench race soak model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -53,10 +55,15 @@ demo: deps all tiny
 	@lab/demo $(if $(KEEP),--keep)
 
 check: deps all qemu tiny
-	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup tests
+	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup \
+		--ignore=tests/integration/test_storage.py tests
 
 check-faults: deps all tiny
 	@tests/faults/run.py --jobs $(JOBS) --only '$(FAULTS)'
+
+check-storage: deps all tiny
+	@lab/deps tests/storage/packages.txt
+	@$(PYTHON) -m pytest -v -rs -p no:cacheprovider -k '$(STORAGE)' tests/integration/test_storage.py
 
 bench: deps all tiny
 	@lab/deps bench/packages.txt
@@ -66,7 +73,6 @@ model: deps
 	@tests/model/handover.py
 
 race: deps all tiny
-	@lab/deps tests/race/packages.txt
 	@DROVER_RACE_EPOCHS=$(EPOCHS) DROVER_RACE_ROUNDS=$(EPOCHS) $(PYTHON) -m pytest -q \
 		-p no:cacheprovider tests/integration/test_claims.py tests/integration/test_races.py
 

@@ -2,6 +2,8 @@
 
   namespace guests   bridge `hub`, 10.77.0.1: the guests' network and its outside client
   namespace link     bridge `hub`: the network for migration
+  namespace storage  10.78.0.250 on link/hub, what serves the pool, where the pool is no directory
+                     of this machine (droverlab/storage)
   namespace nodeN    bridge br0 with a port to guests/hub, for the taps of VMs;
                      mig0, 10.78.0.N, to link/hub, shaped when a rate is given
 
@@ -31,6 +33,7 @@ from pathlib import Path
 
 from . import net
 from .paths import BUILD, GUESTS, PROGRAMS, QEMU, LabError
+from .place import Place
 
 DEFAULT_QEMU = "10.0"
 # Numeric users that need not exist on the machine.
@@ -55,20 +58,21 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-class Node:
+class Node(Place):
     """One node. Its name is nodeN, N from 1."""
 
+    search = f"{SHARED}/bin:"
+
     def __init__(self, lab, number):
-        self.lab, self.number = lab, number
-        self.name = f"node{number}"
-        self.namespace = f"{lab.prefix}{self.name}"
-        self.directory = lab.directory / "nodes" / self.name
+        super().__init__(lab, f"node{number}")
+        self.number = number
         self.address = f"10.78.0.{number}"
         self.log = self.directory / "droverd.log"
+        self._clients = self.directory / "clients"
 
     # --- namespaces ---
 
-    def make(self, rate_mbit):
+    def make(self, rate_mbit, server):
         net.add_namespace(self.namespace)
         net.bridge(self.namespace, "br0")
         net.cable(self.namespace, "up0", self.lab.guests, self.name, "hub")
@@ -78,56 +82,40 @@ class Node:
         if rate_mbit:
             net.shape(self.namespace, "mig0", rate_mbit)
         (self.directory / "state").mkdir(parents=True)
-        self._make_mounts()
+        self._make_mounts([] if server else [("pool", self.lab.pool)])
+        if server:
+            self.run("mkdir", f"{SHARED}/pool")
+            server.mount(self, f"{SHARED}/pool")
+            # A client of the file system may be a process.
+            self._clients.write_text("\n".join(map(str, self.processes())))
 
-    def _make_mounts(self):
-        binds = {"pool": self.lab.pool, "qemu": QEMU, "guests": GUESTS, "build": PROGRAMS,
-                 "state": self.directory / "state"}
+    def _make_mounts(self, further):
+        binds = [("qemu", QEMU), ("guests", GUESTS), ("build", PROGRAMS),
+                 ("state", self.directory / "state"), *further]
         script = ["mount -n --make-rprivate /", "mount -n -t sysfs sysfs /sys",
                   "mount -n -t tmpfs -o mode=0755,size=64m tmpfs /run",
                   f"mkdir -p {SHARED}/bin /run/drover"]
-        for name, source in binds.items():
+        for name, source in binds:
             script += [f"mkdir {SHARED}/{name}", f"mount -n --bind '{source}' {SHARED}/{name}"]
         for program, folder in BUILT_IN.items():
             built = program if (PROGRAMS / program).exists() else f"{folder}/{program}"
             script.append(f"ln -s ../build/{built} {SHARED}/bin/{program}")
         script += [f"ln -s drover {SHARED}/bin/{link}" for link in LINKS]
-        pid = net.hold_mounts(self.namespace, "\n".join(script))
-        (self.directory / "holder.pid").write_text(f"{pid}\n")
+        self.hold(script)
 
-    @property
-    def holder(self):
-        """The process that keeps this node's mount namespace."""
-        file = self.directory / "holder.pid"
-        pid = int(file.read_text()) if file.exists() else 0
-        if not pid or not net.is_in(pid, self.namespace):
-            raise LabError(f"{self.name} is not up; lab/lab up makes the lab.")
-        return pid
+    def processes(self):
+        """Argument vectors of what runs here, by process id."""
+        found = {}
+        for pid in net.pids(self.namespace):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+                found[pid] = words[:-1] or [""]
+        return found
 
-    def path(self, inside):
-        """A path of this node, as seen from outside of it."""
-        return Path(f"/proc/{self.holder}/root") / str(inside).lstrip("/")
-
-    def command(self, *command):
-        """The argument vector that runs `command` in this node."""
-        path = f"{SHARED}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
-        return ["nsenter", "--target", str(self.holder), "--net", "--mount",
-                f"--wdns={os.getcwd()}", "env", f"PATH={path}", *map(str, command)]
-
-    def run(self, *command, timeout=60, check=True, **options):
-        """Runs a command here to its end; returns a CompletedProcess with text."""
-        result = subprocess.run(self.command(*command), text=True, check=False, timeout=timeout,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, **options)
-        if check and result.returncode != 0:
-            said = (result.stderr or result.stdout).strip()[-2000:]
-            raise LabError(f"{self.name}: {' '.join(map(str, command))} ended with "
-                           f"{result.returncode}: {said}")
-        return result
-
-    def popen(self, *command, **options):
-        """Starts a command here."""
-        return subprocess.Popen(self.command(*command), **options)
+    def strangers(self):
+        """Process ids of all that is neither droverd nor the lab's own."""
+        clients = self._clients.read_text().split() if self._clients.exists() else []
+        return self.processes().keys() - {self.holder, self.daemon_pid, *map(int, clients)}
 
     def wire_bytes(self):
         """Bytes that have left through the migration link, with all headers."""
@@ -230,13 +218,22 @@ class Lab:
         self.guests = self.prefix + "guests"
         self.link = self.prefix + "link"
         self.pool = self.directory / "pool"
+        self.own_kernels = self.directory / "own-kernels"
 
     @property
     def nodes(self):
         """The nodes that are there."""
         numbers = sorted(int(name[len(self.prefix) + 4:]) for name in net.namespaces(self.prefix)
                          if name.startswith(self.prefix + "node"))
-        return [Node(self, number) for number in numbers]
+        return [self.node_kind(self, number) for number in numbers]
+
+    @property
+    def node_kind(self):
+        """The nodes' class."""
+        if not self.own_kernels.exists():
+            return Node
+        from .uml import UmlNode  # pylint: disable=import-outside-toplevel,cyclic-import
+        return UmlNode
 
     def node(self, name):
         for node in self.nodes:
@@ -246,10 +243,11 @@ class Lab:
         raise LabError(f"There is no node {name} in this lab; there are: "
                        f"{there or 'none; lab/lab up makes them'}.")
 
-    def up(self, nodes=2, rate_mbit=None, qemu=None, bare=False, pool_mib=None):
+    def up(self, nodes=2, rate_mbit=None, qemu=None, bare=False, pool_mib=None, storage=None):
         """Makes the lab. qemu: {"node2": "7.2"} for nodes with another version than 10.0. bare:
-        namespaces only, no droverd. pool_mib: the pool is an ext4 of its own, of that size. What an
-        interrupted or failed call has made is removed."""
+        namespaces only, no droverd. pool_mib: the pool is an ext4 of its own, of that size.
+        storage: the pool is on that kind of it (droverlab.storage). What an interrupted or failed
+        call has made is removed."""
         if not 1 <= nodes <= MAX_NODES:
             raise LabError(f"A lab has 1 to {MAX_NODES} nodes.")
         if net.namespaces(self.prefix) or self.directory.exists():
@@ -265,7 +263,7 @@ class Lab:
                 raise LabError(f"There is no QEMU {version} in {QEMU}; "
                                f"lab/qemu {version} fetches it.")
         try:
-            self._make(versions, rate_mbit, bare, pool_mib)
+            self._make(versions, rate_mbit, bare, pool_mib, storage)
         except BaseException:
             handlers = [(number, signal.signal(number, signal.SIG_IGN))
                         for number in (signal.SIGINT, signal.SIGTERM)]
@@ -283,7 +281,7 @@ class Lab:
         subprocess.run(["mount", "-n", "-o", "loop", image, self.pool], check=True)
         (self.pool / "lost+found").rmdir()
 
-    def _make(self, versions, rate_mbit, bare, pool_mib):
+    def _make(self, versions, rate_mbit, bare, pool_mib, storage):
         GUESTS.mkdir(parents=True, exist_ok=True)
         self.pool.mkdir(parents=True)
         if pool_mib:
@@ -291,9 +289,14 @@ class Lab:
         for namespace, address in ((self.guests, "10.77.0.1/24"), (self.link, None)):
             net.add_namespace(namespace)
             net.bridge(namespace, "hub", address)
-        nodes = [Node(self, number) for number in range(1, len(versions) + 1)]
+        server = storage(self) if storage else None
+        if server:
+            server.make()
+            if storage.own_kernels:
+                self.own_kernels.touch()
+        nodes = [self.node_kind(self, number) for number in range(1, len(versions) + 1)]
         for node in nodes:
-            node.make(rate_mbit)
+            node.make(rate_mbit, server)
             node.write_conf(versions[node.name])
         if bare:
             return

@@ -1,14 +1,11 @@
 """What the integration tests share: VMs in a lab, and what must be true after a move."""
 
-import contextlib
 import itertools
 import json
-import subprocess
 import threading
 import time
-from pathlib import Path
 
-from droverlab import guest_client, net
+from droverlab import guest_client, net  # pylint: disable=unused-import
 from droverlab.lab import SHARED, VM_USER
 
 # The guest fills and checks this much memory: enough for several rounds.
@@ -77,14 +74,8 @@ class Guest:
 
     def pids(self, node):
         """Hypervisor processes of this VM on a node."""
-        found = []
-        for pid in net.pids(node.namespace):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"qemu-system" in words[0] and any(
-                        w.startswith(f"guest={self.name},".encode()) for w in words):
-                    found.append(pid)
-        return found
+        return [pid for pid, words in node.processes().items() if "qemu-system" in words[0] and any(
+            word.startswith(f"guest={self.name},") for word in words)]
 
     def assert_runs_only_on(self, node):
         """One hypervisor, there; every node says so; no trace of a migration elsewhere."""
@@ -135,22 +126,13 @@ def allow_userfaultfd(node):
 
 def wires(node):
     """Data movers of a node."""
-    found = []
-    for pid in net.pids(node.namespace):
-        with contextlib.suppress(OSError):
-            if b"drover-wire\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    return [pid for pid, words in node.processes().items() if words[0].endswith("drover-wire")]
 
 
 def leftovers(node, allowed):
     """Processes of a node beyond droverd, the holder and `allowed`; taps; sockets of migrations."""
-    expected = {node.holder, node.daemon_pid, *allowed}
-    left = [f"process {pid}" for pid in net.pids(node.namespace) if pid not in expected]
-    links = json.loads(subprocess.run(
-        ["ip", "-n", node.namespace, "-j", "link", "show", "type", "tun"], check=True,
-        capture_output=True, text=True).stdout or "[]")
+    left = [f"process {pid}" for pid in node.strangers() if pid not in allowed]
+    links = json.loads(node.run("ip", "-j", "link", "show", "type", "tun").stdout or "[]")
     left += [f"tap {link['ifname']}" for link in links if link][len(allowed):]
-    vms = node.path("/run/drover/vms")
-    left += [str(path) for path in vms.glob("*/migrate.sock")] if vms.exists() else []
-    return left
+    find = "ls -d /run/drover/vms/*/migrate.sock 2>/dev/null || true"
+    return left + node.run("sh", "-c", find).stdout.split()

@@ -1,0 +1,7 @@
+"""File systems that a lab's pool can be on, each served by a place of the lab, and mounted by each
+node for itself: what one client caches and locks is not the other's."""
+
+from .cephfs import CephFS
+from .glusterfs import GlusterFS
+
+KINDS = {kind.name: kind for kind in (GlusterFS, CephFS)}

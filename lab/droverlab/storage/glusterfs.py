@@ -1,0 +1,30 @@
+"""GlusterFS: one replicated volume of two bricks, mounted through FUSE."""
+
+from .server import ADDRESS, Server
+
+VOLUME = "pool"
+# A set of options that Debian's package brings; docs/storage.md says what is in it.
+OPTIONS = "virt"
+
+class GlusterFS(Server):
+    """The first brick is the one without which nothing is written (quorum)."""
+
+    name = "glusterfs"
+    programs = ("glusterd", "gluster", "glusterfs", "mount.glusterfs")
+    private = {"/var/lib/glusterd": ["groups"], "/var/log/glusterfs": []}
+
+    def gluster(self, *words, check=True):
+        return self.run("gluster", "--mode=script", *words, check=check, timeout=120)
+
+    def start(self):
+        self.daemon("glusterd", "--no-daemon", "-l", self.directory / "glusterd.log")
+        self.wait(lambda: self.gluster("volume", "list", check=False).returncode == 0,
+                  "glusterd does not answer")
+        bricks = [f"{ADDRESS}:{self.data}/brick{i}" for i in range(2)]
+        self.gluster("volume", "create", VOLUME, "replica", "2", *bricks, "force")
+        self.gluster("volume", "set", VOLUME, "group", OPTIONS)
+        self.gluster("volume", "start", VOLUME)
+
+    def mount(self, node, directory):
+        node.run("mount", "-n", "-t", "glusterfs", "-o", "log-file=/run/glusterfs.log",
+                 f"{ADDRESS}:/{VOLUME}", directory)

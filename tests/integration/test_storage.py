@@ -1,0 +1,114 @@
+"""The pool on file systems that nodes share, each node with a mount of its own: `make check-storage`.
+
+Each file system's server is started by the lab that is on it, and ends with it. One that this machine
+cannot serve or mount is skipped, and says why. docs/storage.md has what was seen.
+"""
+
+import pytest
+from droverlab.lab import SHARED
+from droverlab.paths import PROGRAMS
+from droverlab.storage import KINDS
+
+from claims import RACER, race
+from vms import Guest, Watch, drover, leftovers, wait_for
+
+POOL = f"{SHARED}/pool"
+# What statfs says: another one would mean that a test has looked at a local directory.
+TYPES = {"glusterfs": "fuse.glusterfs"}
+
+
+@pytest.fixture(scope="module", params=["local", *KINDS])
+def shared(request, make_lab, tiny_guest):  # pylint: disable=unused-argument
+    """A cluster of two nodes with its pool there. They have joined: the pool was probed."""
+    kind = KINDS.get(request.param)
+    reason = kind and kind.missing()
+    if reason:
+        pytest.skip(reason)
+    lab = make_lab(request.param, storage=kind)
+    yield lab
+    lab.down()
+
+
+def type_of(node):
+    """Type of the file system that a node's pool is on."""
+    return node.run("findmnt", "-n", "-o", "FSTYPE", "-T", POOL).stdout.strip()
+
+
+def test_each_node_has_mounted_the_pool(shared, request):
+    name = request.node.callspec.params["shared"]
+    if name in TYPES:
+        assert [type_of(node) for node in shared.nodes] == [TYPES[name]] * 2
+    listed = drover(shared.nodes[1], "node", "ls")[1][0]["nodes"]
+    assert len(listed) == 2, listed
+
+
+def test_no_epoch_is_won_twice_through_two_mounts(shared):
+    racer = f"{SHARED}/build/{RACER.relative_to(PROGRAMS)}"
+    race([(node.command, f"{POOL}/.race") for node in shared.nodes], racer)
+    shared.nodes[0].run("rm", "-r", f"{POOL}/.race")
+
+
+def records(guest):
+    """Starts a writer of records, and returns what tells how many the guest's disk has acknowledged."""
+    guest.ask("disk", "/dev/vda", 100)
+    return lambda: guest.ask("status")["disk_records"]
+
+
+def move(guest, source, destination):
+    drover(source, "migrate", guest.name, destination.name)
+    guest.assert_runs_only_on(destination)
+
+
+@pytest.mark.parametrize("disk", ["disk0.qcow2,size=64M", "disk0.raw,size=64M",
+                                  "disk0.qcow2,size=64M,cache=writeback"])
+def test_a_vm_moves_there_and_back_with_its_disk(shared, disk):
+    """Its memory is right after each move, what its disk acknowledged is on it, and the connection
+    of a client is kept."""
+    node1, node2 = shared.nodes
+    guest = Guest(shared, node1, "moved", disk=disk)
+    try:
+        written = records(guest)
+        with Watch(guest) as watch:
+            for source, destination in ((node1, node2), (node2, node1)):
+                before = written()
+                move(guest, source, destination)
+                wait_for(lambda before=before: written() > before + 10, "records after the move")
+        assert watch.result["tcp_survived"], watch.result
+        acknowledged = guest.ask("disk", "/dev/vda", 0)
+        assert acknowledged["errno"] == 0, acknowledged
+        read = guest.ask("diskcheck", "/dev/vda")
+        assert read["ok"] and read["records"] >= acknowledged["records"], (read, acknowledged)
+        assert leftovers(node2, []) == [] and leftovers(node1, guest.pids(node1)) == []
+    finally:
+        guest.remove(node1)
+
+
+def qemu_img(node, *words):
+    return node.run(f"{SHARED}/qemu/10.0/bin/qemu-img", *words, check=False)
+
+
+def test_the_lock_of_a_disk_that_is_in_use_is_seen_by_the_other_node(shared):
+    node1, node2 = shared.nodes
+    guest = Guest(shared, node1, "locked", disk="disk0.qcow2,size=64M", fill=False)
+    disk = f"{POOL}/vms/locked/disk0.qcow2"
+    try:
+        for node in shared.nodes:
+            refused = qemu_img(node, "info", disk)
+            assert refused.returncode != 0 and '"write" lock' in refused.stderr, (node.name, refused)
+        drover(node1, "stop", guest.name, "--timeout", "0")
+        for node in shared.nodes:
+            assert qemu_img(node, "info", disk).returncode == 0
+    finally:
+        drover(node1, "stop", guest.name, "--timeout", "0", check=False)
+        drover(node1, "rm", guest.name, "--yes")
+
+
+def test_what_was_written_directly_is_read_directly_by_the_other_node(shared):
+    """O_DIRECT, as cache none and directsync have it, in both directions."""
+    file = f"{POOL}/.direct"
+    for i, (writer, reader) in enumerate([shared.nodes, shared.nodes[::-1]] * 5):
+        writer.run("sh", "-c", f"head -c 65536 /dev/zero | tr '\\0' '{i}' >/run/block && dd if=/run/block"
+                   f" of={file} bs=4096 oflag=direct conv=notrunc,fsync 2>&1")
+        read = reader.run("dd", f"if={file}", "bs=4096", "iflag=direct", "status=none").stdout
+        assert read == str(i) * 65536
+    shared.nodes[0].run("rm", file)
