@@ -12,12 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SUFFIX ".didx"
 #define COPY_MAX ((size_t)16 << 20) /* between two looks at `stop` */
-#define LEFT_OVER_S 86400
 
 int image_check_name(const char *name, struct error **err)
 {
@@ -315,7 +313,7 @@ void image_sweep(const struct pool *pool)
 		if ((!strncmp(entry->d_name, ".tmp.add.", 9) ||
 			    !strncmp(entry->d_name, ".tmp.didx.", 10)) &&
 			fstatat(dirfd(d), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-			S_ISREG(st.st_mode) && st.st_mtim.tv_sec < time(NULL) - LEFT_OVER_S)
+			S_ISREG(st.st_mode) && pool_is_left_over(&st))
 			unlinkat(dirfd(d), entry->d_name, 0);
 	if (d)
 		closedir(d);

@@ -6,6 +6,7 @@
 
 #include "pool/pool.h"
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 /* ERROR_NO_SPACE for a full file system or quota, else ERROR_POOL. */
@@ -22,6 +23,12 @@ int pool_names_read(const char *dir, const char *what, const char *suffix, mode_
 /* Whether "/images/..." or "/vms/VM/...", below the pool and without links, may be an image: not
  * what the pool itself works by. */
 bool pool_is_image_place(const char *path);
+
+/* Whether a file that is being written was left so by who wrote it: for a day nothing of it has
+ * changed. Asked is st_ctime, which only the file system sets. st_mtime is no time at all for a
+ * moment on NFS: a server keeps a number there by which it knows an exclusive creation again that
+ * is asked twice (RFC 1813, CREATE). */
+bool pool_is_left_over(const struct stat *st);
 
 /* Removes the directory `name` in dir_fd and all that is in it, never following a link. -1 with
  * errno. */

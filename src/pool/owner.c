@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PREFIX "owner."
@@ -26,7 +25,6 @@
 #define WHEN_MAX 253402300799999ll      /* the year 9999 */
 #define KEEP 64                         /* epochs below the highest whose files stay */
 #define READ_TRIES 16
-#define LEFTOVER_S 86400
 
 /* What one owner file says. `claim` is random and its claimer's alone: by it the claimer knows its
  * own file again. */
@@ -412,7 +410,7 @@ static void prune(const struct claim *c)
 
 		if (!strncmp(entry->d_name, TEMP_PREFIX, strlen(TEMP_PREFIX)) &&
 			fstatat(c->dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-			old = st.st_mtime + LEFTOVER_S < time(NULL);
+			old = pool_is_left_over(&st);
 		if (old)
 			unlinkat(c->dir, entry->d_name, 0);
 	}

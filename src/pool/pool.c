@@ -14,12 +14,19 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <time.h>
 
+#define LEFT_OVER_S 86400
 #define CONF_MAX (64u << 10) /* bytes of pool.conf: an id and a certificate or two */
 
 enum error_kind pool_error_kind(int errnum)
 {
 	return errnum == ENOSPC || errnum == EDQUOT ? ERROR_NO_SPACE : ERROR_POOL;
+}
+
+bool pool_is_left_over(const struct stat *st)
+{
+	return st->st_ctime + LEFT_OVER_S < time(NULL);
 }
 
 bool pool_is_hex(const char *text, size_t digits)
