@@ -62,9 +62,13 @@ static int check_same_cluster(const struct cluster *c, struct error **err)
 static struct cluster *enter_cluster(const char *state, struct error **err)
 {
 	struct cluster *c = make(sizeof(*c));
+	cleanup_error struct error *unsafe = NULL;
 
 	c->identity = identity_load(state, err);
 	c->pool = c->identity ? pool_open(c->identity->pool_dir, err) : NULL;
+	/* VMs may be running on it: it is said, and gone on. */
+	if (c->pool && pool_check_mount(c->identity->pool_dir, &unsafe) < 0)
+		log_warning("%s", unsafe->message);
 	if (c->pool && check_same_cluster(c, err) == 0)
 		c->peers = node_open(c->identity, c->pool, err);
 	if (c->peers)

@@ -92,6 +92,16 @@ int host_fs_type(const char *path, char out[32], struct error **err)
 	return 0;
 }
 
+char *host_mount_options(const char *path, struct error **err)
+{
+	struct statfs fs;
+
+	if (statfs(path, &fs) == 0)
+		return fs_format("%s", fs.f_flags & MNT_RDONLY ? "ro" : "rw");
+	error_set(err, ERROR_FAILED, errno, "cannot tell the mount of %s", path);
+	return NULL;
+}
+
 int host_fs_free(const char *path, uint64_t *bytes, struct error **err)
 {
 	struct statfs fs;

@@ -56,6 +56,9 @@ void host_process_cpus(int pid, char out[64]);
 
 /* Name of the file system type that holds path ("ext4", "nfs4", "fuse.glusterfs"). */
 int host_fs_type(const char *path, char out[32], struct error **err);
+/* Options with which the file system that holds path is mounted, with commas between them, as
+ * mount(8) shows them; the caller frees it. On FreeBSD only "ro" or "rw". */
+char *host_mount_options(const char *path, struct error **err);
 /* Bytes that can still be written to the file system that holds path. */
 int host_fs_free(const char *path, uint64_t *bytes, struct error **err);
 

@@ -122,25 +122,6 @@ int host_facts_read(struct host_facts *facts, struct error **err)
 	return 0;
 }
 
-/* File systems. */
-
-/* The type in a line of mountinfo whose mount id is `id`: the field after " - " (proc(5)). */
-static bool type_of_mount(const char *line, unsigned long long id, char out[32])
-{
-	const char *dash;
-	char *end;
-
-	if (strtoull(line, &end, 10) != id || *end != ' ')
-		return false;
-	dash = strstr(end, " - ");
-	return dash && sscanf(dash + 3, "%31s", out) == 1;
-}
-
-/*
- * statx gives the id of the very mount that holds the path, whatever is mounted above or below it;
- * comparing mount points with the path would be wrong where one mount hides another. A file behind
- * a mount that this process cannot see (another root) has no line.
- */
 bool host_socket_peer(int fd, pid_t *pid, uid_t *uid)
 {
 	struct ucred who;
@@ -154,7 +135,23 @@ bool host_socket_peer(int fd, pid_t *pid, uid_t *uid)
 	return true;
 }
 
-int host_fs_type(const char *path, char out[32], struct error **err)
+/* File systems. */
+
+/* Whether a line of mountinfo is of the mount whose id is `id` (proc(5)). */
+static bool is_mount(const char *line, unsigned long long id)
+{
+	char *end;
+
+	return strtoull(line, &end, 10) == id && *end == ' ';
+}
+
+/*
+ * statx gives the id of the very mount that holds the path, whatever is mounted above or below it;
+ * comparing mount points with the path would be wrong where one mount hides another. A file behind
+ * a mount that this process cannot see (another root) has no line. The line of
+ * /proc/self/mountinfo; the caller frees it.
+ */
+static char *find_mount(const char *path, struct error **err)
 {
 	cleanup_free char *line = NULL;
 	struct statx stx;
@@ -162,24 +159,65 @@ int host_fs_type(const char *path, char out[32], struct error **err)
 	size_t size = 0;
 	FILE *f;
 
-	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_MNT_ID, &stx) < 0)
-		return error_set(
-			err, ERROR_FAILED, errno, "cannot tell the file system of %s", path);
-	if (!(stx.stx_mask & STATX_MNT_ID))
-		return error_set(err, ERROR_FAILED, 0,
+	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_MNT_ID, &stx) < 0) {
+		error_set(err, ERROR_FAILED, errno, "cannot tell the file system of %s", path);
+		return NULL;
+	}
+	if (!(stx.stx_mask & STATX_MNT_ID)) {
+		error_set(err, ERROR_FAILED, 0,
 			"cannot tell the file system of %s: the kernel is older than 5.8", path);
+		return NULL;
+	}
 	f = fopen("/proc/self/mountinfo", "re");
-	if (!f)
-		return error_set(err, ERROR_FAILED, errno, "cannot read /proc/self/mountinfo");
+	if (!f) {
+		error_set(err, ERROR_FAILED, errno, "cannot read /proc/self/mountinfo");
+		return NULL;
+	}
 	while (!found && getline(&line, &size, f) > 0)
-		found = type_of_mount(line, stx.stx_mnt_id, out);
+		found = is_mount(line, stx.stx_mnt_id);
 	fclose(f);
-	if (!found)
-		return error_set(err, ERROR_FAILED, 0,
-			"cannot tell the file system of %s: its mount is not in "
-			"/proc/self/mountinfo",
-			path);
-	return 0;
+	if (found)
+		return fs_format("%s", line);
+	error_set(err, ERROR_FAILED, 0,
+		"cannot tell the file system of %s: its mount is not in /proc/self/mountinfo",
+		path);
+	return NULL;
+}
+
+static int no_mount(const char *path, struct error **err)
+{
+	return error_set(err, ERROR_FAILED, 0,
+		"cannot tell the file system of %s: /proc/self/mountinfo reads otherwise than "
+		"expected",
+		path);
+}
+
+int host_fs_type(const char *path, char out[32], struct error **err)
+{
+	cleanup_free char *line = find_mount(path, err);
+	const char *dash = line ? strstr(line, " - ") : NULL;
+
+	if (!line)
+		return -1;
+	return dash && sscanf(dash + 3, "%31s", out) == 1 ? 0 : no_mount(path, err);
+}
+
+char *host_mount_options(const char *path, struct error **err)
+{
+	cleanup_free char *line = find_mount(path, err);
+	const char *dash = line ? strstr(line, " - ") : NULL;
+	int own = 0, own_end = 0, super = 0;
+
+	if (!line)
+		return NULL;
+	line[strcspn(line, "\n")] = 0;
+	if (dash)
+		sscanf(dash + 3, "%*s %*s %n", &super);
+	sscanf(line, "%*s %*s %*s %*s %*s %n%*s%n", &own, &own_end);
+	if (super && own_end > own)
+		return fs_format("%.*s,%s", own_end - own, line + own, dash + 3 + super);
+	no_mount(path, err);
+	return NULL;
 }
 
 int host_fs_free(const char *path, uint64_t *bytes, struct error **err)

@@ -2,6 +2,7 @@
 #include "migrate/preflight_internal.h"
 
 #include "base/clock.h"
+#include "base/fs.h"
 #include "base/json.h"
 
 #include <stdio.h>
@@ -33,13 +34,15 @@ void preflight_ask(struct preflight *p)
 	cleanup_json json_t *request = make_request(p);
 	struct preflight_asked a = {0};
 	const char *seen;
+	int lock;
 
 	/* Without it the others can still be asked. */
-	pool_probe_begin(set->pool, p->nonce, &a.begin);
+	pool_probe_begin(set->pool, p->nonce, &lock, &a.begin);
 	/* An older droverd says of itself what it can: its version, its hypervisor, its time. */
 	if (call(p, "POST", "/v1/preflight", request, &a, &a.error) < 0 &&
 		a.error->kind == ERROR_NOT_FOUND)
 		call(p, "GET", "/v1/status", NULL, &a, NULL);
+	close_fd(&lock);
 	seen = json_string_value(json_object_get(a.answer, "seen"));
 	if (!a.begin)
 		pool_probe_finish(set->pool, p->nonce, seen ? seen : "", &a.unmatched);

@@ -117,7 +117,8 @@ struct identity *join_init(const char *state_dir, const char *name, const char *
 	char cluster_id[33];
 	struct identity *id;
 
-	if (check_not_member(state_dir, err) < 0 || pki_check_name(name, err) < 0)
+	if (check_not_member(state_dir, err) < 0 || pki_check_name(name, err) < 0 ||
+		pool_check_mount(pool_dir, err) < 0)
 		return NULL;
 	fs_random_hex(cluster_id, sizeof(cluster_id) / 2);
 	id = new_identity(name, own_address, pool_dir, cluster_id);
@@ -205,7 +206,8 @@ static int open_pool(struct join *join, const char *pool_dir, struct error **err
 		return -1;
 	join->pool_dir = fs_format("%s", pool_dir);
 	join->pool = pool_open(pool_dir, err);
-	if (!join->pool || pki_fingerprint(join->pool->ca_pem, fingerprint, err) < 0)
+	if (!join->pool || pool_check_mount(pool_dir, err) < 0 ||
+		pki_fingerprint(join->pool->ca_pem, fingerprint, err) < 0)
 		return -1;
 	if (!pki_fingerprint_equal(fingerprint, join->token.ca_fingerprint))
 		return error_set(err, ERROR_POOL, 0,
@@ -256,10 +258,13 @@ static struct identity *enter(struct join *join, const char *state_dir, struct e
 	cleanup_json json_t *reply = NULL;
 	struct identity *id = NULL;
 	const char *seen;
+	int lock, asked;
 
-	if (pool_probe_begin(join->pool, join->nonce, err) < 0)
+	if (pool_probe_begin(join->pool, join->nonce, &lock, err) < 0)
 		return NULL;
-	if (ask_membership(join, &reply, err) < 0) {
+	asked = ask_membership(join, &reply, err);
+	close_fd(&lock);
+	if (asked < 0) {
 		pool_probe_finish(join->pool, join->nonce, "", NULL);
 		return NULL;
 	}

@@ -33,13 +33,21 @@ int pool_create(const char *dir, const char *cluster_id, const char *ca_pem, str
 struct pool *pool_open(const char *dir, struct error **err);
 void pool_close(struct pool *pool);
 
-/* The active check that two nodes see the same storage. The first writes a file with a nonce
- * (pool_probe_begin; nonce is 32 hexadecimal digits, made by the caller); the second answers it
- * (pool_probe_answer: reads it, checks the nonce, adds its own by rename and hard link, takes and
- * gives back a lock on it); the first looks at the answer and removes all
- * (pool_probe_finish, also to be called when the second failed). ERROR_POOL. What probes have left
- * more than a day ago is removed by pool_probe_begin. */
-int pool_probe_begin(const struct pool *pool, const char *nonce, struct error **err);
+/* Whether the pool's directory, or what it will be made in, is mounted without options that make a
+ * pool unsafe; docs/storage.md has them. ERROR_POOL names the option and why. What cannot be told
+ * (Linux before 5.8) is logged and let pass. */
+int pool_check_mount(const char *dir, struct error **err);
+/* The same for a type and for options as mount(8) shows them. */
+int pool_check_options(const char *dir, const char *type, const char *options, struct error **err);
+
+/* The active check that two nodes see the same storage. The first writes a file with a nonce and
+ * locks it (pool_probe_begin; nonce is 32 hexadecimal digits, made by the caller; *lock is an open
+ * file that holds the lock, the caller closes it before it finishes); the second answers it
+ * (pool_probe_answer: reads it, checks the nonce, must not get the lock on it, adds its own by
+ * rename and hard link, and takes and gives back a lock there); the first looks at the answer and
+ * removes all (pool_probe_finish, also to be called when the second failed). ERROR_POOL. What probes
+ * have left more than a day ago is removed by pool_probe_begin. */
+int pool_probe_begin(const struct pool *pool, const char *nonce, int *lock, struct error **err);
 int pool_probe_answer(const char *dir, const char *nonce, const char *answer, struct error **err);
 int pool_probe_finish(
 	const struct pool *pool, const char *nonce, const char *answer, struct error **err);

@@ -11,8 +11,6 @@
 #include <unistd.h>
 
 #define TEXT_MAX 64
-/* Files of probes that are older are nobody's any more. */
-#define SWEEP_S 86400
 
 /* Locks that belong to the open file, as hypervisors use them; elsewhere the process's. */
 #ifdef F_OFD_SETLK
@@ -71,21 +69,11 @@ static void sweep(const char *dir_path)
 		if (strncmp(entry->d_name, ".tmp.probe.", 11) != 0)
 			continue;
 		path = fs_format("%s/%s", dir_path, entry->d_name);
-		if (lstat(path, &st) == 0 && st.st_mtime < time(NULL) - SWEEP_S)
+		if (lstat(path, &st) == 0 && pool_is_left_over(&st))
 			unlink(path);
 	}
 	if (dir)
 		closedir(dir);
-}
-
-int pool_probe_begin(const struct pool *pool, const char *nonce, struct error **err)
-{
-	cleanup_probe struct probe p;
-
-	if (probe_paths(&p, pool->dir, nonce, err) < 0)
-		return -1;
-	sweep(pool->dir);
-	return fs_write(p.begin, nonce, strlen(nonce), 0644, err);
 }
 
 static int check_content(const char *path, const char *expected, struct error **err)
@@ -108,21 +96,61 @@ static int check_content(const char *path, const char *expected, struct error **
 	return 0;
 }
 
-static int check_lock(const char *path, struct error **err)
+/* An open file that holds the lock of the whole of `path`. -1 with EAGAIN or EACCES: somebody else
+ * holds it. */
+static int take_lock(const char *path)
 {
-	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open(path, O_RDWR | O_CLOEXEC), errnum;
 
-	if (fd < 0)
-		return error_set(err, ERROR_POOL, errno, "cannot open %s for writing", path);
-	if (fcntl(fd, SET_LOCK, &lock) < 0)
-		return error_set(err, ERROR_POOL, errno,
-			"locks do not work on the pool (on NFS v3 they need rpc.statd and no "
-			"\"nolock\")");
-	lock.l_type = F_UNLCK;
-	if (fcntl(fd, SET_LOCK, &lock) < 0)
-		return error_set(err, ERROR_POOL, errno, "a lock on %s is not given back", path);
-	return 0;
+	if (fd < 0 || fcntl(fd, SET_LOCK, &lock) == 0)
+		return fd;
+	errnum = errno;
+	close(fd);
+	errno = errnum;
+	return -1;
+}
+
+static int no_locks(struct error **err)
+{
+	return error_set(err, ERROR_POOL, errno,
+		"locks do not work on the pool (on NFS v3 they need rpc.statd and no \"nolock\")");
+}
+
+int pool_probe_begin(const struct pool *pool, const char *nonce, int *lock, struct error **err)
+{
+	cleanup_probe struct probe p;
+
+	*lock = -1;
+	if (probe_paths(&p, pool->dir, nonce, err) < 0)
+		return -1;
+	sweep(pool->dir);
+	if (fs_write(p.begin, nonce, strlen(nonce), 0644, err) < 0)
+		return -1;
+	*lock = take_lock(p.begin);
+	if (*lock >= 0)
+		return 0;
+	no_locks(err);
+	unlink(p.begin);
+	return -1;
+}
+
+/* Hypervisors keep each other off a disk by such locks. */
+static int check_lock(const struct probe *p, struct error **err)
+{
+	cleanup_fd int theirs = take_lock(p->begin), ours = -1;
+
+	if (theirs >= 0)
+		return error_set(err, ERROR_POOL, 0,
+			"a lock that the other node holds on the pool is not seen here: one of the "
+			"two has mounted it so that locks stay on the node (NFS with \"nolock\" or "
+			"\"local_lock\"), and both could open one disk; mount it without that on "
+			"both "
+			"nodes");
+	if (errno != EAGAIN && errno != EACCES)
+		return no_locks(err);
+	ours = take_lock(p->answer);
+	return ours >= 0 ? 0 : no_locks(err);
 }
 
 int pool_probe_answer(const char *dir, const char *nonce, const char *answer, struct error **err)
@@ -142,7 +170,7 @@ int pool_probe_answer(const char *dir, const char *nonce, const char *answer, st
 		return error_set(err, ERROR_POOL, errno,
 			"cannot make hard links in %s, which drover needs to decide who owns a VM",
 			dir);
-	return check_lock(p.begin, err);
+	return check_lock(&p, err);
 }
 
 static int check_link(const struct probe *p, struct error **err)

@@ -401,6 +401,40 @@ static void test_links_out_of_the_pool_are_refused_and_others_are_not(void **sta
 	expect_path("images/in", "images/in");
 }
 
+/* How it is mounted. */
+
+static void test_mounts_that_make_a_pool_unsafe_are_refused(void **state)
+{
+	static const struct {
+		const char *type, *options, *refused;
+	} cases[] = {
+		{"nfs4", "rw,relatime,rw,vers=4.2,hard,local_lock=none,acregmin=3", NULL},
+		{"nfs", "rw,rw,vers=3,hard,nolock,local_lock=all", "nolock"},
+		{"nfs", "rw,rw,local_lock=posix", "local_lock=posix"},
+		{"nfs", "rw,rw,local_lock=flock", NULL},
+		{"nfs4", "rw,rw,soft", "soft"},
+		{"nfs4", "rw,rw,softreval,softerr", "softerr"},
+		{"nfs4", "rw,nocto,rw", "nocto"},
+		{"ext4", "rw,soft,nolock", NULL},
+		{"fuse.glusterfs", "ro,relatime,rw", "ro"},
+		{"xfs", "rw,relatime,errors=ro", NULL},
+	};
+	struct error *err = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		cleanup_free char *said =
+			fs_format("\"%s\"", cases[i].refused ? cases[i].refused : "");
+
+		assert_int_equal(pool_check_options("/pool", cases[i].type, cases[i].options, &err),
+			cases[i].refused ? -1 : 0);
+		if (cases[i].refused)
+			expect_error(&err, ERROR_POOL, said);
+	}
+	assert_int_equal(pool_check_mount(scratch, NULL), 0);
+	assert_int_equal(pool_check_mount("/nonexistent/pool", NULL), 0);
+}
+
 /* The probe. */
 
 #define NONCE "00000000000000000000000000000001"
@@ -408,39 +442,45 @@ static void test_links_out_of_the_pool_are_refused_and_others_are_not(void **sta
 
 static void test_two_nodes_that_see_one_pool_pass_the_probe(void **state)
 {
+	int lock;
+
 	(void)state;
-	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
 	assert_int_equal(pool_probe_answer(scratch, NONCE, ANSWER, NULL), 0);
+	close(lock);
 	assert_int_equal(pool_probe_finish(pool, NONCE, ANSWER, NULL), 0);
 	assert_int_equal(count_entries("", ".tmp"), 0);
 }
 
 static void test_a_probe_removes_what_others_left_a_day_ago(void **state)
 {
-	cleanup_free char *old = in_pool(".tmp.probe.old.link");
-	struct timeval day_ago[2] = {
-		{.tv_sec = time(NULL) - 86500}, {.tv_sec = time(NULL) - 86500}};
+	int lock;
 
 	(void)state;
 	put_text(".tmp.probe.old.link", "x");
-	put_text(".tmp.probe.new", "x");
-	assert_int_equal(utimes(old, day_ago), 0);
-	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
-	assert_false(fs_exists(old));
-	assert_int_equal(count_entries("", ".tmp.probe.new"), 1);
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
+	close(lock);
+	assert_int_equal(count_entries("", ".tmp.probe."), 2);
+	time_ahead_s = 90000;
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
+	close(lock);
+	time_ahead_s = 0;
 	assert_int_equal(count_entries("", ".tmp.probe." NONCE), 1);
+	assert_int_equal(count_entries("", ".tmp.probe."), 1);
 }
 
 static void test_another_directory_fails_the_probe(void **state)
 {
 	cleanup_free char *other = in_pool("other");
 	struct error *err = NULL;
+	int lock;
 
 	(void)state;
 	assert_int_equal(pool_create(other, CLUSTER_ID, CA_PEM, NULL), 0);
-	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
 	assert_int_equal(pool_probe_answer(other, NONCE, ANSWER, &err), -1);
 	expect_error(&err, ERROR_POOL, "do not have the same storage");
+	close(lock);
 	assert_int_equal(pool_probe_finish(pool, NONCE, ANSWER, &err), -1);
 	expect_error(&err, ERROR_POOL, "do not have the same storage");
 	assert_int_equal(count_entries("", ".tmp"), 0);
@@ -450,21 +490,38 @@ static void test_a_stale_or_wrong_answer_fails_the_probe(void **state)
 {
 	cleanup_free char *linked = in_pool(".tmp.probe." NONCE ".link");
 	struct error *err = NULL;
+	int lock;
 
 	(void)state;
 	put_text(".tmp.probe." NONCE, "something else");
 	assert_int_equal(pool_probe_answer(scratch, NONCE, ANSWER, &err), -1);
 	expect_error(&err, ERROR_POOL, "not coherent");
-	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
 	assert_int_equal(pool_probe_answer(scratch, NONCE, "other", NULL), 0);
+	close(lock);
 	assert_int_equal(pool_probe_finish(pool, NONCE, ANSWER, &err), -1);
 	expect_error(&err, ERROR_POOL, "not coherent");
-	assert_int_equal(pool_probe_begin(pool, NONCE, NULL), 0);
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
 	assert_int_equal(pool_probe_answer(scratch, NONCE, ANSWER, NULL), 0);
+	close(lock);
 	assert_int_equal(unlink(linked), 0);
 	put_text(".tmp.probe." NONCE ".link", ANSWER);
 	assert_int_equal(pool_probe_finish(pool, NONCE, ANSWER, &err), -1);
 	expect_error(&err, ERROR_POOL, "no hard link");
+	assert_int_equal(count_entries("", ".tmp"), 0);
+}
+
+static void test_a_lock_that_stays_on_its_node_fails_the_probe(void **state)
+{
+	struct error *err = NULL;
+	int lock;
+
+	(void)state;
+	assert_int_equal(pool_probe_begin(pool, NONCE, &lock, NULL), 0);
+	close(lock); /* as if the file system told nobody of it */
+	assert_int_equal(pool_probe_answer(scratch, NONCE, ANSWER, &err), -1);
+	expect_error(&err, ERROR_POOL, "is not seen here");
+	assert_int_equal(pool_probe_finish(pool, NONCE, ANSWER, NULL), 0);
 	assert_int_equal(count_entries("", ".tmp"), 0);
 }
 
@@ -473,10 +530,11 @@ static void test_a_probe_takes_no_path_for_a_nonce(void **state)
 	static const char *const bad[] = {
 		"", "../../../../etc/passwd", "0000000000000000000000000000000/", "x"};
 	struct error *err = NULL;
+	int lock;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		assert_int_equal(pool_probe_begin(pool, bad[i], &err), -1);
+		assert_int_equal(pool_probe_begin(pool, bad[i], &lock, &err), -1);
 		expect_error(&err, ERROR_REQUEST, "nonce");
 		assert_int_equal(pool_probe_answer(scratch, bad[i], ANSWER, &err), -1);
 		expect_error(&err, ERROR_REQUEST, "nonce");
@@ -512,7 +570,9 @@ int main(void)
 		TEST(test_a_probe_removes_what_others_left_a_day_ago),
 		TEST(test_another_directory_fails_the_probe),
 		TEST(test_a_stale_or_wrong_answer_fails_the_probe),
+		TEST(test_a_lock_that_stays_on_its_node_fails_the_probe),
 		TEST(test_a_probe_takes_no_path_for_a_nonce),
+		TEST(test_mounts_that_make_a_pool_unsafe_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
