@@ -84,7 +84,6 @@ class Node(Place):
         (self.directory / "state").mkdir(parents=True)
         self._make_mounts([] if server else [("pool", self.lab.pool)])
         if server:
-            self.run("mkdir", f"{SHARED}/pool")
             server.mount(self, f"{SHARED}/pool")
             # A client of the file system may be a process.
             self._clients.write_text("\n".join(map(str, self.processes())))
@@ -94,23 +93,14 @@ class Node(Place):
                  ("state", self.directory / "state"), *further]
         script = ["mount -n --make-rprivate /", "mount -n -t sysfs sysfs /sys",
                   "mount -n -t tmpfs -o mode=0755,size=64m tmpfs /run",
-                  f"mkdir -p {SHARED}/bin /run/drover"]
+                  f"mkdir -p {SHARED}/bin {SHARED}/pool /run/drover"]
         for name, source in binds:
-            script += [f"mkdir {SHARED}/{name}", f"mount -n --bind '{source}' {SHARED}/{name}"]
+            script += [f"mkdir -p {SHARED}/{name}", f"mount -n --bind '{source}' {SHARED}/{name}"]
         for program, folder in BUILT_IN.items():
             built = program if (PROGRAMS / program).exists() else f"{folder}/{program}"
             script.append(f"ln -s ../build/{built} {SHARED}/bin/{program}")
         script += [f"ln -s drover {SHARED}/bin/{link}" for link in LINKS]
         self.hold(script)
-
-    def processes(self):
-        """Argument vectors of what runs here, by process id."""
-        found = {}
-        for pid in net.pids(self.namespace):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-                found[pid] = words[:-1] or [""]
-        return found
 
     def strangers(self):
         """Process ids of all that is neither droverd nor the lab's own."""
@@ -219,6 +209,7 @@ class Lab:
         self.link = self.prefix + "link"
         self.pool = self.directory / "pool"
         self.own_kernels = self.directory / "own-kernels"
+        self.server = None  # what serves the pool, in the process that has made the lab
 
     @property
     def nodes(self):
@@ -289,14 +280,14 @@ class Lab:
         for namespace, address in ((self.guests, "10.77.0.1/24"), (self.link, None)):
             net.add_namespace(namespace)
             net.bridge(namespace, "hub", address)
-        server = storage(self) if storage else None
-        if server:
-            server.make()
+        if storage:
+            self.server = storage(self)
+            self.server.make()
             if storage.own_kernels:
                 self.own_kernels.touch()
         nodes = [self.node_kind(self, number) for number in range(1, len(versions) + 1)]
         for node in nodes:
-            node.make(rate_mbit, server)
+            node.make(rate_mbit, self.server)
             node.write_conf(versions[node.name])
         if bare:
             return

@@ -1,5 +1,6 @@
 """A place of a lab: a network namespace with mounts of its own, in which commands are run."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -59,3 +60,12 @@ class Place:
     def popen(self, *command, **options):
         """Starts a command here."""
         return subprocess.Popen(self.command(*command), **options)
+
+    def processes(self):
+        """Argument vectors of what runs here, by process id."""
+        found = {}
+        for pid in net.pids(self.namespace):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+                found[pid] = words[:-1] or [""]
+        return found

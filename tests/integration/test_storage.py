@@ -7,12 +7,13 @@ cannot serve or mount is skipped, and says why. docs/storage.md has what was see
 import pytest
 from droverlab.lab import SHARED
 from droverlab.paths import PROGRAMS
-from droverlab.storage import KINDS
+from droverlab.storage import KINDS, NFS3, GlusterFS
 
 from claims import RACER, race
-from vms import Guest, Watch, drover, leftovers, wait_for
+from vms import Guest, Watch, drover, error_of, leftovers, wait_for
 
 POOL = f"{SHARED}/pool"
+FILL_MIB = 8
 # What statfs says: another one would mean that a test has looked at a local directory.
 TYPES = {"glusterfs": "fuse.glusterfs"}
 
@@ -42,15 +43,19 @@ def test_each_node_has_mounted_the_pool(shared, request):
     assert len(listed) == 2, listed
 
 
-def test_no_epoch_is_won_twice_through_two_mounts(shared):
+def race_in(lab):
     racer = f"{SHARED}/build/{RACER.relative_to(PROGRAMS)}"
-    race([(node.command, f"{POOL}/.race") for node in shared.nodes], racer)
-    shared.nodes[0].run("rm", "-r", f"{POOL}/.race")
+    race([(node.command, f"{POOL}/.race") for node in lab.nodes], racer)
+    lab.nodes[0].run("rm", "-r", f"{POOL}/.race")
+
+
+def test_no_epoch_is_won_twice_through_two_mounts(shared):
+    race_in(shared)
 
 
 def records(guest):
     """Starts a writer of records, and returns what tells how many the guest's disk has acknowledged."""
-    guest.ask("disk", "/dev/vda", 100)
+    guest.ask("disk", "/dev/vda", 50)
     return lambda: guest.ask("status")["disk_records"]
 
 
@@ -65,7 +70,8 @@ def test_a_vm_moves_there_and_back_with_its_disk(shared, disk):
     """Its memory is right after each move, what its disk acknowledged is on it, and the connection
     of a client is kept."""
     node1, node2 = shared.nodes
-    guest = Guest(shared, node1, "moved", disk=disk)
+    guest = Guest(shared, node1, "moved", disk=disk, fill=False)
+    guest.ask("fill", FILL_MIB, "text")
     try:
         written = records(guest)
         with Watch(guest) as watch:
@@ -112,3 +118,65 @@ def test_what_was_written_directly_is_read_directly_by_the_other_node(shared):
         read = reader.run("dd", f"if={file}", "bs=4096", "iflag=direct", "status=none").stdout
         assert read == str(i) * 65536
     shared.nodes[0].run("rm", file)
+
+
+def test_without_a_quorum_of_its_bricks_nobody_gets_a_vm(shared):
+    """Two halves of a volume that cannot see each other would each make an owner file of one epoch."""
+    if not isinstance(shared.server, GlusterFS):
+        pytest.skip("only GlusterFS is served by several")
+    node1, node2 = shared.nodes
+    guest = Guest(shared, node1, "quorum", fill=False)
+    drover(node1, "stop", guest.name, "--timeout", "0")
+    try:
+        shared.server.kill_brick(1)  # the first is half of two, and decides
+        drover(node2, "start", guest.name)
+        drover(node2, "stop", guest.name, "--timeout", "0")
+        shared.server.heal()
+        shared.server.kill_brick(0)
+        for node in shared.nodes:
+            _, documents = drover(node, "start", guest.name, check=False)
+            assert error_of(documents)["kind"] == "pool", documents
+            assert not guest.pids(node)
+    finally:
+        shared.server.heal()
+    wait_for(lambda: drover(node2, "start", guest.name, check=False)[0] == 0, "a start with both")
+    guest.remove(node2)
+
+
+def remount(lab, node, options):
+    """With a process in it that goes on with the old mount."""
+    node.run("umount", "-l", POOL)
+    lab.server.mount_with(node, POOL, options)
+
+
+def test_an_nfs_mount_that_is_not_safe_is_refused(make_lab):
+    reason = NFS3.missing()
+    if reason:
+        pytest.skip(reason)
+    lab = make_lab("options", storage=NFS3, bare=True)
+    node1, node2 = lab.nodes
+    for node in lab.nodes:
+        node.start_daemon()
+
+    def join(**options):
+        token = node1.drover("token")["token"]
+        return drover(node2, "join", node1.address, "--token", token, "--name", "node2", "--pool", POOL,
+                      "--own-address", node2.address, **options)
+
+    drover(node1, "init", "--pool", POOL, "--name", "node1", "--address", node1.address)
+    for option in ("nolock", "soft", "nocto"):
+        remount(lab, node2, option)
+        error = error_of(join(check=False)[1])
+        assert error["kind"] == "pool" and f'"{option}"' in error["message"], error
+    # What the options of the joining node do not show, the probe sees.
+    remount(lab, node2, "hard")
+    remount(lab, node1, "nolock")
+    error = error_of(join(check=False)[1])
+    assert error["kind"] == "pool" and "is not seen here" in error["message"], error
+    remount(lab, node1, "hard")
+    join()
+    # An owner is read anew however long the client may go on with what it knows.
+    for node in lab.nodes:
+        remount(lab, node, "hard,actimeo=600")
+    race_in(lab)
+    lab.down()
