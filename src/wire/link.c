@@ -1,6 +1,7 @@
 #include "wire/link.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "wire/link_lanes.h"
 
 #include <errno.h>
@@ -15,7 +16,6 @@
 struct link *link_new(const struct link_options *options)
 {
 	struct link *link = calloc(1, sizeof(*link));
-	pthread_condattr_t monotonic;
 
 	if (!link || getrandom(&link->session, sizeof(link->session), 0) < 0)
 		abort();
@@ -25,11 +25,8 @@ struct link *link_new(const struct link_options *options)
 	outbox_init(&link->out, OUTBOX_WINDOW_MAX);
 	window_init(&link->window, clock_us());
 	pthread_mutex_init(&link->mutex, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&link->lanes_change, &monotonic);
-	pthread_cond_init(&link->room, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	cond_init(&link->lanes_change);
+	cond_init(&link->room);
 	for (unsigned i = 0; i <= FRAME_LANES_MAX; i++)
 		link->slots[i] = (struct slot){.link = link, .number = i};
 	return link;

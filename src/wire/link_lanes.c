@@ -2,22 +2,15 @@
 
 #include "base/fault.h"
 #include "base/clock.h"
+#include "base/cond.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* When this side has ended, the other one has so long to do the same. */
 #define FINISH_MS 1000
-
-static void wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t at_ms)
-{
-	struct timespec until = {.tv_sec = at_ms / 1000, .tv_nsec = at_ms % 1000 * 1000000};
-
-	pthread_cond_timedwait(cond, mutex, &until);
-}
 
 static void report(struct connection *c, const char *event, const struct error *why)
 {
@@ -297,7 +290,7 @@ static int send_something(struct connection *c, struct error **err)
 static void wait_for_work(struct connection *c)
 {
 	c->waits = true;
-	wait_until(&c->work, &c->link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
+	cond_wait_until(&c->work, &c->link->mutex, clock_ms() + LANE_ALIVE_MS / 2);
 	c->waits = false;
 }
 
@@ -322,15 +315,11 @@ static void *transmit(void *arg)
 static struct connection *new_connection(struct link *link, unsigned number, struct lane *lane)
 {
 	struct connection *c = calloc(1, sizeof(*c));
-	pthread_condattr_t monotonic;
 
 	if (!c)
 		abort();
 	*c = (struct connection){.link = link, .lane = lane, .number = number, .threads = 2};
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->work, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	cond_init(&c->work);
 	return c;
 }
 
@@ -427,7 +416,7 @@ static void wait_for_goodbyes(struct link *link)
 	int64_t deadline_ms = clock_ms() + FINISH_MS;
 
 	while (any_lane(link) && clock_ms() < deadline_ms)
-		wait_until(&link->lanes_change, &link->mutex, deadline_ms);
+		cond_wait_until(&link->lanes_change, &link->mutex, deadline_ms);
 }
 
 /* The receiver goes first: it waits for nothing else, and the sender's last ACK must not be
