@@ -3,6 +3,7 @@
  */
 #include "base/fs.h"
 #include "hv/qemu/args.h"
+#include "hv/qemu/qemu.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -233,6 +234,36 @@ static void test_only_versioned_q35_machines_and_named_cpus_fit(void **state)
 	assert_false(qemu_cpu_fits("max"));
 }
 
+static struct hv_facts version(const char *accel, int major, int minor)
+{
+	struct hv_facts facts = {.major = major, .minor = minor};
+
+	snprintf(facts.accel, sizeof(facts.accel), "%s", accel);
+	snprintf(facts.version, sizeof(facts.version), "%d.%d.0", major, minor);
+	return facts;
+}
+
+static void test_versions_that_damage_a_guest_are_known(void **state)
+{
+	static const struct {
+		int major, minor;
+		bool live_tcg, postcopy;
+	} known[] = {{7, 2, false, true}, {8, 0, true, true}, {10, 0, true, true},
+		{10, 1, true, false}, {11, 0, true, false}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		struct hv_facts tcg = version("tcg", known[i].major, known[i].minor);
+		struct hv_facts kvm = version("kvm", known[i].major, known[i].minor);
+		cleanup_error struct error *err = NULL;
+
+		assert_int_equal(!qemu_live_defect(&tcg), known[i].live_tcg);
+		assert_null(qemu_live_defect(&kvm));
+		assert_int_equal(qemu_check_postcopy_version(&kvm, &err) == 0, known[i].postcopy);
+		assert_true(!err || strstr(err->message, kvm.version));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -243,6 +274,7 @@ int main(void)
 		cmocka_unit_test(test_cache_writeback_goes_through_the_page_cache),
 		cmocka_unit_test(test_values_that_would_be_options_are_refused),
 		cmocka_unit_test(test_only_versioned_q35_machines_and_named_cpus_fit),
+		cmocka_unit_test(test_versions_that_damage_a_guest_are_known),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,6 +70,8 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 	const struct capability caps[] = {{"events", true}, {"return-path", params->postcopy},
 		{"postcopy-ram", params->postcopy}};
 
+	if (params->postcopy && qemu_check_postcopy_version(&vm->hv->facts, err) < 0)
+		return error_prefix(err, "%s", vm->name);
 	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
 		hv_vm_migrate_set(vm, params, err) < 0)
 		return -1;
@@ -84,6 +86,8 @@ int qemu_allow_postcopy(
 	struct error *why = NULL;
 	const char *said;
 
+	if (qemu_check_postcopy_version(&hv->facts, err) < 0)
+		return -1;
 	if (qmp_run(qmp, "migrate-set-capabilities", capabilities(caps, 1), deadline_ms, NULL,
 		    &why) == 0)
 		return 0;

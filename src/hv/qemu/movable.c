@@ -29,6 +29,18 @@ const char *qemu_live_defect(const struct hv_facts *facts)
 	return NULL;
 }
 
+/* The source's side of it: docs/handover.md, "In the end". */
+int qemu_check_postcopy_version(const struct hv_facts *facts, struct error **err)
+{
+	if (facts->major < 10 || (facts->major == 10 && facts->minor < 1))
+		return 0;
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"post-copy is not safe with QEMU %s: from 10.1 on a source waits for an answer "
+		"amid the switch, and a link that stalls there could cost the guest its memory; "
+		"move it without post-copy",
+		facts->version);
+}
+
 /* "REASON; REASON" of an array, cut where it does not fit. */
 static void join(const json_t *reasons, char *out, size_t size)
 {

@@ -77,6 +77,8 @@ int qemu_allow_postcopy(
 /* movable.c: why a running guest must not be moved with this version and accelerator, as the rest
  * of a sentence; NULL when nothing is known against it. */
 const char *qemu_live_defect(const struct hv_facts *facts);
+/* Whether post-copy is safe with it: ERROR_HYPERVISOR. */
+int qemu_check_postcopy_version(const struct hv_facts *facts, struct error **err);
 
 /* What is worth reading at the end of QEMU's log as one line, "" when there is nothing. */
 void qemu_log_tail(const char *run_dir, char out[512]);
