@@ -55,7 +55,8 @@ bool dest_source_has_failed(struct migration *m)
 {
 	cleanup_json json_t *said = ask(m);
 
-	return is_state(said, "failed") && (migration_in_postcopy(m) || has_served(said));
+	return (is_state(said, "failed") || is_state(said, "cancelled")) &&
+	       (migration_in_postcopy(m) || has_served(said));
 }
 
 void dest_set_stuck(struct migration *m, bool stuck)

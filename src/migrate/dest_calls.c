@@ -257,7 +257,7 @@ json_t *migrations_renew_lane(
 
 	pthread_mutex_lock(&all->lock);
 	m = find_from(all, from, id, err);
-	if (m && m->step == STEP_POSTCOPY && !m->ended) {
+	if (m && (m->step == STEP_POSTCOPY || m->stuck) && !m->ended) {
 		m->users++;
 		m->recover = true;
 		m->port = 0;

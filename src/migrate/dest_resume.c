@@ -11,6 +11,8 @@
 
 #define LOOK_MS 200
 #define RETRY_MS 2000
+/* Longer than the source waits for its next try to make a lane. */
+#define HANG_MS 10000
 
 /* The hypervisor answers nothing, as where its guest waits for a page: it can be given up, and is
  * when the source has lost the pages. */
@@ -30,6 +32,47 @@ static int check_hang(struct migration *m, struct error **err)
 	return error_set(err, ERROR_HYPERVISOR, 0,
 		"its hypervisor on %s hung without some pages of its memory, which %s %s",
 		m->all->set.node, m->peer, over ? "has not sent" : "has lost");
+}
+
+/* Another lane for hypervisors that wait for one; the source asked for it. */
+static void renew_lane(struct migration *m)
+{
+	cleanup_free char *socket = migration_socket(m);
+	cleanup_error struct error *e = NULL;
+	cleanup_fd int listen_fd = -1;
+	int port;
+
+	migration_release_mover(m, clock_ms());
+	if (fault_point("migrate.dst.before_renew", &e) == 0)
+		listen_fd = dest_listen(&m->all->set, &port, &e);
+	if (listen_fd >= 0)
+		m->mover = migration_start_mover(m, listen_fd, NULL, &e);
+	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0 ||
+		local_connect(m, &e) < 0) {
+		log_error("%s: no new lane: %s", m->vm_name, e->message);
+		port = 0;
+	}
+	pthread_mutex_lock(&m->all->lock);
+	m->recover = false;
+	pthread_mutex_unlock(&m->all->lock);
+	dest_publish(m, port, true);
+}
+
+/* The hypervisor may wait for a page, and so for a lane that the source wants to make again: the
+ * source is served meanwhile. */
+static void sit_out_hang(struct migration *m)
+{
+	int64_t until_ms = clock_ms() + HANG_MS;
+	bool renew;
+
+	do {
+		pthread_mutex_lock(&m->all->lock);
+		renew = m->recover;
+		pthread_mutex_unlock(&m->all->lock);
+		if (renew)
+			renew_lane(m);
+	} while (hv_vm_state(vm_hv(m->vm)) != HV_RUNNING && clock_ms() < until_ms &&
+		 migrations_pause(m->all, LOOK_MS));
 }
 
 /* Whether an order that was answered with `e` has been carried out all the same: the guest runs, or
@@ -75,6 +118,8 @@ static int let_run(struct migration *m, struct error **err)
 		error_free(&e);
 		if (hangs && check_hang(m, err) < 0)
 			return -1;
+		if (hangs)
+			sit_out_hang(m);
 		if (!migrations_pause(m->all, RETRY_MS))
 			return error_set(
 				err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
@@ -141,30 +186,6 @@ static void give_up(struct migration *m, struct error **err)
 	m->uncertain = m->may_have_run;
 	vm_end(m->vm);
 	m->vm = NULL;
-}
-
-/* Another lane for hypervisors that wait for one; the source asked for it. */
-static void renew_lane(struct migration *m)
-{
-	cleanup_free char *socket = migration_socket(m);
-	cleanup_error struct error *e = NULL;
-	cleanup_fd int listen_fd = -1;
-	int port;
-
-	migration_release_mover(m, clock_ms());
-	if (fault_point("migrate.dst.before_renew", &e) == 0)
-		listen_fd = dest_listen(&m->all->set, &port, &e);
-	if (listen_fd >= 0)
-		m->mover = migration_start_mover(m, listen_fd, NULL, &e);
-	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0 ||
-		local_connect(m, &e) < 0) {
-		log_error("%s: no new lane: %s", m->vm_name, e->message);
-		port = 0;
-	}
-	pthread_mutex_lock(&m->all->lock);
-	m->recover = false;
-	pthread_mutex_unlock(&m->all->lock);
-	dest_publish(m, port, true);
 }
 
 /* The guest may stand still, for a page that is on the other node. */

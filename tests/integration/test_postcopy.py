@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -363,6 +364,22 @@ def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
     assert "interrupted" in said, said
     busy.assert_runs_only_on(node2)
     assert watch.result["tcp_survived"], watch.result
+    assert_nothing_is_left(node1)
+
+
+def test_a_data_mover_that_dies_before_the_guest_runs_is_replaced(nodes, busy):
+    """The destination's hypervisor may hang then, for a page that it needs to let the guest run."""
+    node1, node2 = nodes
+    gate = Path(f"{busy.lab.directory}/after-claim")
+    restart_with_fault(node2, f"migrate.dst.after_claim:file={gate}")
+    moving = move(node1, busy, "--postcopy")
+    wait_for(Path(f"{gate}.reached").exists, "the claim", 60)
+    os.kill(wires(node2)[0], signal.SIGKILL)
+    wait_for(lambda: not wires(node1), "the end of the other data mover", 60)
+    gate.touch()
+    status, said = result_of(moving)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
     assert_nothing_is_left(node1)
 
 
