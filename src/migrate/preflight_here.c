@@ -38,7 +38,9 @@ void preflight_check_vm(struct preflight *p, struct finding *f)
 		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_RUNNING,
 			"%s does not run; `drover start %s` starts it", p->vm, p->vm);
 	else if (state != HV_RUNNING && state != HV_PAUSED)
-		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_RUNNING,
+		finding_set(f, PREFLIGHT_FAILED,
+			state == HV_MIGRATED || state == HV_INCOMING ? ERROR_BUSY
+								     : ERROR_NOT_RUNNING,
 			"%s cannot be moved while it is %s; its messages and `drover ls` tell more",
 			p->vm, hv_state_name(state));
 }

@@ -48,10 +48,10 @@ void finding_fail(struct finding *f, struct error **e)
 
 /* The order is that of a refusal's causes: what comes first makes the others fail. */
 const struct preflight_check preflight_checks[] = {
-	{"vm", "its state, and who owns it", "there is nothing to move",
-		.source = preflight_check_vm},
 	{"operation", "what is being done with it", "two operations would work on one VM",
 		.source = preflight_check_operation},
+	{"vm", "its state, and who owns it", "there is nothing to move",
+		.source = preflight_check_vm},
 	{"member", "the members of the cluster", "only a member can take a VM over",
 		.source = preflight_check_member, .compare = preflight_compare_member},
 	{"reachable", "whether the other droverd answers", "nothing can be moved without it",

@@ -195,7 +195,7 @@ static void test_a_destination_that_may_not_says_what_to_allow(void **state)
 static void test_a_round_is_told_when_it_begins(void **state)
 {
 	static const struct hv_migrate_params endless = {
-		.downtime_limit_ms = 1, .bandwidth_bps = 48 << 20};
+		.downtime_limit_ms = 1, .bandwidth_bps = 8 << 20};
 	struct guest *a = boot(0, hv10), *b;
 	cleanup_free char *path = NULL;
 	int64_t deadline = clock_ms() + STEP_MS;
