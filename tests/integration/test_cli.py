@@ -640,7 +640,7 @@ def test_console_passes_on_what_is_typed_and_restores_the_terminal(
              "the end")
     assert termios.tcgetattr(terminal.fd) == before
     assert terminal.end() == 0
-    assert bytes(console) == typed
+    wait_for(lambda: bytes(console) == typed, "all that was typed")
     for descriptor in fresh:
         os.close(descriptor)
 
