@@ -85,8 +85,8 @@ static void print_cluster(struct buf *out, struct daemon *daemon)
 
 static void print_machine(struct buf *out, struct daemon *daemon)
 {
-	static const char *const vm_states[] = {
-		"running", "starting", "paused", "stopped", "down", "elsewhere", "broken", NULL};
+	static const char *const vm_states[] = {"running", "starting", "paused", "failed", "silent",
+		"stopped", "down", "elsewhere", "broken", NULL};
 	static const char *const task_states[] = {
 		"queued", "waiting", "running", "failed", "interrupted", NULL};
 	struct machine *m = atomic_load(&daemon->machine);

@@ -315,11 +315,14 @@ int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **er
 static int wait_left_off(struct vms *vms, const struct vm *vm, struct error **err)
 {
 	struct pool_owner owner;
+	char operation[128];
 
-	if (!vm_wait_unlisted(vm, clock_ms() + NOTICE_MS))
+	if (!vm_wait_unlisted(vm, clock_ms() + NOTICE_MS)) {
+		vms_operation(vms, vm->name, operation);
 		return error_set(err, ERROR_TIMEOUT, 0,
 			"the hypervisor of %s hung and has been killed, and it is still %s on %s",
-			vm->name, vm->operation, vms->node);
+			vm->name, *operation ? operation : "there", vms->node);
+	}
 	if (vms_where(vms, vm->name, &owner, err) < 0)
 		return -1;
 	if (*owner.node && strcmp(owner.node, vms->node))

@@ -7,21 +7,17 @@ page that a broken post-copy never brings.
 import contextlib
 import os
 import signal
-import subprocess
 
 import pytest
 
 from test_migrate import assert_nothing_is_left, migration_of, move_in_background
 from test_postcopy import DIRTY_MB_S, LANE, result_of, wait_postcopy
-from vms import Guest, allow_userfaultfd, drover, error_of, wait_for
+from vms import Guest, drover, error_of, postcopy_lab, wait_for
 
 
 @pytest.fixture(scope="module")
 def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
-    lab = make_lab("two", nodes=2)
-    for node in lab.nodes:
-        allow_userfaultfd(node)
-    return lab
+    return postcopy_lab(make_lab)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from droverlab.lab import VM_USER
 from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
                           restart_with_fault, wait_rounds)
-from vms import (Guest, Watch, allow_userfaultfd, drover, error_of, leftovers, wait_for, wires)
+from vms import (Guest, Watch, drover, error_of, leftovers, postcopy_lab, wait_for, wires)
 
 # What the guest changes in a second, and what the lane may carry of it. The whole set is changed again
 # within two seconds: no round comes to an end with less to do.
@@ -28,10 +28,7 @@ CUT_S = 20
 
 @pytest.fixture(scope="module")
 def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
-    lab = make_lab("two", nodes=2)
-    for node in lab.nodes:
-        allow_userfaultfd(node)
-    return lab
+    return postcopy_lab(make_lab)
 
 
 @pytest.fixture

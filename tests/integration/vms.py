@@ -124,6 +124,14 @@ def allow_userfaultfd(node):
              " mount -n --bind /run/uffd /dev/userfaultfd; }")
 
 
+def postcopy_lab(make_lab):
+    """Two nodes that allow post-copy."""
+    lab = make_lab("two", nodes=2)
+    for node in lab.nodes:
+        allow_userfaultfd(node)
+    return lab
+
+
 def wires(node):
     """Data movers of a node."""
     return [pid for pid, words in node.processes().items() if words[0].endswith("drover-wire")]
