@@ -95,14 +95,29 @@ void preflight_check_machine(struct preflight *p, struct finding *f)
 	}
 }
 
-/* Whether the guest's CPU can be the same here: asked of this hypervisor when droverd started it. */
+/* "Haswell-v4, 12 features changed": the exact CPU can be a line of hundreds of characters. */
+static void show_cpu(
+	void (*show)(struct finding *, const char *, ...), struct finding *f, const char *exact)
+{
+	int changed = 0;
+
+	for (const char *comma = exact; (comma = strchr(comma, ',')); comma++)
+		changed++;
+	if (changed)
+		show(f, "%.*s, %d features changed", (int)strcspn(exact, ","), exact, changed);
+	else
+		show(f, "%s", exact);
+}
+
+/* Whether the guest's CPU can be the same here: asked of this hypervisor when droverd started it.
+ */
 void preflight_check_cpu(struct preflight *p, struct finding *f)
 {
 	const struct hv_facts *hv = hv_get_facts(p->all->set.hv);
 	const char *exact = vm_def_exact_cpu(p->def);
 	struct error *e = NULL;
 
-	finding_here(f, "%s", exact);
+	show_cpu(finding_here, f, exact);
 	if (!strcmp(exact, CPU_BASELINE)) {
 		finding_there(f, "made exact when it is started");
 		return;
@@ -111,7 +126,7 @@ void preflight_check_cpu(struct preflight *p, struct finding *f)
 		finding_there(f, "not with %s %s, %s", hv->driver, hv->version, hv->accel);
 		finding_fail(f, &e);
 	} else {
-		finding_there(f, "%s", exact);
+		show_cpu(finding_there, f, exact);
 	}
 }
 
