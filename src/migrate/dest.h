@@ -17,8 +17,8 @@ void dest_publish(struct migration *m, int port, bool ready);
 int dest_run_here(struct migration *m, struct error **err);
 /* Whether it waits for what may never come: it can be cancelled here then. */
 void dest_set_stuck(struct migration *m, bool stuck);
-/* Whether the source's part in a post-copy has failed, or was given up, by its own word: no page will come any more.
- * It is asked every few seconds at most; false in between. */
+/* Whether the source's part in a post-copy has failed, or was given up, by its own word: no page
+ * will come any more. It is asked every few seconds at most; false in between. */
 bool dest_source_has_failed(struct migration *m);
 /* For a stream that an earlier droverd began to receive, and of whose data mover nothing is known:
  * fails when the source has ended the migration. A source that has not been heard for as long as a

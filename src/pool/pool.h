@@ -45,8 +45,8 @@ int pool_check_options(const char *dir, const char *type, const char *options, s
  * file that holds the lock, the caller closes it before it finishes); the second answers it
  * (pool_probe_answer: reads it, checks the nonce, must not get the lock on it, adds its own by
  * rename and hard link, and takes and gives back a lock there); the first looks at the answer and
- * removes all (pool_probe_finish, also to be called when the second failed). ERROR_POOL. What probes
- * have left more than a day ago is removed by pool_probe_begin. */
+ * removes all (pool_probe_finish, also to be called when the second failed). ERROR_POOL. What
+ * probes have left more than a day ago is removed by pool_probe_begin. */
 int pool_probe_begin(const struct pool *pool, const char *nonce, int *lock, struct error **err);
 int pool_probe_answer(const char *dir, const char *nonce, const char *answer, struct error **err);
 int pool_probe_finish(
