@@ -58,19 +58,25 @@ static void renew_lane(struct migration *m)
 	dest_publish(m, port, true);
 }
 
+static void renew_when_asked(struct migration *m)
+{
+	bool asked;
+
+	pthread_mutex_lock(&m->all->lock);
+	asked = m->recover;
+	pthread_mutex_unlock(&m->all->lock);
+	if (asked)
+		renew_lane(m);
+}
+
 /* The hypervisor may wait for a page, and so for a lane that the source wants to make again: the
  * source is served meanwhile. */
 static void sit_out_hang(struct migration *m)
 {
 	int64_t until_ms = clock_ms() + HANG_MS;
-	bool renew;
 
 	do {
-		pthread_mutex_lock(&m->all->lock);
-		renew = m->recover;
-		pthread_mutex_unlock(&m->all->lock);
-		if (renew)
-			renew_lane(m);
+		renew_when_asked(m);
 	} while (hv_vm_state(vm_hv(m->vm)) != HV_RUNNING && clock_ms() < until_ms &&
 		 migrations_pause(m->all, LOOK_MS));
 }
@@ -191,13 +197,12 @@ static void give_up(struct migration *m, struct error **err)
 /* The guest may stand still, for a page that is on the other node. */
 static int note_interruption(struct migration *m, struct error **err)
 {
-	bool stuck, over, renew;
+	bool stuck, over;
 
 	pthread_mutex_lock(&m->all->lock);
 	stuck = m->stuck;
 	m->stuck = m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
 	over = m->cancel || m->abort;
-	renew = m->recover;
 	pthread_mutex_unlock(&m->all->lock);
 	if (m->stuck && (over || dest_source_has_failed(m)))
 		return error_set(err, ERROR_HYPERVISOR, 0,
@@ -209,8 +214,7 @@ static int note_interruption(struct migration *m, struct error **err)
 		log_error("the post-copy of %s from %s is interrupted: its guest waits for pages "
 			  "that are there, until %s connects again",
 			m->vm_name, m->peer, m->peer);
-	if (renew)
-		renew_lane(m);
+	renew_when_asked(m);
 	migration_event(m, m->stuck ? "interrupted" : "post-copy", NULL);
 	return 0;
 }
@@ -274,6 +278,8 @@ int dest_wait_answer(struct migration *m, struct error **err)
 				m->vm_name, node, m->id, node);
 		said = true;
 		rc = check_hang(m, err);
+		if (rc == 0)
+			renew_when_asked(m);
 		migration_event(m, "interrupted", NULL);
 		if (rc == 0 && !migrations_pause(m->all, RETRY_MS))
 			rc = error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", node);

@@ -134,16 +134,11 @@ static bool lost_there(struct migration *m, struct error **err)
 }
 
 /* The connection between the hypervisors is gone, and the guest over there stands still where it
- * touches a page that is still here. 1: all are there; 0: look again. */
-static int mend(struct migration *m, struct error **err)
+ * touches a page that is still here. */
+static bool connect_again(struct migration *m)
 {
-	struct error *e = NULL;
-	int rc;
+	cleanup_error struct error *e = NULL;
 
-	if (given_up(m)) {
-		error_set(err, ERROR_CANCELLED, 0, "they were given up");
-		return pages_lost(m, err);
-	}
 	log_error("the post-copy of %s to %s is interrupted: its guest waits there for pages that "
 		  "are "
 		  "here; connecting again",
@@ -151,14 +146,36 @@ static int mend(struct migration *m, struct error **err)
 	migration_event(m, "interrupted", NULL);
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
-	if (m->link && renew_lane(m, &e) == 0) {
+	if (m->link && renew_lane(m, &e) == 0)
+		return true;
+	log_error("%s", e->message);
+	return false;
+}
+
+void source_mend_lane(struct migration *m)
+{
+	struct hv_migrate_status *s = &m->last;
+
+	if (hv_vm_migrate_status(vm_hv(m->vm), s, NULL) == 0 &&
+		s->phase == HV_MIGRATE_POSTCOPY_PAUSED)
+		connect_again(m);
+}
+
+/* 1: all pages are there; 0: look again. */
+static int mend(struct migration *m, struct error **err)
+{
+	int rc;
+
+	if (given_up(m)) {
+		error_set(err, ERROR_CANCELLED, 0, "they were given up");
+		return pages_lost(m, err);
+	}
+	if (connect_again(m)) {
 		pthread_mutex_lock(&m->all->lock);
 		m->stuck = false;
 		pthread_mutex_unlock(&m->all->lock);
 		return 0;
 	}
-	log_error("%s", e->message);
-	error_free(&e);
 	rc = m->link ? ask_copy(m, err) : 0;
 	if (rc != 0 || lost_there(m, err))
 		return rc != 0 ? rc : -1;
@@ -344,6 +361,7 @@ enum verdict source_settle_switched(struct migration *m, struct error **why)
 		if (verdict != UNKNOWN || migrations_closing(m->all))
 			return verdict;
 		source_say_undecided(m, e);
+		source_mend_lane(m);
 		if (!migrations_pause(m->all, RETRY_MS))
 			return UNKNOWN;
 	}

@@ -194,7 +194,7 @@ static int tell_broken(struct migration *m)
 	if (!m->link)
 		m->link = node_link_open(m->all->set.peers, m->peer, &e);
 	if (m->link)
-		rc = source_call_again(m, "POST", "abort", NULL, &e);
+		rc = source_call_again(m, "abort", NULL, NULL, &e);
 	if (e)
 		log_warning("%s was not told that no more of %s comes: %s", m->peer, m->vm_name,
 			e->message);

@@ -62,17 +62,19 @@ bool source_may_call_again(struct migration *m, const struct error *e, int64_t s
 	return clock_ms() - since_ms < limit_ms;
 }
 
-int source_call_again(struct migration *m, const char *method, const char *what, json_t **answer,
-	struct error **err)
+int source_call_again(struct migration *m, const char *what, void (*meanwhile)(struct migration *m),
+	json_t **answer, struct error **err)
 {
 	int64_t since_ms = clock_ms();
 	struct error *e = NULL;
 
-	while (source_call(m, method, what, NULL, CALL_MS, answer, &e) < 0) {
+	while (source_call(m, "POST", what, NULL, CALL_MS, answer, &e) < 0) {
 		if (!source_may_call_again(m, e, since_ms))
 			return error_move(err, e);
 		log_warning("%s; asking again", e->message);
 		error_free(&e);
+		if (meanwhile)
+			meanwhile(m);
 		if (!migrations_pause(m->all, AGAIN_MS))
 			return SOURCE_LEFT;
 	}
@@ -385,7 +387,7 @@ static int handover(struct migration *m, struct error **err)
 		return -1;
 	rc = fault_point("migrate.src.before_handover", err);
 	if (rc == 0)
-		rc = source_call_again(m, "POST", "handover", &answer, err);
+		rc = source_call_again(m, "handover", source_mend_lane, &answer, err);
 	if (rc < 0)
 		return rc;
 	if (source_take_word(answer, err) == THEIRS) {

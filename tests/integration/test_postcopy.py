@@ -380,6 +380,30 @@ def test_a_data_mover_that_dies_before_the_guest_runs_is_replaced(nodes, busy):
     assert_nothing_is_left(node1)
 
 
+def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for_it(nodes, busy):
+    """That hypervisor agrees to no new connection; it is told of the lane on one that it has. A
+    guest that is talked to has changed the pages into which its hypervisor has to put what comes."""
+    node1, node2 = nodes
+    lab_ = Path(busy.lab.directory)
+    restart_with_fault(node1, f"migrate.src.before_renew:file={lab_}/before-renew")
+    restart_with_fault(node2, f"migrate.dst.after_claim:file={lab_}/claimed")
+    with Watch(busy):
+        moving = move(node1, busy, "--postcopy")
+        wait_for((lab_ / "claimed.reached").exists, "the claim", 60)
+        os.kill(wires(node2)[0], signal.SIGKILL)
+        (lab_ / "claimed").touch()
+        wait_for((lab_ / "before-renew.reached").exists, "a source that wants another lane", 60)
+        node2.stop_daemon(signal.SIGKILL)
+        node2.start_daemon()
+        _, (info,) = drover(node2, "show", busy.name)
+        assert info["state"] == "silent", info
+        (lab_ / "before-renew").touch()
+        status, said = result_of(moving)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
+
+
 @pytest.mark.parametrize("number, fault", [(0, "migrate.src.before_renew"),
                                            (1, "migrate.dst.before_renew")])
 def test_a_droverd_that_dies_while_it_makes_a_new_lane_makes_it_when_it_is_back(

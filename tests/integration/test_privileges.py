@@ -130,6 +130,13 @@ def test_the_data_mover_reaches_no_socket_of_the_hypervisor_or_droverd(held):
             assert not connects(node, WIRE_USER, path), path
 
 
+def test_only_root_gives_a_hypervisor_orders_on_its_spare_monitor(held):
+    for name in ("spare.in", "spare.out"):
+        found = held.nodes[1].path(f"{RUN}/vms/{held.guest.name}/{name}").stat()
+        assert stat.S_ISFIFO(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o600, name
+        assert found.st_uid == 0, name
+
+
 def test_nobody_can_join_the_connection_between_hypervisor_and_data_mover(held):
     """It was made, and its name is gone."""
     for node in held.nodes:

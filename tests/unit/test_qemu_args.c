@@ -48,7 +48,8 @@ static const int taps[VM_DEF_NICS_MAX] = {9};
 static char *joined(const struct vm_def *def, bool incoming, struct error **err)
 {
 	struct hv_start how = {def, paths, taps, "/run/drover/vms/web1", incoming};
-	struct qemu_launch launch = {&settings, "tcg", &how, 5, 6};
+	struct qemu_launch launch = {
+		&settings, "tcg", &how, 5, 6, incoming ? 7 : -1, incoming ? 8 : -1};
 	cleanup_args char **args = qemu_args(&launch, err);
 	char *text = args ? fs_format("%s", "") : NULL;
 
@@ -126,7 +127,10 @@ static void test_a_destination_differs_in_nothing_but_that_it_waits(void **state
 
 	(void)state;
 	assert_memory_equal(text, expected, len);
-	assert_string_equal(text + len, "-incoming\ndefer\n");
+	assert_string_equal(text + len,
+		"-incoming\ndefer\n-add-fd\nfd=7,set=1\n-add-fd\nfd=8,set=2\n"
+		"-chardev\nfile,id=spare,input-path=/dev/fdset/1,path=/dev/fdset/2,append=on\n"
+		"-mon\nchardev=spare,mode=control\n");
 }
 
 static void test_a_disk_more_or_a_screen_moves_no_other_device(void **state)
@@ -152,7 +156,7 @@ static void test_the_largest_vm_fits(void **state)
 	static const char *many_paths[VM_DEF_DISKS_MAX];
 	static int many_taps[VM_DEF_NICS_MAX];
 	struct hv_start how = {&def, many_paths, many_taps, "/run/x", true};
-	struct qemu_launch launch = {&settings, "kvm", &how, 5, 6};
+	struct qemu_launch launch = {&settings, "kvm", &how, 5, 6, 7, 8};
 	cleanup_args char **args = NULL;
 
 	(void)state;

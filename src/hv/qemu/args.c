@@ -198,6 +198,17 @@ static void add_nic(struct args *a, const struct qemu_launch *l, int i)
 		plain(a, "model", nic->model), i, i, plain(a, "mac", nic->mac), QEMU_SLOT_NIC + i);
 }
 
+static void add_spare(struct args *a, const struct qemu_launch *l)
+{
+	if (l->spare_in < 0)
+		return;
+	add(a, "-add-fd", "fd=%d,set=1", l->spare_in);
+	add(a, "-add-fd", "fd=%d,set=2", l->spare_out);
+	/* "append": there is nothing to truncate. */
+	add(a, "-chardev", "file,id=spare,input-path=/dev/fdset/1,path=/dev/fdset/2,append=on");
+	add(a, "-mon", "chardev=spare,mode=control");
+}
+
 char **qemu_args(const struct qemu_launch *l, struct error **err)
 {
 	const struct vm_def *def = l->how->def;
@@ -215,6 +226,7 @@ char **qemu_args(const struct qemu_launch *l, struct error **err)
 		add_nic(&a, l, i);
 	if (l->how->incoming)
 		add(&a, "-incoming", "defer");
+	add_spare(&a, l);
 	if (a.error) {
 		error_prefix(&a.error, "VM %s", def->name);
 		error_move(err, a.error);

@@ -34,7 +34,8 @@ struct qemu_launch {
 	const struct hv_settings *settings;
 	const char *accel; /* "kvm" or "tcg" */
 	const struct hv_start *how;
-	int qmp_fd, console_fd; /* listening Unix sockets, passed at these numbers */
+	int qmp_fd, console_fd;  /* listening Unix sockets, passed at these numbers */
+	int spare_in, spare_out; /* FIFOs of the spare monitor (spare.h), as well, or -1 */
 };
 
 /* ERROR_DEFINITION when the definition holds what cannot be an argument (vm_def_check lets none of

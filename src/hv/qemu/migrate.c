@@ -10,6 +10,8 @@
 
 /* QEMU's own limit of downtime-limit: 2,000 s. */
 #define DOWNTIME_MAX_MS 2000000
+/* Between two tries to reach one that hangs. */
+#define AGAIN_MS 200
 
 struct capability {
 	const char *name;
@@ -293,16 +295,41 @@ static int await_break(struct hv_vm *vm, int64_t deadline, struct error **err)
 	return 0;
 }
 
+/* Its main thread may wait for a page. */
+static int recover_by(struct qmp *qmp, const char *path, int64_t deadline, struct error **err)
+{
+	cleanup_free char *uri = fs_format("unix:%s", path);
+
+	return qmp_run_oob(qmp, "migrate-recover", json_pack("{s:s}", "uri", uri), deadline, err);
+}
+
+/* By its spare monitor, of a QEMU that hangs since before we came: it tells nothing of how it
+ * stands. It is told of the break and of the other connection until it takes that. */
+static int recover_silent(struct hv_vm *vm, const char *path, struct error **err)
+{
+	int64_t deadline = clock_ms() + HV_ANSWER_MS;
+
+	for (;;) {
+		uint64_t seq = qmp_event_seq(vm->spare);
+		struct error *why = NULL;
+
+		if (recover_by(vm->spare, path, deadline, &why) == 0)
+			return 0;
+		if (why->kind != ERROR_HYPERVISOR || clock_ms() >= deadline)
+			return error_move(err, why);
+		error_free(&why);
+		qmp_run_oob(vm->spare, "migrate-pause", NULL, deadline, NULL);
+		qmp_wait_event(vm->spare, seq, clock_ms() + AGAIN_MS, NULL);
+	}
+}
+
 int hv_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err)
 {
 	int64_t deadline = clock_ms() + HV_ANSWER_MS;
-	cleanup_free char *uri = fs_format("unix:%s", path);
 
-	if (await_break(vm, deadline, err) < 0)
-		return -1;
-	/* Its main thread may wait for a page. */
-	return qmp_run_oob(
-		vm->qmp, "migrate-recover", json_pack("{s:s}", "uri", uri), deadline, err);
+	if (vm->spare && qmp_silent(vm->qmp))
+		return recover_silent(vm, path, err);
+	return await_break(vm, deadline, err) < 0 ? -1 : recover_by(vm->qmp, path, deadline, err);
 }
 
 int hv_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err)

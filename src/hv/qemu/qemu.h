@@ -4,9 +4,10 @@
  * In a VM's run directory: `qmp.sock` (control) and `console.sock`, both made by drover and passed
  * to QEMU as listening sockets, so that a connection made before QEMU is ready waits and is not
  * refused, and one to a QEMU that fails is closed; `hv.log` (QEMU's standard error); `hv.json` (who
- * it is, for the next droverd); `vnc.sock` where asked for. The directory belongs to root, is
- * writable for the VMs' group (QEMU makes the socket for a stream there) and has the sticky bit, so
- * that a QEMU taken over by its guest cannot replace hv.json or plant a link where root writes.
+ * it is, for the next droverd); `spare.in` and `spare.out` (spare.h); `vnc.sock` where asked for.
+ * The directory belongs to root, is writable for the VMs' group (QEMU makes the socket for a stream
+ * there) and has the sticky bit, so that a QEMU taken over by its guest cannot replace hv.json or
+ * plant a link where root writes.
  */
 #ifndef DROVER_HV_QEMU_QEMU_H
 #define DROVER_HV_QEMU_QEMU_H
@@ -34,6 +35,7 @@ struct hv_vm {
 	char *console;
 	struct process_id id;
 	struct qmp *qmp;
+	struct qmp *spare; /* its spare monitor (spare.h), or NULL */
 };
 
 /* Path of a file in a run directory. The caller frees it. */

@@ -1,4 +1,4 @@
-#include "hv/qemu/qmp.h"
+#include "hv/qemu/qmp_connect.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
@@ -8,13 +8,13 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define READ_BYTES (64u << 10)
@@ -31,7 +31,9 @@ struct command {
 };
 
 struct qmp {
-	int fd;
+	int in, out; /* the same, where it is a socket */
+	int wake[2]; /* a pipe: its end ends the reader */
+	bool cut;    /* the first line that comes may lack its beginning */
 	char *who;
 	pthread_t reader;
 	bool reader_started;
@@ -64,7 +66,8 @@ static void end(struct qmp *q, struct error *why)
 		why = NULL;
 	}
 	q->ended = true;
-	shutdown(q->fd, SHUT_RDWR);
+	shutdown(q->out, SHUT_RDWR);
+	close_fd(&q->wake[1]);
 	pthread_cond_broadcast(&q->changed);
 	pthread_mutex_unlock(&q->lock);
 	error_free(&why);
@@ -122,13 +125,20 @@ static void keep_greeting(struct qmp *q, const json_t *greeting)
 	}
 }
 
+static ssize_t put(struct qmp *q, const char *text, size_t len)
+{
+	if (q->in != q->out)
+		return write(q->out, text, len);
+	return send(q->out, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Errors here end the connection: after a part of a line nothing else can be sent. */
 static int send_line(
 	struct qmp *q, const char *text, size_t len, int64_t deadline_ms, struct error **err)
 {
 	while (len > 0) {
-		ssize_t n = send(q->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
+		ssize_t n = put(q, text, len);
+		struct pollfd p = {.fd = q->out, .events = POLLOUT};
 
 		if (n > 0) {
 			text += n;
@@ -176,13 +186,15 @@ static int agree(struct qmp *q, struct error **err)
 
 static int take_line(struct qmp *q, const char *text, size_t len, struct error **err)
 {
-	cleanup_json json_t *message = json_parse("a line", text, len, err);
+	bool cut = q->cut;
+	cleanup_json json_t *message = json_parse("a line", text, len, cut ? NULL : err);
 	const char *event;
 	bool greeted;
 	int rc = 0;
 
+	q->cut = false;
 	if (!message)
-		return -1;
+		return cut ? 0 : -1;
 	event = json_string_value(json_object_get(message, "event"));
 	pthread_mutex_lock(&q->lock);
 	greeted = q->greeted;
@@ -220,6 +232,16 @@ static int take_lines(struct qmp *q, struct buf *in, size_t *looked, struct erro
 	return 0;
 }
 
+/* Waits for something to read; false when the connection is to end. */
+static bool wait_input(struct qmp *q)
+{
+	struct pollfd p[] = {{.fd = q->in, .events = POLLIN}, {.fd = q->wake[0]}};
+
+	while (poll(p, 2, -1) < 0 && errno == EINTR)
+		;
+	return !p[1].revents;
+}
+
 static int read_all(struct qmp *q, struct error **err)
 {
 	cleanup_buf struct buf in;
@@ -233,8 +255,10 @@ static int read_all(struct qmp *q, struct error **err)
 		if (!room)
 			return error_set(
 				err, ERROR_HYPERVISOR, 0, "a line of over %u bytes", JSON_TEXT_MAX);
-		n = recv(q->fd, room, READ_BYTES, 0);
-		if (n < 0 && errno == EINTR)
+		if (!wait_input(q))
+			return 0;
+		n = read(q->in, room, READ_BYTES);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			return 0;
@@ -438,7 +462,11 @@ void qmp_close(struct qmp *q)
 	}
 	for (int i = 0; i < QMP_EVENTS_KEPT; i++)
 		json_free(&q->events[i].data);
-	close_fd(&q->fd);
+	if (q->out != q->in)
+		close_fd(&q->out);
+	close_fd(&q->in);
+	close_fd(&q->wake[0]);
+	close_fd(&q->wake[1]);
 	error_free(&q->end_error);
 	pthread_cond_destroy(&q->changed);
 	pthread_mutex_destroy(&q->lock);
@@ -447,23 +475,40 @@ void qmp_close(struct qmp *q)
 	free(q);
 }
 
-static struct qmp *new_qmp(int fd, const char *who)
+struct qmp *qmp_new(int in, int out, const char *who, struct error **err)
 {
 	struct qmp *q = calloc(1, sizeof(*q));
 
 	if (!q)
 		abort();
-	q->fd = fd;
+	q->in = in;
+	q->out = out;
 	q->first_id = q->last_id = clock_us();
 	q->who = fs_format("%s", who);
 	pthread_mutex_init(&q->write_lock, NULL);
 	pthread_mutex_init(&q->lock, NULL);
 	cond_init(&q->changed);
-	return q;
+	if (pipe2(q->wake, O_CLOEXEC) == 0)
+		return q;
+	q->wake[0] = q->wake[1] = -1;
+	error_set(err, ERROR_FAILED, errno, "%s: cannot make a pipe", who);
+	qmp_close(q);
+	return NULL;
 }
 
-/* Waits until other commands can be sent. */
-static int wait_agreed(struct qmp *q, int64_t deadline_ms, struct error **err)
+int qmp_start(struct qmp *q, bool agreed, struct error **err)
+{
+	int failed;
+
+	q->cut = q->greeted = q->agreed = q->oob = agreed;
+	failed = pthread_create(&q->reader, NULL, reader, q);
+	q->reader_started = !failed;
+	if (failed)
+		return error_set(err, ERROR_FAILED, failed, "cannot start a thread for %s", q->who);
+	return 0;
+}
+
+int qmp_wait_agreed(struct qmp *q, int64_t deadline_ms, struct error **err)
 {
 	int rc = 0;
 
@@ -481,76 +526,6 @@ static int wait_agreed(struct qmp *q, int64_t deadline_ms, struct error **err)
 		rc = not_answered(q, "qmp_capabilities", err);
 	pthread_mutex_unlock(&q->lock);
 	return rc;
-}
-
-static struct qmp *start(int fd, const char *who, struct error **err)
-{
-	struct qmp *q = new_qmp(fd, who);
-	int failed = pthread_create(&q->reader, NULL, reader, q);
-
-	q->reader_started = !failed;
-	if (!failed)
-		return q;
-	error_set(err, ERROR_FAILED, failed, "cannot start a thread for %s", who);
-	qmp_close(q);
-	return NULL;
-}
-
-struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error **err)
-{
-	struct qmp *q = start(fd, who, err);
-
-	if (q && wait_agreed(q, deadline_ms, err) < 0) {
-		qmp_close(q);
-		return NULL;
-	}
-	return q;
-}
-
-static int connect_to(const char *path, const char *who, int64_t deadline_ms, struct error **err)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int left = clock_left_ms(deadline_ms) + 1, taken;
-	struct timeval limit = {left / 1000, left % 1000 * 1000};
-
-	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path))
-		return error_set(err, ERROR_FAILED, fd < 0 ? errno : ENAMETOOLONG,
-			"%s: cannot connect to %s", who, path);
-	strcpy(addr.sun_path, path);
-	/* A full backlog would make connect() wait for ever. */
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return error_set(
-			err, ERROR_NOT_RUNNING, errno, "%s: no QEMU answers at %s", who, path);
-	taken = fd;
-	fd = -1;
-	return taken;
-}
-
-struct qmp *qmp_connect(const char *path, const char *who, int64_t deadline_ms, struct error **err)
-{
-	int fd = connect_to(path, who, deadline_ms, err);
-
-	return fd < 0 ? NULL : qmp_open(fd, who, deadline_ms, err);
-}
-
-struct qmp *qmp_connect_silent(
-	const char *path, const char *who, int64_t deadline_ms, struct error **err)
-{
-	int fd = connect_to(path, who, deadline_ms, err);
-	struct qmp *q = fd < 0 ? NULL : start(fd, who, err);
-	struct error *why = NULL;
-
-	if (!q || wait_agreed(q, deadline_ms, &why) == 0)
-		return q;
-	if (why->kind == ERROR_TIMEOUT) {
-		error_free(&why);
-		return q;
-	}
-	error_move(err, why);
-	qmp_close(q);
-	return NULL;
 }
 
 bool qmp_silent(struct qmp *q)

@@ -1,6 +1,6 @@
 /*
  * QMP: QEMU's control protocol (docs/interop/qmp-spec in QEMU's sources): JSON objects, one a line,
- * over a Unix socket.
+ * over a Unix socket (or a pair of FIFOs: spare.h).
  *
  * A connection has one thread that reads. Answers are matched to commands by id, so that several
  * threads can have commands under way; events are numbered and the last QMP_EVENTS_KEPT of them are
@@ -50,6 +50,13 @@ struct qmp *qmp_open(int fd, const char *who, int64_t deadline_ms, struct error 
  * ERROR_TIMEOUT. */
 struct qmp *qmp_connect_silent(
 	const char *path, const char *who, int64_t deadline_ms, struct error **err);
+/* The same as qmp_open on two FIFOs, opened not to block: answers come from `in`, commands go to
+ * `out`. The program ignores SIGPIPE. */
+struct qmp *qmp_open_fifos(
+	int in, int out, const char *who, int64_t deadline_ms, struct error **err);
+/* The same where another program has agreed on capabilities, commands out of band among them, and
+ * has gone without the QEMU on the other side having seen that: commands can be sent at once. */
+struct qmp *qmp_reopen_fifos(int in, int out, const char *who, struct error **err);
 /* Whether QEMU has not yet answered anything on this connection, which has not ended. */
 bool qmp_silent(struct qmp *q);
 /* Ends the connection and frees it. No other thread may be in a call. */

@@ -1,5 +1,6 @@
 #include "hv/qemu/args.h"
 #include "hv/qemu/qemu.h"
+#include "hv/qemu/spare.h"
 
 #include "base/clock.h"
 #include "base/fs.h"
@@ -27,6 +28,7 @@ struct starting {
 	struct hv *hv;
 	const struct hv_start *how;
 	int qmp_fd, console_fd, log_fd;
+	struct qemu_spare spare;
 	struct process_id id;
 };
 
@@ -37,8 +39,8 @@ char *qemu_path(const char *run_dir, const char *file)
 
 void qemu_clean(const char *run_dir)
 {
-	static const char *const files[] = {
-		"hv.json", "qmp.sock", "console.sock", "vnc.sock", "hv.log"};
+	static const char *const files[] = {"hv.json", "qmp.sock", "spare.in", "spare.out",
+		"console.sock", "vnc.sock", "hv.log"};
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
 		cleanup_free char *path = qemu_path(run_dir, files[i]);
@@ -66,6 +68,7 @@ void hv_vm_close(struct hv_vm *vm)
 	if (!vm)
 		return;
 	qmp_close(vm->qmp);
+	qmp_close(vm->spare);
 	free(vm->name);
 	free(vm->run_dir);
 	free(vm->console);
@@ -202,7 +205,9 @@ static int prepare(struct starting *s, struct error **err)
 		(s->console_fd = listen_at(dir, "console.sock", err)) < 0 ||
 		(s->log_fd = open_log(dir, err)) < 0)
 		return -1;
-	return 0;
+	if (!s->how->incoming || !qemu_spare_fits(&s->hv->facts))
+		return 0;
+	return qemu_spare_make(dir, &s->spare, err);
 }
 
 /*
@@ -213,8 +218,9 @@ static int launch(struct starting *s, struct error **err)
 {
 	const struct hv_settings *set = &s->hv->set;
 	int count = s->how->def->nics_count;
-	int fds[VM_DEF_NICS_MAX + 2] = {s->qmp_fd, s->console_fd};
-	struct qemu_launch launch = {set, s->hv->facts.accel, s->how, s->qmp_fd, s->console_fd};
+	int fds[VM_DEF_NICS_MAX + 2 + QEMU_SPARE_FDS] = {s->qmp_fd, s->console_fd};
+	struct qemu_launch launch = {set, s->hv->facts.accel, s->how, s->qmp_fd, s->console_fd,
+		s->spare.in, s->spare.out};
 	cleanup_args char **argv = qemu_args(&launch, err);
 	struct process_options options = {
 		.argv = (const char *const *)argv,
@@ -234,11 +240,14 @@ static int launch(struct starting *s, struct error **err)
 		return -1;
 	for (int i = 0; i < count; i++)
 		fds[2 + i] = s->how->tap_fds[i];
+	if (s->spare.in >= 0)
+		options.pass_fds_count += qemu_spare_pass(&s->spare, fds + 2 + count);
 	if (process_start(&options, &s->id, err) < 0)
 		return error_prefix(err, "VM %s: cannot start its hypervisor", s->how->def->name);
 	/* From here on only QEMU has them: when it ends, what is connected is closed. */
 	close_fd(&s->qmp_fd);
 	close_fd(&s->console_fd);
+	qemu_spare_close(&s->spare);
 	return write_identity(s, err);
 }
 
@@ -266,7 +275,10 @@ static int connect_vm(struct starting *s, struct hv_vm *vm, struct error **err)
 
 	vm->id = s->id;
 	vm->qmp = qmp_connect(path, vm->name, clock_ms() + HV_ANSWER_MS, &why);
-	return vm->qmp ? 0 : start_error(s, why, err);
+	if (vm->qmp && s->how->incoming && qemu_spare_fits(&s->hv->facts))
+		vm->spare =
+			qemu_spare_connect(vm->run_dir, vm->name, clock_ms() + HV_ANSWER_MS, &why);
+	return why ? start_error(s, why, err) : 0;
 }
 
 /* Ends what a failed start has begun. */
@@ -281,7 +293,7 @@ static void take_back(struct starting *s)
 
 struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct error **err)
 {
-	struct starting s = {hv, how, -1, -1, -1, {0, 0}};
+	struct starting s = {hv, how, -1, -1, -1, QEMU_SPARE_NONE, {0, 0}};
 	struct hv_vm *vm = NULL;
 	struct error *why = NULL;
 	int rc;
@@ -305,6 +317,7 @@ struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct erro
 	close_fd(&s.qmp_fd);
 	close_fd(&s.console_fd);
 	close_fd(&s.log_fd);
+	qemu_spare_close(&s.spare);
 	return vm;
 }
 
@@ -322,6 +335,8 @@ static int find_again(struct hv_vm *vm, struct error **err)
 	/* It cannot be asked: that is not "does not run", or somebody starts it again. */
 	if (!vm->qmp && process_alive(&vm->id) && err && *err)
 		(*err)->kind = ERROR_HYPERVISOR;
+	if (vm->qmp)
+		vm->spare = qemu_spare_find(vm->run_dir, vm->name);
 	return vm->qmp ? 0 : -1;
 }
 
