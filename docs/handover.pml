@@ -94,6 +94,8 @@ bool ranB; /* the guest has run on B: A's copy is an old one */
 #define NOT_NEEDED assert(hvA == GONE || !MINE_A)
 #define HV_A_DIES hvA = GONE
 #define switchedB false
+#define TIMES_OUT(what) false
+#define NEVER_RUNS false
 #define NEVER_READY false
 #endif
 
@@ -133,7 +135,7 @@ inline call(what)
 	atomic { !unanswered -> question = what; answer = NO_WORD };
 	if
 	:: atomic { answer != NO_WORD -> said = answer; answer = NO_WORD; question = NO_CALL }
-	:: atomic { unanswered || !upB -> said = NO_WORD; unanswered = false; question = NO_CALL;
+	:: atomic { unanswered || !upB || TIMES_OUT(what) -> said = NO_WORD; unanswered = false; question = NO_CALL;
 		answer = NO_WORD }
 	fi
 }
@@ -194,6 +196,12 @@ inline settle_ownership()
 			/* For as long as a lane is made again, which is longer than a droverd needs
 			 * to start again. */
 			:: said == NO_WORD && sawB && deadB -> brokenA = true; verdict = END; break
+#ifdef MAY_SWITCH
+#ifndef WAIT_FOR_HANGING
+			/* Our hypervisor has died after the switch, and B's hangs for its pages */
+			:: stepA == SWITCH && hvA == GONE && hangsB -> verdict = END; break
+#endif
+#endif
 			:: else -> toldA = WON /* again */
 			fi
 		fi
@@ -213,7 +221,7 @@ inline settle_ownership()
 	   /* Two seconds, and again when there may be something new. */
 	   if
 	   :: toldA == NOT_KNOWN -> (poolA || stepB == ENDED || resumedB)
-	   :: else -> (MINE_A || resumedB || !upB || stepB == ENDED)
+	   :: else -> (MINE_A || resumedB || !upB || stepB == ENDED || NEVER_RUNS)
 	   fi
 	od
 }
@@ -274,7 +282,10 @@ handover:
 	   :: SAID_RUNNING && stepA == SWITCH -> source_follow(); end_copy_A(); goto over
 #endif
 	   :: SAID_RUNNING && stepA == HANDOVER -> end_copy_A(); goto over
-	   :: said == NO_WORD -> if :: skip :: goto settle fi /* asked again, for a while */
+	   :: said == NO_WORD -> if :: skip :: goto settle fi; /* asked again, for a while */
+#ifdef MAY_SWITCH
+		mend_lane()
+#endif
 	   :: else -> goto settle
 	   fi
 	od;
@@ -393,6 +404,10 @@ inline let_run(worked)
 		if :: hvB == RUNNING -> worked = true :: hvB == GONE -> worked = false fi
 	:: atomic { hvB == RUNNING -> worked = true }
 	:: atomic { hvB == GONE -> worked = false }
+#ifdef MAY_SWITCH
+	:: atomic { hvB == LOADED && switchedB && !wholeB && !streaming -> hangsB = true };
+		sit_out_hang(worked)
+#endif
 	:: atomic { breaks > 0 && hvB == LOADED && !switchedB -> breaks--; may_have_runB = false;
 		worked = false }
 	fi
@@ -507,6 +522,9 @@ inline dest_recover()
 	atomic { if :: hvB == GONE && MINE_B -> epoch++; owner[epoch] = NOBODY :: else fi };
 	atomic { claimedB = (MINE_B && epoch == 2); may_have_runB = (hvB != LOADED); knownB = true;
 		receivedB = true };
+#ifdef MAY_SWITCH
+	hangsB = false;
+#endif
 #ifndef ENDED_AFTER_CLAIM
 	atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
 #endif

@@ -92,11 +92,12 @@ active proctype Observer()
 		assert(A_WAITS_FOR_DEAD_B || stepA == ENDED || stepA == NONE || deadA);
 		assert(B_WAITS_FOR_DEAD_A || stepB == ENDED || stepB == NONE || deadB);
 		assert(hvB != RUNNING || wholeB || pages_died || given_up);
+		assert(one_runs || hypervisor_crashed || given_up);
 #else
 		assert(stepA == ENDED || stepA == NONE || deadA);
 		assert(stepB == ENDED || stepB == NONE || deadB);
-#endif
 		assert(one_runs || hypervisor_crashed);
+#endif
 		assert(one_runs || can_be_started || deadA || deadB);
 		assert(owner_runs);
 		break

@@ -19,6 +19,9 @@
  * ACKNOWLEDGES: A's hypervisor is SWITCHING until it hears that B's has loaded what it begins with
  * (QEMU from 10.1 on). Errors are known there (docs/handover.md).
  * REACH: 7, a move by post-copy; 8, a switch that is taken back; 9, a new lane.
+ *   NO_LANE_FOR_HANGING  B makes no new lane while its hypervisor hangs
+ *   NO_LANE_BEFORE_WORD  A makes no new lane before it knows who runs the guest: it asks for ever
+ *   WAIT_FOR_HANGING     A, its hypervisor dead, waits for a B that hangs for its pages
  * GIVE_UPS: a user gives an interrupted post-copy up, on one of the sides.
  */
 #ifndef GIVE_UPS
@@ -31,6 +34,7 @@ bool switchedB;    /* migration_in_postcopy(), as B's droverd has last seen it *
 bool ranB_closed;  /* B's row is closed at POSTCOPY: the guest has run there for good */
 bool againB;       /* B's droverd goes on with what an earlier one began */
 bool given_up;     /* by a user */
+bool hangsB;       /* B's hypervisor does not answer the order to let the guest run: for a page */
 byte gives = GIVE_UPS;
 
 #define HV_A_DIES pages_died = !wholeB; hvA = GONE
@@ -41,7 +45,14 @@ byte gives = GIVE_UPS;
 #define NEVER_READY againB
 /* Until the node is back, or a user gives up. */
 #define A_WAITS_FOR_DEAD_B (deadB && stepA == POSTCOPY)
-#define B_WAITS_FOR_DEAD_A (deadA && hvB == RUNNING && !wholeB)
+#define B_WAITS_FOR_DEAD_A (deadA && (hvB == RUNNING || hangsB) && !wholeB)
+/* A call that is answered when the guest runs. */
+#define TIMES_OUT(what) (hangsB && what == HANDOVER_CALL)
+#ifndef WAIT_FOR_HANGING
+#define NEVER_RUNS (stepA == SWITCH && hvA == GONE && hangsB)
+#else
+#define NEVER_RUNS false
+#endif
 
 /* ---- A ---- */
 
@@ -73,17 +84,34 @@ inline tell_broken()
 #endif
 }
 
+inline renew_lane()
+{
+	call(RECOVER);
+	atomic {
+		if
+		:: said == YES && hvA == IN_POSTCOPY && (hvB == RUNNING || hangsB) && !wholeB ->
+			streaming = true
+		:: else
+		fi }
+}
+
+/* source_mend_lane() */
+inline mend_lane()
+{
+	if
+#ifndef NO_LANE_BEFORE_WORD
+	:: hvA == IN_POSTCOPY && !streaming -> renew_lane()
+#endif
+	:: else
+	fi
+}
+
 /* The lane is gone: a new one, or what B says of its copy, or the pool. */
 inline mend()
 {
-	call(RECOVER); /* renew_lane() */
+	renew_lane();
 	if
-	:: said == YES ->
-		atomic {
-			if
-			:: hvA == IN_POSTCOPY && hvB == RUNNING && !wholeB -> streaming = true
-			:: else
-			fi }
+	:: said == YES
 	:: said != YES ->
 		call(HANDOVER_CALL); /* ask_copy() */
 		if
@@ -115,7 +143,12 @@ inline source_follow()
 	:: break
 #endif
 	:: hvA == COMPLETED -> break
-	:: hvA == GONE -> brokenA = true; break /* pages_lost() */
+	:: hvA == GONE -> /* copy_died() */
+		call(HANDOVER_CALL);
+		if
+		:: said == WHOLE -> break
+		:: said != WHOLE -> brokenA = true; break
+		fi
 	:: hvA == IN_POSTCOPY && !streaming ->
 		if
 		:: gives > 0 -> gives--; given_up = true; brokenA = true; break
@@ -172,6 +205,7 @@ inline take_back()
 /* settle_switched(): B is told again, then the pool is asked. */
 inline settle_switched()
 {
+	mend_lane();
 	call(HANDOVER_CALL);
 	if
 	:: SAID_RUNNING -> source_follow(); break
@@ -206,7 +240,8 @@ inline source_settle_switched()
 		   :: hvA != IN_POSTCOPY -> /* settle_unswitched(); it may not have ended in time */
 			settle_ownership();
 			if
-			:: verdict == END && hvA == IN_POSTCOPY -> source_follow()
+			:: verdict == END && (hvA == IN_POSTCOPY ||
+				(hvA == GONE && stepA == SWITCH)) -> source_follow() /* is_needed() */
 			:: else
 			fi;
 			break
@@ -219,6 +254,26 @@ inline source_settle_switched()
 /* ---- B ---- */
 
 #define WITHOUT_WORD switchedB /* WORD_MS have passed */
+
+/* let_run() where a page is missing: sit_out_hang(), and dest_wait_answer() after a restart. What is
+ * given up then is nobody's, for the order may be carried out yet. */
+inline sit_out_hang(worked)
+{
+	may_have_runB = true;
+end_hangs_B:
+	if
+	:: atomic { hvB == LOADED && (streaming || wholeB) ->
+		assert(MINE_B);
+		hangsB = false; hvB = RUNNING; ranB = true; worked = true }
+	:: atomic { hvB == GONE -> hangsB = false; worked = false }
+	:: atomic { hvB == LOADED && ((upA && stepA == ENDED && !doneA) || gives > 0) ->
+		if
+		:: upA && stepA == ENDED && !doneA
+		:: gives > 0 -> gives--; given_up = true
+		fi;
+		hangsB = false; worked = false }
+	fi
+}
 
 /* follow(), from note_interruption() on where the pages are given up */
 inline follow_B()
@@ -240,6 +295,9 @@ inline migrations_renew_lane()
 	if
 	:: knownB && stepB == POSTCOPY && resumedB && hvB == RUNNING && !wholeB ->
 		streaming = false; answer = YES
+#ifndef NO_LANE_FOR_HANGING
+	:: knownB && hangsB && hvB == LOADED && !wholeB -> streaming = false; answer = YES
+#endif
 	:: else -> answer = FAILED
 	fi
 }

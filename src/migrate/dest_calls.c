@@ -294,7 +294,9 @@ json_t *migrations_abort(struct migrations *all, const char *from, const char *i
 	if (never_begun)
 		migration_ended(m, MIGRATE_CANCELLED, NULL);
 	pthread_mutex_lock(&all->lock);
-	while (m && !m->ended && !m->resumed_ms && !all->closing && clock_ms() < deadline)
+	/* One that is stuck after its claim tells nothing new by then. */
+	while (m && !m->ended && !m->resumed_ms && !(m->claimed && m->stuck) && !all->closing &&
+		clock_ms() < deadline)
 		migrations_wait(all, deadline);
 	if (m) {
 		answer = verdict_of(m);

@@ -152,13 +152,18 @@ static bool connect_again(struct migration *m)
 	return false;
 }
 
-void source_mend_lane(struct migration *m)
+bool source_mend_lane(struct migration *m)
 {
 	struct hv_migrate_status *s = &m->last;
 
+	if (m->step != STEP_SWITCH)
+		return true;
+	if (hv_vm_state(vm_hv(m->vm)) == HV_GONE)
+		return false;
 	if (hv_vm_migrate_status(vm_hv(m->vm), s, NULL) == 0 &&
 		s->phase == HV_MIGRATE_POSTCOPY_PAUSED)
 		connect_again(m);
+	return true;
 }
 
 /* 1: all pages are there; 0: look again. */
@@ -203,6 +208,19 @@ static int pages_over(struct migration *m, struct error **err)
 	return SOURCE_LEFT;
 }
 
+/* Our hypervisor has ended with what it had not sent; it may have sent all. */
+static int copy_died(struct migration *m, struct error *e, struct error **err)
+{
+	int whole = m->link ? ask_copy(m, err) : 0;
+
+	if (whole) {
+		error_free(&e);
+		return whole;
+	}
+	error_move(err, e);
+	return pages_lost(m, err);
+}
+
 /* 1: the other side has all; 0: look again. */
 static int look(struct migration *m, struct error **err)
 {
@@ -214,10 +232,8 @@ static int look(struct migration *m, struct error **err)
 	if (fault_point("migrate.src.during_postcopy", &e) < 0 ||
 		hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, &e) < 0) {
 		/* A hypervisor that is busy is no reason to end it. */
-		if (e->kind == ERROR_NOT_RUNNING) {
-			error_move(err, e);
-			return pages_lost(m, err);
-		}
+		if (e->kind == ERROR_NOT_RUNNING)
+			return copy_died(m, e, err);
 		log_warning("%s", e->message);
 		error_free(&e);
 		return migrations_pause(m->all, RETRY_MS) ? 0 : SOURCE_LEFT;
@@ -332,13 +348,20 @@ static enum verdict settle_switched(
 	return verdict == THEIRS ? follow_to_end(m, why) : verdict;
 }
 
+/* Whether our hypervisor has, or had when it died, pages that the destination needs. */
+static bool is_needed(struct migration *m)
+{
+	if (hv_vm_state(vm_hv(m->vm)) == HV_GONE)
+		return m->step == STEP_SWITCH;
+	return hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) == 0 && migration_in_postcopy(m);
+}
+
 /* The stream has ended, or does not, and cannot be switched any more: decided as any other. */
 static enum verdict settle_unswitched(struct migration *m, struct error **why)
 {
 	enum verdict verdict = source_settle_ownership(m, why);
 
-	if (verdict == THEIRS && hv_vm_migrate_status(vm_hv(m->vm), &m->last, NULL) == 0 &&
-		migration_in_postcopy(m))
+	if (verdict == THEIRS && is_needed(m))
 		return follow_to_end(m, why);
 	return verdict;
 }

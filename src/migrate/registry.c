@@ -277,6 +277,14 @@ void migration_event(struct migration *m, const char *phase, const char *message
 	pthread_mutex_unlock(&m->all->lock);
 }
 
+/* 0: there was none. */
+static int64_t postcopy_ms(const struct migration *m)
+{
+	int64_t ms = m->complete_ms - m->resumed_ms;
+
+	return m->complete_ms ? ms + (ms == 0) : 0;
+}
+
 static json_t *make_report(const struct migration *m)
 {
 	int64_t now = clock_ms(), stream_bytes = 0, wire_bytes = 0;
@@ -293,7 +301,7 @@ static json_t *make_report(const struct migration *m)
 		(json_int_t)(m->paused_ms && m->resumed_ms ? m->resumed_ms - m->paused_ms : 0),
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
 		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
-		(json_int_t)(m->complete_ms ? m->complete_ms - m->resumed_ms : 0));
+		(json_int_t)postcopy_ms(m));
 	if (wire)
 		json_object_update_missing(report, wire);
 	return report;

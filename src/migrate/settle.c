@@ -16,6 +16,8 @@
 /* It ends its copy meanwhile. */
 #define ABORT_MS 25000
 #define SETTLE_RETRY_MS 2000
+/* A destination that lets its guest run has said so. */
+#define SAID_MS 15000
 
 /* A switch to post-copy that came to nothing, or to no end: the hypervisor must be made to. */
 static bool must_abandon(struct migration *m)
@@ -82,6 +84,14 @@ enum verdict source_taken_since(
 	return BROKEN;
 }
 
+/* Our hypervisor has died after its switch to post-copy, and the destination, which would have said
+ * so by now if its guest ran, waits for pages that are gone: until it hears that. */
+static bool pages_died(struct migration *m, int64_t since_ms)
+{
+	return m->step == STEP_SWITCH && hv_vm_state(vm_hv(m->vm)) == HV_GONE &&
+	       clock_ms() - since_ms >= SAID_MS;
+}
+
 /* The destination has claimed: its word tells whether it runs the VM for good. */
 static enum verdict ask_claimer(
 	struct migration *m, const struct pool_owner *now, int64_t since_ms, struct error **err)
@@ -95,8 +105,10 @@ static enum verdict ask_claimer(
 	if (m->link)
 		source_call(m, "POST", "abort", NULL, ABORT_MS, &answer, &e);
 	word = answer ? json_get_string(answer, "state", NULL) : NULL;
-	if (word && !strcmp(word, "running"))
+	if ((word && !strcmp(word, "running")) || pages_died(m, since_ms)) {
+		error_free(&e);
 		return THEIRS;
+	}
 	if (strcmp(now->node, m->peer) || strcmp(now->why, m->id)) {
 		error_free(&e);
 		return source_taken_since(m, now, err);

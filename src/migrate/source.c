@@ -62,19 +62,17 @@ bool source_may_call_again(struct migration *m, const struct error *e, int64_t s
 	return clock_ms() - since_ms < limit_ms;
 }
 
-int source_call_again(struct migration *m, const char *what, void (*meanwhile)(struct migration *m),
+int source_call_again(struct migration *m, const char *what, bool (*meanwhile)(struct migration *m),
 	json_t **answer, struct error **err)
 {
 	int64_t since_ms = clock_ms();
 	struct error *e = NULL;
 
 	while (source_call(m, "POST", what, NULL, CALL_MS, answer, &e) < 0) {
-		if (!source_may_call_again(m, e, since_ms))
+		if (!source_may_call_again(m, e, since_ms) || (meanwhile && !meanwhile(m)))
 			return error_move(err, e);
 		log_warning("%s; asking again", e->message);
 		error_free(&e);
-		if (meanwhile)
-			meanwhile(m);
 		if (!migrations_pause(m->all, AGAIN_MS))
 			return SOURCE_LEFT;
 	}

@@ -27,9 +27,9 @@ int source_call(struct migration *m, const char *method, const char *what, const
  * reached, and not for as long yet, since `since_ms`, as a lane is made again. A droverd that is
  * not there at all is waited for only where the migration survives that. */
 bool source_may_call_again(struct migration *m, const struct error *e, int64_t since_ms);
-/* A POST that may be sent several times: it is, while the network is cut, with `meanwhile` (may be
- * NULL) in between. SOURCE_LEFT when droverd stops. */
-int source_call_again(struct migration *m, const char *what, void (*meanwhile)(struct migration *m),
+/* A POST that may be sent several times: it is, while the network is cut, and as long as
+ * `meanwhile` (may be NULL), called in between, says so. SOURCE_LEFT when droverd stops. */
+int source_call_again(struct migration *m, const char *what, bool (*meanwhile)(struct migration *m),
 	json_t **answer, struct error **err);
 /* Takes a step after which a cancel is refused, unless one has come before: ERROR_CANCELLED. */
 int source_pass_cancel(struct migration *m, enum migrate_step step, struct error **err);
@@ -53,8 +53,9 @@ void source_say_undecided(struct migration *m, const struct error *e);
  * returned, while the destination's droverd does not answer. */
 int source_switch(struct migration *m, struct error **err);
 /* Makes a broken lane of a post-copy again, if that can be done now. It decides nothing: for a
- * destination that cannot say who runs the guest before it has a page. */
-void source_mend_lane(struct migration *m);
+ * destination that cannot say who runs the guest before it has a page. False when our hypervisor
+ * has ended after a switch, and such a destination will never say it. */
+bool source_mend_lane(struct migration *m);
 /* The guest runs on the other side, and our hypervisor has pages of it: until it has sent them all.
  * SOURCE_LEFT; else an error means that they will never be there. */
 int source_follow(struct migration *m, struct error **err);

@@ -404,6 +404,28 @@ def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for
     assert_nothing_is_left(node1)
 
 
+def test_a_source_hypervisor_that_dies_while_the_other_waits_for_its_pages_ends_both(nodes, busy):
+    """Neither droverd waits for the other's word then: what was in memory is lost, and the VM can be
+    started."""
+    node1, node2 = nodes
+    gate = Path(busy.lab.directory) / "claimed-too"
+    restart_with_fault(node2, f"migrate.dst.after_claim:file={gate}")
+    with Watch(busy):
+        moving = move(node1, busy, "--postcopy")
+        wait_for(Path(f"{gate}.reached").exists, "the claim", 60)
+        os.kill(busy.pids(node1)[0], signal.SIGKILL)
+    gate.touch()
+    status, said = result_of(moving)
+    assert status != 0 and "without some pages" in said, said
+    for node in nodes:
+        wait_for(lambda node=node: migration_of(node, busy, "failed"), f"the end on {node.name}", 60)
+        assert_nothing_is_left(node1)
+    if busy.pids(node2):
+        drover(node2, "stop", busy.name, "--hard")
+    drover(node1, "start", busy.name)
+    wait_for(lambda: len(busy.pids(node1)) == 1, "a new start")
+
+
 @pytest.mark.parametrize("number, fault", [(0, "migrate.src.before_renew"),
                                            (1, "migrate.dst.before_renew")])
 def test_a_droverd_that_dies_while_it_makes_a_new_lane_makes_it_when_it_is_back(

@@ -28,6 +28,7 @@ RUNS_UNOWNED = "||(owner[epoch]=="
 A_WAITS = "(stepA=="
 B_WAITS = "(stepB=="
 ENDS_WHAT_IS_NEEDED = "!(wholeB)"
+NEVER_ENDS = "non-progress cycle"
 ENDS_ITS_OWN = "(hvA==10)|| !((owner[epoch]=="
 
 
@@ -134,6 +135,12 @@ POSTCOPY_BROKEN = [
     Search("A tells B once that pages are lost", define="MAY_SWITCH TELL_ONCE", error=B_WAITS),
     Search("A asks for a new lane though all pages are there", crashes=0, lost=0, breaks=1,
            define="MAY_SWITCH MEND_WHOLE", error=A_WAITS),
+    Search("A makes no new lane before it knows who runs the guest", crashes=0, lost=0, breaks=1,
+           define="MAY_SWITCH NO_LANE_BEFORE_WORD", cycles=True, error=NEVER_ENDS),
+    Search("B makes no new lane for a hypervisor that hangs", crashes=0, lost=0, breaks=1,
+           define="MAY_SWITCH NO_LANE_FOR_HANGING", cycles=True, error=NEVER_ENDS),
+    Search("A, its hypervisor dead, waits for a B that hangs for its pages", lost=0,
+           define="MAY_SWITCH WAIT_FOR_HANGING", error=A_WAITS),
 ]
 # These must be reached, or the searches above would show nothing.
 REACHED = [
