@@ -282,7 +282,8 @@ handover:
 	   :: SAID_RUNNING && stepA == SWITCH -> source_follow(); end_copy_A(); goto over
 #endif
 	   :: SAID_RUNNING && stepA == HANDOVER -> end_copy_A(); goto over
-	   :: said == NO_WORD -> if :: skip :: goto settle fi; /* asked again, for a while */
+	   :: said == NO_WORD -> /* asked again, for a while */
+		if :: !(stepA == SWITCH && hvA == GONE) :: goto settle fi;
 #ifdef MAY_SWITCH
 		mend_lane()
 #endif

@@ -219,7 +219,8 @@ inline settle_switched()
 	fi;
 	undecided = true;
 	/* Two seconds, and again when it can be decided. */
-	(hvA != IN_POSTCOPY || (said == NO_WORD && !deadB) || resumedB || !upB || (stepB == ENDED && (doneB || ranB_closed)) ||
+	(hvA != IN_POSTCOPY || (said == NO_WORD && !deadB) || resumedB || !upB ||
+		(stepB == ENDED && (doneB || ranB_closed)) || (hangsB && !streaming) ||
 		(poolA && (stepB == ENDED || epoch > 2 || MINE_A)))
 }
 

@@ -104,6 +104,7 @@ POSTCOPY_HOLDS_LONG = [
            define="MAY_SWITCH"),
     Search("post-copy, one crash and a lane that is gone", lost=0, breaks=1, define="MAY_SWITCH"),
     Search("post-copy, and one crash: all retries end", lost=0, define="MAY_SWITCH", cycles=True),
+    Search("post-copy, and two crashes", crashes=2, lost=0, define="MAY_SWITCH"),
 ]
 # An error must be found in these: what they leave out of the protocol is needed.
 BROKEN = [
