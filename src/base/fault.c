@@ -51,6 +51,8 @@ static const struct {
 	{"migrate.src.before_abort", "the source tells the destination that it is off"},
 	{"migrate.src.before_end", "the source ends its paused copy"},
 	{"migrate.src.before_done", "the source closes the migration in its journal"},
+	{"migrate.dst.before_give_up",
+		"the destination gives up what was announced and does not come"},
 	{"migrate.src.before_recover", "a source that was started again takes a migration up"},
 	{"migrate.dst.before_recover", "a destination that was started again does"},
 	{"vm.start.before_claim", "a VM that is being started is claimed"},
@@ -77,7 +79,8 @@ static int find(const char *name, size_t len)
 static bool action_known(const char *action)
 {
 	return !strcmp(action, "kill") || !strcmp(action, "error") || !strcmp(action, "hang") ||
-	       !strncmp(action, "delay=", 6) || !strncmp(action, "file=", 5);
+	       !strncmp(action, "delay=", 6) || !strncmp(action, "file=", 5) ||
+	       !strncmp(action, "limit=", 6);
 }
 
 int fault_init(struct error **err)
@@ -132,22 +135,37 @@ static int act(const char *name, const char *action, struct error **err)
 		wait_ms(atoi(action + 6));
 	else if (!strncmp(action, "file=", 5))
 		wait_for_file(action + 5);
-	else
+	else if (strncmp(action, "limit=", 6) != 0)
 		for (;;)
 			pause();
 	return 0;
 }
 
-int fault_point(const char *name, struct error **err)
+/* What is to happen at a point; NULL for nothing. */
+static const char *action_at(const char *name)
 {
 	int i;
 
 	if (!any)
-		return 0;
+		return NULL;
 	i = find(name, strlen(name));
 	if (i < 0)
 		abort();
-	return actions[i] ? act(name, actions[i], err) : 0;
+	return actions[i];
+}
+
+int fault_point(const char *name, struct error **err)
+{
+	const char *action = action_at(name);
+
+	return action ? act(name, action, err) : 0;
+}
+
+int64_t fault_limit_ms(const char *name, int64_t limit_ms)
+{
+	const char *action = action_at(name);
+
+	return action && !strncmp(action, "limit=", 6) ? atoll(action + 6) : limit_ms;
 }
 
 bool fault_armed(void)

@@ -120,6 +120,7 @@ int migrations_expect(
 
 void migrations_end_expected(struct migrations *all)
 {
+	int64_t limit_ms = fault_limit_ms("migrate.dst.before_give_up", EXPECTED_MS);
 	struct migration *m;
 
 	do {
@@ -128,7 +129,7 @@ void migrations_end_expected(struct migrations *all)
 		pthread_mutex_lock(&all->lock);
 		for (m = all->list; m; m = m->next)
 			if (!m->source && !m->received && !m->ended &&
-				clock_ms() - m->begin_ms >= EXPECTED_MS)
+				clock_ms() - m->begin_ms >= limit_ms)
 				break;
 		if (m) {
 			m->received = true;
@@ -137,6 +138,7 @@ void migrations_end_expected(struct migrations *all)
 		pthread_mutex_unlock(&all->lock);
 		if (!m)
 			return;
+		fault_point("migrate.dst.before_give_up", NULL);
 		error_set(&e, ERROR_UNREACHABLE, 0, "%s announced %s and did not come", m->peer,
 			m->vm_name);
 		migration_ended(m, MIGRATE_FAILED, e);

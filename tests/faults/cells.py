@@ -83,7 +83,8 @@ POINTS = [
 # Passed only after another fault, or by no migration; tests of their own have them.
 ELSEWHERE = {"wire.link.reconnected", "migrate.src.before_renew", "migrate.dst.before_renew",
              "vm.start.before_claim", "vm.start.after_claim", "vm.stop.before_release",
-             "vm.recover.before_claim", "vm.lost.before_end"}
+             "vm.recover.before_claim", "vm.lost.before_end",
+             "migrate.dst.before_give_up"}
 
 # Steps at which nothing fails when they are asked to, or that are tried until they do not: an error
 # that comes each time has no end.
