@@ -94,12 +94,13 @@ def test_one_that_a_recovery_waits_for_can_be_stopped(two, guest):
     drover(node2, "start", guest.name)
 
 
-def interrupted_postcopy(two, guest):
+def interrupted_postcopy(two, guest, *options):
     """A post-copy whose destination hangs, and is found so by another droverd; whose source is to
     go on serving pages."""
     node1, node2 = two.nodes
     guest.ask("dirty", DIRTY_MB_S, "page")
-    moving = move_in_background(node1, guest.name, "node2", "--bandwidth", LANE, "--postcopy")
+    moving = move_in_background(node1, guest.name, "node2", "--bandwidth", LANE, "--postcopy",
+                                *options)
     found = wait_postcopy(two.nodes, guest)
     restart_while_it_hangs(node2, guest)
     return moving, found["id"]
@@ -119,7 +120,8 @@ def assert_given_up(two, guest):
 
 
 def test_a_postcopy_that_hangs_ends_when_its_source_has_failed(two, guest):
-    moving, _ = interrupted_postcopy(two, guest)
+    # For as long as a lane is made again the source tries to tell the other side that it is over.
+    moving, _ = interrupted_postcopy(two, guest, "--reconnect", "3")
     os.kill(guest.pids(two.nodes[0])[0], signal.SIGKILL)
     status, said = result_of(moving)
     assert status != 0 and "without some pages" in said, said
