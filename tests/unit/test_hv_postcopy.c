@@ -7,9 +7,10 @@
 
 #include <sys/sysmacros.h>
 
-/* Slow enough that the pages of a busy guest are caught on their way. */
+/* Slow enough that the pages of a busy guest are caught on their way: for a second. */
+#define LANE_BPS (24 << 20)
 static const struct hv_migrate_params slow = {
-	.downtime_limit_ms = 1, .bandwidth_bps = 8 << 20, .postcopy = true};
+	.downtime_limit_ms = 1, .bandwidth_bps = LANE_BPS, .postcopy = true};
 
 static char *uffd;
 
@@ -45,6 +46,13 @@ static int teardown_userfaultfd(void **state)
 	return teardown_all(state);
 }
 
+/* Has 32 MiB of random pages, all of which change while they are sent. */
+static void very_busy(struct guest *g)
+{
+	run_in(g, "printf 'fill 32 random\\ndirty 32 page\\n' | nc 127.0.0.1 7001\n",
+		"\"mib_s\":32");
+}
+
 /* A busy guest whose memory is on its way to *b, with a first round behind it. */
 static struct guest *send_to(struct guest **b, char **path)
 {
@@ -56,7 +64,7 @@ static struct guest *send_to(struct guest **b, char **path)
 		skip();
 	allow_userfaultfd(0660);
 	a = boot(0, hv10);
-	busy(a);
+	very_busy(a);
 	*b = describe(1);
 	start_with(*b, hv10, true);
 	*path = fs_format("%s/stream.sock", (*b)->dir);
@@ -195,14 +203,14 @@ static void test_a_destination_that_may_not_says_what_to_allow(void **state)
 static void test_a_round_is_told_when_it_begins(void **state)
 {
 	static const struct hv_migrate_params endless = {
-		.downtime_limit_ms = 1, .bandwidth_bps = 8 << 20};
+		.downtime_limit_ms = 1, .bandwidth_bps = LANE_BPS};
 	struct guest *a = boot(0, hv10), *b;
 	cleanup_free char *path = NULL;
 	int64_t deadline = clock_ms() + STEP_MS;
 	struct hv_migrate_status s;
 
 	(void)state;
-	busy(a);
+	very_busy(a);
 	b = destination(1, a, hv10, &path);
 	must(hv_vm_migrate(a->hv, path, &endless, &test_error));
 	s = wait_phase(a, HV_MIGRATE_ACTIVE);

@@ -39,6 +39,8 @@
 #define VM_USER 64055
 #define BOOT_MS 90000
 #define STEP_MS 30000
+/* A QEMU in the middle of a post-copy does not quit: it is killed then. */
+#define QUIT_MS 5000
 #define GUESTS_MAX 4
 
 struct guest {
@@ -183,7 +185,7 @@ static int setup(void **state)
 static void end_guest(struct guest *g)
 {
 	if (g->hv)
-		hv_vm_end(g->hv, clock_ms() + STEP_MS, NULL);
+		hv_vm_end(g->hv, clock_ms() + QUIT_MS, NULL);
 	hv_vm_close(g->hv);
 	g->hv = NULL;
 	close_fd(&g->console);
