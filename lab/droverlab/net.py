@@ -110,7 +110,10 @@ def bridge(namespace, name, address=None):
     commands = [f"link add {name} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
                 f"link set {name} up"]
     if address:
-        commands.append(f"addr add {address} dev {name}")
+        # Who asks for one that has not booted yet asks again soon, not a second later; and as before
+        # gives it up after three seconds.
+        commands += [f"addr add {address} dev {name}", "ntable change name arp_cache "
+                     f"dev {name} retrans 100 ucast_probes 30 mcast_probes 30"]
     batch(namespace, *commands)
 
 
