@@ -15,7 +15,8 @@ import time
 import pytest
 
 from droverlab.paths import LabError
-from vms import (FILL_MIB, Guest, Watch, drover, error_of, guest_client, leftovers, net, wait_for)
+from vms import (FILL_MIB, Guest, SharedGuest, Watch, drover, error_of, guest_client, leftovers,
+                 migrations, net, wait_for)
 
 # A gap that a person at the other end would notice; TCG on a busy machine stays far below.
 GAP_MAX_MS = 5000
@@ -35,17 +36,15 @@ def nodes(two):
     return two.nodes
 
 
+@pytest.fixture(scope="module")
+def shared(two):
+    return SharedGuest(two, "vm")
+
+
 @pytest.fixture
-def guest(two, nodes, request):
-    it = Guest(two, nodes[0], f"vm-{abs(hash(request.node.name)) % 10**8}")
-    yield it
-    for node in two.nodes:
-        if node.daemon_pid is None:
-            node.start_daemon()
-    for node in two.nodes:
-        if it.pids(node):
-            drover(node, "stop", it.name, "--timeout", "0", check=False)
-    drover(nodes[0], "rm", it.name, "--yes", check=False)
+def guest(shared, nodes):  # pylint: disable=unused-argument
+    yield shared.take()
+    shared.rest()
 
 
 def restart_with_fault(node, fault):
@@ -61,8 +60,7 @@ def move_in_background(node, *arguments):
 
 def migration_of(node, guest, state):
     """The newest migration of a guest that a node knows, when it is in that state."""
-    _, (answer,) = drover(node, "migration", "ls")
-    found = [m for m in answer["migrations"] if m["vm"] == guest.name]
+    found = migrations(node, guest)
     return found[0] if found and found[0]["state"] == state else None
 
 
@@ -209,7 +207,7 @@ def test_a_move_that_does_not_converge_says_so_at_its_time_limit(nodes, guest):
 
 def test_two_moves_of_one_vm_at_once_are_one_move_and_one_refusal(nodes, guest):
     node1, node2 = nodes
-    first = move_in_background(node1, guest.name, "node2", "--bandwidth", "4M")
+    first = move_in_background(node1, guest.name, "node2", "--bandwidth", "12M")
     wait_rounds(node1, guest)
     status, documents = drover(node2, "migrate", guest.name, "node2", check=False)
     assert error_of(documents)["kind"] == "busy" and status == error_of(documents)["exit"]

@@ -16,12 +16,16 @@ import pytest
 from droverlab.lab import VM_USER
 from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
                           restart_with_fault, wait_rounds)
-from vms import (Guest, Watch, drover, error_of, leftovers, postcopy_lab, wait_for, wires)
+from vms import (Guest, SharedGuest, Watch, drover, error_of, leftovers, postcopy_lab, wait_for, wires)
 
-# What the guest changes in a second, and what the lane may carry of it. The whole set is changed again
-# within two seconds: no round comes to an end with less to do.
-DIRTY_MB_S = 16
-LANE = "8M"
+# What the guest fills, what it changes of that in a second, and what the lane may carry. The whole set
+# is changed again while it is sent: no round comes to an end with less to do, and after the switch all
+# of it is on its way for two seconds.
+FILL_MIB = 48
+DIRTY_MB_S = 36
+LANE = "24M"
+# For a test that does more than a look and a blow while pages are on their way.
+SLOW_LANE = "12M"
 GAP_MAX_MS = 5000
 CUT_S = 20
 
@@ -48,17 +52,15 @@ def faulty(node):
     return pid and b"DROVER_FAULT=" in open(f"/proc/{pid}/environ", "rb").read()
 
 
+@pytest.fixture(scope="module")
+def shared(two):
+    return SharedGuest(two, "pc", fill=FILL_MIB, postcopy=True)
+
+
 @pytest.fixture
-def guest(two, nodes, request):
-    it = Guest(two, nodes[0], f"pc-{abs(hash(request.node.name)) % 10**8}")
-    yield it
-    for node in two.nodes:
-        if node.daemon_pid is None:
-            node.start_daemon()
-    for node in two.nodes:
-        if it.pids(node):
-            drover(node, "stop", it.name, "--timeout", "0", check=False)
-    drover(nodes[0], "rm", it.name, "--yes", check=False)
+def guest(shared, nodes):  # pylint: disable=unused-argument
+    yield shared.take()
+    shared.rest()
 
 
 @pytest.fixture
@@ -68,8 +70,8 @@ def busy(guest):
     return guest
 
 
-def move(node, guest, *options):
-    return move_in_background(node, guest.name, "node2", "--bandwidth", LANE, *options)
+def move(node, guest, *options, lane=LANE):
+    return move_in_background(node, guest.name, "node2", "--bandwidth", lane, *options)
 
 
 def wait_postcopy(nodes, guest):
@@ -122,7 +124,7 @@ def test_a_guest_that_converges_needs_no_postcopy(nodes, guest):
 
 def test_a_guest_with_a_disk_moves_too(two, nodes):
     node1, node2 = nodes
-    it = Guest(two, node1, "pcdisk", disk="disk0.qcow2,size=64M")
+    it = Guest(two, node1, "pcdisk", disk="disk0.qcow2,size=64M", fill=FILL_MIB)
     it.ask("disk", "/dev/vda", 50)
     it.ask("dirty", DIRTY_MB_S, "page")
     try:
@@ -157,12 +159,13 @@ def test_a_guest_that_waits_for_a_page_is_asked_for_in_vain_and_goes_on(nodes, b
     wait_for(lambda: (m := migration_of(node2, busy, "running")) and m["step"] == "post-copy",
              "the post-copy", 60)
     link = ["ip", "-n", node2.namespace, "link", "set", "mig0"]
+    size = node2.log.stat().st_size
     subprocess.run([*link, "down"], check=True)
     try:
         asking = [threading.Thread(target=node2.api, args=("GET", f"/v1/vms/{busy.name}"))
                   for _ in range(20)]
         wait_for(lambda: f"post-copy of {busy.name} from node1 is interrupted"
-                 in node2.log.read_text(), "the interruption", 60)
+                 in node2.log.read_text()[size:], "the interruption", 60)
         for thread in asking:
             thread.start()
         for thread in asking:
@@ -198,7 +201,7 @@ def test_a_cancel_before_the_switch_leaves_it_running_where_it_was(nodes, busy):
 
 def test_a_cancel_after_the_switch_is_refused(nodes, busy):
     node1, node2 = nodes
-    moving = move(node1, busy, "--postcopy")
+    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
     found = wait_postcopy(nodes, busy)
     for node in nodes:
         _, documents = drover(node, "migration", "cancel", found["id"], check=False)

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from droverlab.lab import SHARED
 
-from vms import Guest, drover, error_of, guest_client, leftovers, wait_for
+from vms import SharedGuest, drover, error_of, guest_client, leftovers, migrations, wait_for
 
 
 # How long what was announced is waited for in its test; more than the source takes to die.
@@ -41,14 +41,15 @@ def faults(two, tmp_path):
         node.start_daemon()
 
 
+@pytest.fixture(scope="module")
+def shared(two):
+    return SharedGuest(two, "vm")
+
+
 @pytest.fixture
-def guest(two, faults, request):  # pylint: disable=unused-argument
-    it = Guest(two, two.nodes[0], f"vm-{abs(hash(request.node.name)) % 10**8}")
-    yield it
-    for node in two.nodes:
-        if it.pids(node):
-            drover(node, "stop", it.name, "--timeout", "0", check=False)
-    drover(two.nodes[0], "rm", it.name, "--yes", check=False)
+def guest(shared, faults):  # pylint: disable=unused-argument
+    yield shared.take()
+    shared.rest()
 
 
 def begin(node, *words):
@@ -66,8 +67,7 @@ def end(process):
 
 
 def migration_of(node, guest):
-    _, (answer,) = drover(node, "migration", "ls")
-    return next((m for m in answer["migrations"] if m["vm"] == guest.name), {})
+    return next(iter(migrations(node, guest)), {})
 
 
 def where(guest):
@@ -215,12 +215,12 @@ def test_undecided_is_shown_and_ends_when_pool_or_peer_is_back(two, guest, fault
         wait_for(lambda: drover(two.nodes[1], "show", guest.name)[1][0]["node"] == "node2",
                  "the claim")
     subprocess.run([*link, "down"], check=True)
-    covered = f"{SHARED}/pool"
+    covered, size = f"{SHARED}/pool", node1.log.stat().st_size
     node1.run("mount", "-t", "tmpfs", "none", covered)
     try:
         gate.touch()
         wait_for(lambda: undecided(node1), "an undecided migration", 120)
-        assert f"{guest.name} is UNDECIDED" in node1.log.read_text()
+        assert f"{guest.name} is UNDECIDED" in node1.log.read_text()[size:]
         _, (shown,) = drover(node1, "migration", "show", found["id"])
         assert shown["state"] == "undecided", shown
         for words in (["migration", "show", found["id"]], ["migration", "ls"], ["ls"]):

@@ -1,5 +1,6 @@
 """What the integration tests share: VMs in a lab, and what must be true after a move."""
 
+import contextlib
 import itertools
 import json
 import threading
@@ -7,6 +8,7 @@ import time
 
 from droverlab import guest_client, net  # pylint: disable=unused-import
 from droverlab.lab import SHARED, VM_USER
+from droverlab.paths import LabError
 
 # The guest fills and checks this much memory: enough for several rounds.
 FILL_MIB = 32
@@ -40,17 +42,24 @@ def drover(node, *arguments, check=True, timeout=120):
     return result.returncode, documents
 
 
+def migrations(node, guest):
+    """The migrations of a guest that a node knows, the newest first; without those that a test
+    before has left behind."""
+    _, answer = node.api("GET", "/v1/migrations")
+    return [m for m in answer["migrations"] if m["vm"] == guest.name and m["id"] not in guest.past]
+
+
 def error_of(documents):
     """The error that drover --json printed."""
     return next(d["error"] for d in documents if d.get("error"))
 
 
 class Guest:
-    """A tiny guest with memory that it can check."""
+    """A tiny guest with memory that it can check: `fill` MiB of it."""
 
-    def __init__(self, lab_, node, name, memory="192M", disk=None, fill=True,
+    def __init__(self, lab_, node, name, memory="192M", disk=None, fill=FILL_MIB,
                  options=()):
-        self.lab, self.name = lab_, name
+        self.lab, self.name, self.past = lab_, name, set()
         self.address = f"10.77.0.{next(_addresses)}"
         arguments = ["create", name, "--memory", memory, "--kernel", f"{SHARED}/guests/vmlinuz",
                      "--initrd", f"{SHARED}/guests/tiny.initrd", "--append",
@@ -59,7 +68,7 @@ class Guest:
         drover(node, "start", name)
         guest_client.wait_ready(lab_.guests, self.address, 60)
         if fill:
-            self.ask("fill", FILL_MIB, "text")
+            self.ask("fill", fill, "text")
 
     def ask(self, *command):
         answer = guest_client.ask(self.lab.guests, self.address, *command)
@@ -93,6 +102,59 @@ class Guest:
     def remove(self, node):
         drover(node, "stop", self.name, "--timeout", "0")
         drover(node, "rm", self.name, "--yes")
+
+
+class SharedGuest:
+    """One guest for tests that come one after the other: to boot it takes longer than most of them.
+    After a test that did not leave it whole, there is another one."""
+
+    def __init__(self, lab, name, fill=FILL_MIB, postcopy=False):
+        self.lab, self.name, self.fill = lab, name, fill
+        # A hypervisor whose switch to post-copy was taken back is not moved again.
+        self.whole = {"done"} if postcopy else {"done", "failed", "cancelled"}
+        self.guest, self.number = None, 0
+
+    def take(self):
+        """The guest, on node1, with its memory filled anew and nothing that changes it."""
+        if not (self.guest and self._is_whole() and self._is_brought_back()):
+            self._remove()
+            self.number += 1
+            self.guest = Guest(self.lab, self.lab.nodes[0], f"{self.name}{self.number}", fill=0)
+        guest_client.wait_ready(self.lab.guests, self.guest.address, 60)
+        self.guest.ask("fill", self.fill, "text")
+        # What is said of it from now on is said of the test that takes it.
+        for node in self.lab.nodes:
+            self.guest.past |= {m["id"] for m in migrations(node, self.guest)}
+        return self.guest
+
+    def rest(self):
+        """Ends what changes the guest's memory, where it is still there."""
+        if self.guest and any(self.guest.pids(node) for node in self.lab.nodes):
+            with contextlib.suppress(LabError):
+                guest_client.ask(self.lab.guests, self.guest.address, "stop", timeout=2)
+
+    def _is_whole(self):
+        """It runs, on one node, and nothing is being done with it."""
+        states = {m["state"] for node in self.lab.nodes for m in migrations(node, self.guest)}
+        _, info = self.lab.nodes[0].api("GET", f"/v1/vms/{self.guest.name}")
+        copies = [node.name for node in self.lab.nodes for _ in self.guest.pids(node)]
+        return (states <= self.whole and info.get("state") == "running" and
+                copies == [info["node"]])
+
+    def _is_brought_back(self):
+        _, info = self.lab.nodes[0].api("GET", f"/v1/vms/{self.guest.name}")
+        if info["node"] == "node1":
+            return True
+        node = self.lab.node(info["node"])
+        return drover(node, "migrate", self.guest.name, "node1", check=False)[0] == 0
+
+    def _remove(self):
+        if not self.guest:
+            return
+        for node in self.lab.nodes:
+            if self.guest.pids(node):
+                drover(node, "stop", self.guest.name, "--hard", check=False)
+        drover(self.lab.nodes[0], "rm", self.guest.name, "--yes", check=False)
 
 
 class Watch:
