@@ -15,9 +15,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _outcome = {}
 
-# Modules of slow tests, each with its own VM: shared out so many at a time. Longest first.
-PARTS = {"test_postcopy": 4, "test_migrate": 7, "test_wire_cut": 6, "test_races": 6,
-         "test_recover": 4, "test_hang": 3}
+# Modules of slow tests: shared out so many at a time, each time with a lab of their own. Longest
+# first.
+PARTS = {"test_postcopy": 7, "test_faults": 7, "test_migrate": 8, "test_wire_cut": 6,
+         "test_races": 6, "test_recover": 4, "test_hang": 3}
 
 
 def _group(item, number):
