@@ -127,6 +127,26 @@ uint64_t reader_be64(struct reader *r)
 	return read_be(r, 8);
 }
 
+static uint64_t read_le(struct reader *r, size_t bytes)
+{
+	const uint8_t *at = reader_bytes(r, bytes);
+	uint64_t v = 0;
+
+	for (size_t i = bytes; at && i-- > 0;)
+		v = v << 8 | at[i];
+	return v;
+}
+
+uint32_t reader_le32(struct reader *r)
+{
+	return (uint32_t)read_le(r, 4);
+}
+
+uint64_t reader_le64(struct reader *r)
+{
+	return read_le(r, 8);
+}
+
 static void put_be(uint8_t *at, uint64_t v, int bytes)
 {
 	for (int i = bytes; i-- > 0; v >>= 8)

@@ -40,6 +40,8 @@ uint8_t reader_u8(struct reader *r);
 uint16_t reader_be16(struct reader *r);
 uint32_t reader_be32(struct reader *r);
 uint64_t reader_be64(struct reader *r);
+uint32_t reader_le32(struct reader *r);
+uint64_t reader_le64(struct reader *r);
 /* Pointer to the next len bytes, NULL (and failed) when there are fewer. */
 const uint8_t *reader_bytes(struct reader *r, size_t len);
 

@@ -3,16 +3,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PARSER_AUTO, PARSER_QEMU, PARSER_OPAQUE, PARSERS };
+enum { PARSER_AUTO, PARSER_QEMU, PARSER_BHYVE, PARSER_OPAQUE, PARSERS };
 
-static const char *const parser_names[PARSERS] = {
-	[PARSER_AUTO] = "auto", [PARSER_QEMU] = "qemu", [PARSER_OPAQUE] = "opaque"};
+static const char *const parser_names[PARSERS] = {[PARSER_AUTO] = "auto",
+	[PARSER_QEMU] = "qemu",
+	[PARSER_BHYVE] = "bhyve",
+	[PARSER_OPAQUE] = "opaque"};
 
 struct stream_parser {
 	unsigned kind;
 	bool lost;
 	struct stream_counts counts;
 	struct stream_qemu qemu;
+	struct stream_bhyve bhyve;
 };
 
 void stream_item_header(const struct stream_item *item, uint8_t out[STREAM_WORD])
@@ -36,7 +39,14 @@ struct stream_parser *stream_parser_open(const char *name)
 
 void stream_parser_close(struct stream_parser *p)
 {
+	if (p)
+		free(p->bhyve.list);
 	free(p);
+}
+
+bool stream_parser_expect(struct stream_parser *p, uint64_t memory)
+{
+	return stream_bhyve_expect(&p->bhyve, memory);
 }
 
 const char *stream_parser_name(const struct stream_parser *p)
@@ -49,24 +59,42 @@ const struct stream_counts *stream_parser_counts(const struct stream_parser *p)
 	return &p->counts;
 }
 
+/* What the first bytes of streams are; all are of one length. */
+static const struct {
+	unsigned kind;
+	const uint8_t *magic;
+} beginnings[] = {{PARSER_QEMU, stream_qemu_magic}, {PARSER_BHYVE, stream_bhyve_magic}};
+#define MAGIC_SIZE 8u
+_Static_assert(sizeof(stream_qemu_magic) == MAGIC_SIZE && sizeof(stream_bhyve_magic) == MAGIC_SIZE,
+	"the first bytes of streams are of one length");
+
 /* Which parser a stream with this beginning is for; PARSER_AUTO: it may still be any. */
 static unsigned recognize(const uint8_t *data, size_t len)
 {
-	size_t known = len < sizeof(stream_qemu_magic) ? len : sizeof(stream_qemu_magic);
-	if (memcmp(data, stream_qemu_magic, known) != 0)
-		return PARSER_OPAQUE;
-	return known == sizeof(stream_qemu_magic) ? PARSER_QEMU : PARSER_AUTO;
+	size_t known = len < MAGIC_SIZE ? len : MAGIC_SIZE;
+
+	for (size_t i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++)
+		if (memcmp(data, beginnings[i].magic, known) == 0)
+			return known == MAGIC_SIZE ? beginnings[i].kind : PARSER_AUTO;
+	return PARSER_OPAQUE;
 }
 
-static void parse_qemu(struct stream_parser *p, struct stream_cursor *c)
+static enum stream_step step(struct stream_parser *p, struct stream_cursor *c)
 {
-	enum stream_step step;
+	return p->kind == PARSER_QEMU ? stream_qemu_step(&p->qemu, c)
+				      : stream_bhyve_step(&p->bhyve, c);
+}
+
+static void parse(struct stream_parser *p, struct stream_cursor *c)
+{
+	enum stream_step result;
+
 	do
-		step = stream_qemu_step(&p->qemu, c);
-	while (step == STREAM_ON && c->at < c->len);
-	if (step == STREAM_LOST)
+		result = step(p, c);
+	while (result == STREAM_ON && c->at < c->len);
+	if (result == STREAM_LOST)
 		p->lost = true;
-	if (step == STREAM_ALIEN)
+	if (result == STREAM_ALIEN)
 		p->kind = PARSER_OPAQUE;
 }
 
@@ -84,8 +112,8 @@ size_t stream_parse(struct stream_parser *p, const uint8_t *data, size_t len,
 		.items_max = items_max};
 	if (p->kind == PARSER_AUTO && len > 0)
 		p->kind = recognize(data, len);
-	if (p->kind == PARSER_QEMU && !p->lost && len > 0)
-		parse_qemu(p, &c);
+	if ((p->kind == PARSER_QEMU || p->kind == PARSER_BHYVE) && !p->lost && len > 0)
+		parse(p, &c);
 	if (passes_all(p)) {
 		p->counts.unknown_bytes += c.len - c.at;
 		c.at = c.len;
@@ -100,4 +128,12 @@ size_t stream_parse(struct stream_parser *p, const uint8_t *data, size_t len,
 void stream_parser_end(struct stream_parser *p, size_t left)
 {
 	p->counts.other_bytes += left;
+}
+
+bool stream_parser_pass(struct stream_parser *p, size_t left)
+{
+	if (!left || p->kind != PARSER_BHYVE || p->lost || !stream_bhyve_pass(&p->bhyve, left))
+		return false;
+	p->counts.other_bytes += left;
+	return true;
 }

@@ -28,6 +28,8 @@
 #define STREAM_ITEM_MAX (STREAM_PAGE + 512u)
 /* A parser deals with so many bytes at once, at most. */
 #define STREAM_PIECE_MAX (1u << 30)
+/* Memory of a guest, for stream_parser_expect. */
+#define STREAM_MEMORY_MAX (1ull << 43)
 
 enum stream_kind {
 	STREAM_ZERO, /* a page of zeros: [word] and one byte 0 */
@@ -77,6 +79,17 @@ struct stream_counts {
  * Pages in the forms XBZRLE and COMPRESS_PAGE, and a ZERO page whose byte is not 0, are other
  * bytes.
  *
+ * "bhyve" knows the streams of the FreeBSD-UPB tree's bhyve on amd64, warm and live, and those of
+ * its older warm migration that have no type (docs/wire-bhyve.md). All of memory is block 0, with
+ * addresses that count through lowmem and then through highmem; pages of zeros are full pages. It
+ * is lost
+ * - at anything but a header of specs, of 520 bytes, in front, and at pages that are not of
+ *   STREAM_PAGE bytes;
+ * - at a type of migration that it does not know, and at sizes of memory that no guest has;
+ * - at the first list of pages of a live migration, when the guest's memory was not told
+ *   (stream_parser_expect): how long these lists are is nowhere in the stream;
+ * - behind memory, at what is neither a kernel structure nor a device, or longer than 256 MiB.
+ *
  * "opaque" finds nothing: everything is unknown.
  *
  * "auto" takes the one that the stream's first 8 bytes call for, and until then deals with none.
@@ -87,7 +100,12 @@ struct stream_parser;
 /* NULL for a name that is unknown, or without memory. Free with stream_parser_close. */
 struct stream_parser *stream_parser_open(const char *name);
 void stream_parser_close(struct stream_parser *p);
-/* The name of what it has turned out to be: "qemu", "opaque"; "auto" before that is known. */
+/* What the guest has of memory, in bytes: a multiple of STREAM_PAGE up to STREAM_MEMORY_MAX. Takes
+ * an eighth of a byte for each page. False, and nothing changed, for any other number or without
+ * memory. */
+bool stream_parser_expect(struct stream_parser *p, uint64_t memory);
+/* The name of what it has turned out to be: "qemu", "bhyve", "opaque"; "auto" before that is known.
+ */
 const char *stream_parser_name(const struct stream_parser *p);
 const struct stream_counts *stream_parser_counts(const struct stream_parser *p);
 
@@ -97,11 +115,18 @@ const struct stream_counts *stream_parser_counts(const struct stream_parser *p);
  * many bytes it has dealt with: the caller gives it the rest again, with more behind it or, when
  * the table was full, with a new table. What it leaves is less than STREAM_ITEM_MAX bytes, unless
  * the table was full or `len` is over STREAM_PIECE_MAX. The tables of a stream and its counts do
- * not depend on how it was cut into pieces. At the end of the stream what is left over is other
- * bytes (stream_parser_end counts it).
+ * not depend on how it was cut into pieces (but on stream_parser_pass). At the end of the stream
+ * what is left over is other bytes (stream_parser_end counts it).
  */
 size_t stream_parse(struct stream_parser *p, const uint8_t *data, size_t len,
 	struct stream_item *items, size_t items_max, size_t *items_len);
 void stream_parser_end(struct stream_parser *p, size_t left);
+/*
+ * For a stream that is a dialogue: the source may wait for an answer to what a parser leaves. When
+ * nothing has come behind the `left` bytes for a while, they can be passed on: true, and they are
+ * other bytes that have been dealt with. False when the parser must see them whole (QEMU's, whose
+ * source waits for nothing), and for 0 bytes.
+ */
+bool stream_parser_pass(struct stream_parser *p, size_t left);
 
 #endif

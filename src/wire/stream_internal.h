@@ -96,4 +96,48 @@ enum stream_step stream_qemu_step(struct stream_qemu *q, struct stream_cursor *c
 enum stream_step stream_qemu_ram(struct stream_qemu *q, struct stream_cursor *c);
 enum stream_step stream_qemu_blocks(struct stream_qemu *q, struct stream_cursor *c);
 
+/*
+ * bhyve's stream, as usr.sbin/bhyve/migration.c of FreeBSD-UPB's tree writes it (reviews D28270,
+ * warm; D30954 and D34717, live). docs/wire-bhyve.md draws it.
+ */
+
+/* The length in the header in front of everything: that of the specs, 520, as a size_t. */
+static const uint8_t stream_bhyve_magic[8] = {0x08, 0x02, 0, 0, 0, 0, 0, 0};
+
+enum stream_bhyve_state {
+	STREAM_BHYVE_HEADER,       /* before the specs' header */
+	STREAM_BHYVE_PAGE_SIZE,    /* before the last of the specs */
+	STREAM_BHYVE_TYPE,         /* before the type of the migration */
+	STREAM_BHYVE_LOWMEM,       /* before the size of memory below 4 GiB */
+	STREAM_BHYVE_LOWMEM_UPPER, /* in it: before its upper half */
+	STREAM_BHYVE_HIGHMEM,      /* before the size of memory above */
+	STREAM_BHYVE_MEMORY,       /* in all of memory, page after page */
+	STREAM_BHYVE_ROUNDS,       /* before the number of live rounds */
+	STREAM_BHYVE_LIST,         /* in a round's list of pages */
+	STREAM_BHYVE_PAGES,        /* in the pages of a list */
+	STREAM_BHYVE_STRUCTURE,    /* before a kernel structure, or the number of devices */
+	STREAM_BHYVE_DEVICE        /* before a device */
+};
+
+struct stream_bhyve {
+	enum stream_bhyve_state state;
+	uint64_t skip;    /* bytes to pass over before anything else */
+	uint8_t held[16]; /* of what the state needs whole: bytes that were passed on already */
+	size_t held_len;
+	uint64_t memory;     /* bytes, lowmem and highmem */
+	uint64_t page;       /* in memory or on the list: the next one */
+	uint32_t passed;     /* bytes of that page that were passed on as other bytes */
+	unsigned lists_left; /* of live rounds */
+	uint64_t *list;      /* a bit for each page; NULL: the guest's memory is not known */
+	uint64_t list_pages;
+	uint32_t devices_left;
+};
+
+/* Deals with the next thing in the stream, and with as many pages as follow it. Waits for nothing
+ * but whole pages. */
+enum stream_step stream_bhyve_step(struct stream_bhyve *b, struct stream_cursor *c);
+/* As stream_parser_pass and stream_parser_expect. */
+bool stream_bhyve_pass(struct stream_bhyve *b, size_t len);
+bool stream_bhyve_expect(struct stream_bhyve *b, uint64_t memory);
+
 #endif
