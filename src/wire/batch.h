@@ -24,9 +24,11 @@
 #include "wire/stream.h"
 
 /* So long is a batch's piece of stream at most: 255 pages without their words. Its frame is never
- * longer than the piece and BATCH_EXTRA bytes: what does not get smaller goes as it is. */
+ * longer than the piece and BATCH_EXTRA bytes: what does not get smaller goes as it is. That is
+ * what a frame's longest payload leaves, and enough for 255 such pages of which none follows
+ * another: kind, run, gap, block and jump are 14 bytes each. */
 #define BATCH_RAW_MAX (255u * STREAM_PAGE)
-#define BATCH_EXTRA 64u
+#define BATCH_EXTRA 4080u
 /* So many pages has a batch at most, zero pages being 9 bytes. */
 #define BATCH_ITEMS_MAX 8192u
 

@@ -3,10 +3,13 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/pass_fd.h"
+#include "wire/tcp.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +32,7 @@ static const struct {
 	bool input, output;
 } kinds[] = {
 	{"unix:", ENDPOINT_UNIX, true, true},
+	{"tcp:", ENDPOINT_TCP, true, true},
 	{"passed:", ENDPOINT_PASSED, true, true},
 	{"file:", ENDPOINT_FILE, true, true},
 	{"fd:", ENDPOINT_FD, true, true},
@@ -54,9 +58,10 @@ static int parse(struct endpoint *e, const char *text, bool input, struct error 
 		return 0;
 	}
 	return error_set(err, ERROR_USAGE, 0,
-		input ? "the input is unix:PATH, passed:N, file:PATH, fd:N or generate:SIZE, not "
-			"\"%s\""
-		      : "the output is unix:PATH, passed:N, file:PATH, fd:N or null, not \"%s\"",
+		input ? "the input is unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or "
+			"generate:SIZE, not \"%s\""
+		      : "the output is unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or "
+			"null, not \"%s\"",
 		text);
 }
 
@@ -132,6 +137,16 @@ static int open_passed(struct endpoint *e, struct error **err)
 	return error_set(err, ERROR_USAGE, 0, "%s is no socket", e->text);
 }
 
+/* A socket goes both ways, and what is written to it must not wait for an acknowledgement of what
+ * was written before: bhyve's two ends wait for each other's answers. */
+static void take_socket(struct endpoint *e)
+{
+	int on = 1;
+
+	e->both_ways = true;
+	setsockopt(e->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
 static int open_fd(struct endpoint *e, struct error **err)
 {
 	struct stat st;
@@ -139,7 +154,8 @@ static int open_fd(struct endpoint *e, struct error **err)
 	if (parse_fd(e, &st, &e->fd, err) < 0)
 		return -1;
 	fcntl(e->fd, F_SETFL, fcntl(e->fd, F_GETFL) & ~O_NONBLOCK);
-	e->both_ways = S_ISSOCK(st.st_mode);
+	if (S_ISSOCK(st.st_mode))
+		take_socket(e);
 	return 0;
 }
 
@@ -150,6 +166,9 @@ int endpoint_open_input(struct endpoint *e, const char *text, struct error **err
 	switch (e->kind) {
 	case ENDPOINT_UNIX:
 		return listen_unix(e, err);
+	case ENDPOINT_TCP:
+		e->listen_fd = tcp_listen(e->path, err);
+		return e->listen_fd < 0 ? -1 : 0;
 	case ENDPOINT_PASSED:
 		return open_passed(e, err);
 	case ENDPOINT_FILE:
@@ -170,6 +189,9 @@ int endpoint_open_output(struct endpoint *e, const char *text, struct error **er
 	switch (e->kind) {
 	case ENDPOINT_UNIX:
 		return socket_address(e, &address, err);
+	case ENDPOINT_TCP:
+		e->target = tcp_look_up(e->path, err);
+		return e->target ? 0 : -1;
 	case ENDPOINT_PASSED:
 		return open_passed(e, err);
 	case ENDPOINT_FILE:
@@ -187,6 +209,8 @@ void endpoint_close(struct endpoint *e)
 		unlink(e->path);
 	close_fd(&e->listen_fd);
 	close_fd(&e->fd);
+	tcp_target_free(e->target);
+	e->target = NULL;
 	free(e->text);
 	e->text = NULL;
 }
@@ -216,7 +240,7 @@ static int take_passed(struct endpoint *e, int64_t deadline_ms, struct error **e
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"no connection to the hypervisor was passed: who started this has given "
 			"up");
-	e->both_ways = true;
+	take_socket(e);
 	return 0;
 }
 
@@ -224,15 +248,16 @@ int endpoint_accept(struct endpoint *e, int64_t deadline_ms, struct error **err)
 {
 	if (e->kind == ENDPOINT_PASSED)
 		return take_passed(e, deadline_ms, err);
-	if (e->kind != ENDPOINT_UNIX)
+	if (e->kind != ENDPOINT_UNIX && e->kind != ENDPOINT_TCP)
 		return 0;
 	if (await(e, deadline_ms, err) < 0)
 		return -1;
 	e->fd = accept4(e->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (e->fd < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot accept at %s", e->path);
-	e->both_ways = true;
-	unlink(e->path);
+	take_socket(e);
+	if (e->kind == ENDPOINT_UNIX)
+		unlink(e->path);
 	close_fd(&e->listen_fd);
 	return 0;
 }
@@ -256,7 +281,21 @@ static int connect_unix(struct endpoint *e, int64_t deadline_ms, struct error **
 				"the hypervisor does not listen at %s", e->path);
 		poll(NULL, 0, RETRY_MS);
 	}
-	e->both_ways = true;
+	take_socket(e);
+	return 0;
+}
+
+static int connect_tcp(struct endpoint *e, int64_t deadline_ms, struct error **err)
+{
+	char address[TCP_ADDRESS_SIZE];
+
+	while ((e->fd = tcp_connect(e->target, deadline_ms, address, NULL)) < 0) {
+		if (!clock_left_ms(deadline_ms))
+			return error_set(err, ERROR_TIMEOUT, 0,
+				"the hypervisor does not listen at %s", e->path);
+		poll(NULL, 0, RETRY_MS);
+	}
+	take_socket(e);
 	return 0;
 }
 
@@ -268,6 +307,8 @@ int endpoint_connect(struct endpoint *e, int64_t deadline_ms, struct error **err
 		result = take_passed(e, deadline_ms, err);
 	else if (e->kind == ENDPOINT_UNIX)
 		result = connect_unix(e, deadline_ms, err);
+	else if (e->kind == ENDPOINT_TCP)
+		result = connect_tcp(e, deadline_ms, err);
 	if (result == 0 && e->both_ways)
 		setsockopt(e->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	return result;

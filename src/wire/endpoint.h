@@ -5,6 +5,8 @@
  *
  *     unix:PATH        the hypervisor. The input listens there and takes one connection; the output
  *                      connects there, and tries again until somebody listens.
+ *     tcp:ADDRESS:PORT the same over TCP, for a hypervisor that knows nothing else (bhyve). Nobody
+ *                      proves anything there: an address of this machine alone is meant
  *     passed:N         the hypervisor, as a connection that is still to come: descriptor N is a
  *                      Unix socket on which it is passed (base/pass_fd.h)
  *     file:PATH        a recorded stream
@@ -32,6 +34,7 @@
 
 enum endpoint_kind {
 	ENDPOINT_UNIX,
+	ENDPOINT_TCP,
 	ENDPOINT_PASSED,
 	ENDPOINT_FILE,
 	ENDPOINT_FD,
@@ -41,16 +44,18 @@ enum endpoint_kind {
 
 struct endpoint {
 	enum endpoint_kind kind;
-	char *text;        /* as on the command line, for messages */
-	const char *path;  /* in text; "" where there is none */
-	int listen_fd, fd; /* -1: none yet, or none any more; listen_fd of passed:N is N */
-	bool both_ways;    /* a socket */
-	uint64_t size, at; /* of a generated stream, in bytes */
+	char *text;                /* as on the command line, for messages */
+	const char *path;          /* in text; "" where there is none */
+	int listen_fd, fd;         /* -1: none yet, or none any more; listen_fd of passed:N is N */
+	bool both_ways;            /* a socket */
+	uint64_t size, at;         /* of a generated stream, in bytes */
+	struct tcp_target *target; /* of a tcp: output */
 };
 
 /* Opens what can be opened at once: listens at an input's socket (mode 0660; a socket that was left
- * there is replaced), opens files. ERROR_USAGE for a text that is no endpoint, ERROR_NOT_FOUND,
- * ERROR_FAILED. A file that is written is made with mode 0600, or emptied. */
+ * there is replaced), opens files, looks addresses up. ERROR_USAGE for a text that is no endpoint,
+ * ERROR_NOT_FOUND, ERROR_UNREACHABLE, ERROR_FAILED. A file that is written is made with mode 0600,
+ * or emptied. */
 int endpoint_open_input(struct endpoint *e, const char *text, struct error **err);
 int endpoint_open_output(struct endpoint *e, const char *text, struct error **err);
 void endpoint_close(struct endpoint *e);

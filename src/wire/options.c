@@ -16,8 +16,9 @@ static const char help[] =
 	"mutually authenticated TLS 1.3 connections.\n"
 	"\n"
 	"  --id MIGRATION          the same on both sides\n"
-	"  --input INPUT           unix:PATH, passed:N, file:PATH, fd:N or generate:SIZE\n"
-	"  --output OUTPUT         unix:PATH, passed:N, file:PATH, fd:N or null\n"
+	"  --input INPUT           unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or\n"
+	"                          generate:SIZE\n"
+	"  --output OUTPUT         unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or null\n"
 	"  --connect ADDRESS:PORT  where the receiver listens\n"
 	"  --listen ADDRESS:PORT   port 0: any; the status line \"listening\" tells which\n"
 	"  --listen-fd N           a listening socket, instead of --listen\n"
@@ -28,7 +29,8 @@ static const char help[] =
 	"  --source NAME=PATH      a file that both sides can read, for references; repeated\n"
 	"  --cache BYTES           pages kept for differences; 128M, 0 for none\n"
 	"  --codec NAME            pages (the default) or plain: the stream as it is; send only\n"
-	"  --parser NAME           auto, qemu or opaque; send only\n"
+	"  --parser NAME           auto, qemu, bhyve or opaque; send only\n"
+	"  --memory BYTES          of the guest, for the live rounds of bhyve; send only\n"
 	"  --lanes N               TCP connections that carry the stream, 1 to 16; send only\n"
 	"  --threads N             that encode or decode, 1 to 16; as many as processors, up to 4\n"
 	"  --reconnect SECONDS     a connection may be broken for so long; 60\n"
@@ -62,6 +64,7 @@ enum {
 	OPT_CACHE,
 	OPT_CODEC,
 	OPT_PARSER,
+	OPT_MEMORY,
 	OPT_LANES,
 	OPT_THREADS,
 	OPT_RECONNECT
@@ -86,6 +89,7 @@ static const struct option long_options[] = {
 	{"cache", required_argument, NULL, OPT_CACHE},
 	{"codec", required_argument, NULL, OPT_CODEC},
 	{"parser", required_argument, NULL, OPT_PARSER},
+	{"memory", required_argument, NULL, OPT_MEMORY},
 	{"lanes", required_argument, NULL, OPT_LANES},
 	{"threads", required_argument, NULL, OPT_THREADS},
 	{"reconnect", required_argument, NULL, OPT_RECONNECT},
@@ -140,6 +144,16 @@ static int parse_cache(struct options *o, struct error **err)
 	return 0;
 }
 
+static int parse_memory(struct options *o, struct error **err)
+{
+	if (fs_parse_size("--memory", optarg, STREAM_MEMORY_MAX, &o->memory_bytes, err) < 0)
+		return -1;
+	if (o->memory_bytes % STREAM_PAGE)
+		return error_set(
+			err, ERROR_USAGE, 0, "--memory is a multiple of %u bytes", STREAM_PAGE);
+	return 0;
+}
+
 static int parse_source(struct options *o, struct error **err)
 {
 	const char *path = strchr(optarg, '=');
@@ -163,6 +177,8 @@ static int take_number(struct options *o, int option, struct error **err)
 		return parse_fd("--status-fd", &o->status_fd, err);
 	case OPT_BANDWIDTH:
 		return fs_parse_size("--bandwidth", optarg, 1ull << 40, &o->bandwidth_bps, err);
+	case OPT_MEMORY:
+		return parse_memory(o, err);
 	case OPT_TIMEOUT:
 		return parse_seconds("--timeout", &o->timeout_ms, err);
 	case OPT_RECONNECT:
@@ -254,8 +270,9 @@ static int check_codec(struct options *o, const struct texts *texts, struct erro
 {
 	if (texts->codec && strcmp(texts->codec, "pages") && strcmp(texts->codec, "plain"))
 		return error_set(err, ERROR_USAGE, 0, "--codec is pages or plain");
-	if (strcmp(o->parser, "auto") && strcmp(o->parser, "qemu") && strcmp(o->parser, "opaque"))
-		return error_set(err, ERROR_USAGE, 0, "--parser is auto, qemu or opaque");
+	if (strcmp(o->parser, "auto") && strcmp(o->parser, "qemu") && strcmp(o->parser, "bhyve") &&
+		strcmp(o->parser, "opaque"))
+		return error_set(err, ERROR_USAGE, 0, "--parser is auto, qemu, bhyve or opaque");
 	o->plain = texts->codec && !strcmp(texts->codec, "plain");
 	return 0;
 }

@@ -25,8 +25,9 @@ struct options {
 	uint64_t bandwidth_bps; /* bytes per second; 0: no limit */
 	int64_t timeout_ms;     /* until the lane is there and the hypervisor is connected */
 	int status_fd;
-	bool plain;         /* --codec plain: the stream goes as it is */
-	const char *parser; /* --parser: what finds the pages (stream.h) */
+	bool plain;            /* --codec plain: the stream goes as it is */
+	const char *parser;    /* --parser: what finds the pages (stream.h) */
+	uint64_t memory_bytes; /* --memory: the guest's; 0: not told */
 	unsigned lanes, threads;
 	uint64_t cache_bytes; /* of pages that were sent before */
 	int64_t reconnect_ms; /* a lane may be down for so long */

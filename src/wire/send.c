@@ -7,6 +7,7 @@
 #include "wire/report.h"
 #include "wire/sandbox.h"
 #include "wire/sender.h"
+#include "wire/tcp.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -348,6 +349,8 @@ static int prepare(struct sender *s, struct error **err)
 	s->key = pagehash_open(key, err);
 	if (!s->key || !s->parser)
 		return -1;
+	if (s->options->memory_bytes && !stream_parser_expect(s->parser, s->options->memory_bytes))
+		abort();
 	add_sources(s);
 	memcpy(setup.key, key, sizeof(key));
 	setup.sources_len = source_set_encode(s->sources, sources);
@@ -459,6 +462,16 @@ static void report(struct sender *s)
 	run_status_end(s->run, &s->report, s->end.hash, report_end(&what));
 }
 
+static void tell_listening(const struct sender *s)
+{
+	if (s->input.kind == ENDPOINT_UNIX)
+		run_status(s->run, "listening", json_pack("{s:s}", "path", s->input.path));
+	if (s->input.kind == ENDPOINT_TCP)
+		run_status(s->run, "listening",
+			json_pack("{s:s, s:i}", "address", s->input.path, "port",
+				tcp_port(s->input.listen_fd)));
+}
+
 int send_run(const struct options *options, struct run *run, struct error **err)
 {
 	struct sender *s = calloc(1, sizeof(*s));
@@ -482,8 +495,7 @@ int send_run(const struct options *options, struct run *run, struct error **err)
 		prepare(s, err) < 0 || run_harden(err) < 0 ||
 		sandbox_enter(s->input.kind == ENDPOINT_UNIX, err) < 0)
 		return -1;
-	if (s->input.kind == ENDPOINT_UNIX)
-		run_status(run, "listening", json_pack("{s:s}", "path", s->input.path));
+	tell_listening(s);
 	if (open_link(s, credentials, target, err) < 0)
 		return -1;
 	if (run_threads(s, err) < 0) {

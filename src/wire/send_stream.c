@@ -23,6 +23,9 @@
 /* endpoint_read's. */
 #define READ_UNIT 16u
 #define BUSY_US 1000
+/* For so long a source of a dialogue is silent in the middle of a page only when it waits for an
+ * answer: then what the parser keeps back must go. */
+#define SILENT_US 50000
 
 static void append(struct pieces *list, struct piece *piece)
 {
@@ -198,6 +201,18 @@ static bool goes_on(struct sender *s, const struct batch *b, size_t size, size_t
 	return !parsed || wait_for_more(s, b);
 }
 
+/* Whether what the parser keeps back goes as it is, since nothing follows it. */
+static bool passes(struct sender *s, const struct batch *b, size_t *parsed)
+{
+	size_t left = b->raw_len - *parsed;
+
+	if (*parsed || !left || endpoint_wait(&s->input, SILENT_US) ||
+		!stream_parser_pass(s->parser, left))
+		return false;
+	*parsed = b->raw_len;
+	return true;
+}
+
 /* Reads a piece; what the parser leaves belongs to the next one. 1 at the end of the stream. */
 static int fill(struct sender *s, struct batch *b, struct error **err)
 {
@@ -211,9 +226,11 @@ static int fill(struct sender *s, struct batch *b, struct error **err)
 		parse(s, b, &parsed);
 	while (goes_on(s, b, size, parsed)) {
 		uint8_t *at = b->raw + b->raw_len;
-		ssize_t n = endpoint_read(
-			&s->input, at, (size - b->raw_len) / READ_UNIT * READ_UNIT, err);
+		ssize_t n;
 
+		if (passes(s, b, &parsed))
+			break;
+		n = endpoint_read(&s->input, at, (size - b->raw_len) / READ_UNIT * READ_UNIT, err);
 		if (n < 0)
 			return -1;
 		if (n == 0) {

@@ -183,9 +183,8 @@ static enum stream_step take_page(struct stream_bhyve *b, struct stream_cursor *
 	}
 	if (c->len - c->at < STREAM_PAGE || c->items_len == c->items_max)
 		return STREAM_WAIT;
-	c->items[c->items_len++] = (struct stream_item){.address = b->page * STREAM_PAGE,
-		.at = (uint32_t)c->at,
-		.kind = STREAM_FULL};
+	c->items[c->items_len++] = (struct stream_item){
+		.address = b->page * STREAM_PAGE, .at = (uint32_t)c->at, .kind = STREAM_FULL};
 	c->items_bytes += STREAM_PAGE;
 	c->at += STREAM_PAGE;
 	b->page++;

@@ -100,8 +100,7 @@ static void test_a_stream_may_end_anywhere(void **state)
 
 		bhyve_gen_make(&made, &small[type]);
 		for (size_t len = 0; len < made.bytes.len; len += len < 1000 ? 1 : 97) {
-			struct stream_split split = {
-				.seed = len, .piece_max = 600, .items_max = 4};
+			struct stream_split split = {.seed = len, .piece_max = 600, .items_max = 4};
 			struct fed f = feed_told(
 				"auto", &made, len, bhyve_gen_memory(&small[type]), &split);
 
@@ -160,7 +159,8 @@ static void test_a_page_that_was_passed_on_in_parts_is_no_item(void **state)
 	assert_int_equal(found, 1);
 	assert_false(stream_parser_pass(p, 0));
 	assert_true(stream_parser_pass(p, cut - taken));
-	assert_int_equal(stream_parse(p, made.bytes.data + cut, made.bytes.len - cut, items, 64, &found),
+	assert_int_equal(
+		stream_parse(p, made.bytes.data + cut, made.bytes.len - cut, items, 64, &found),
 		made.bytes.len - cut);
 	assert_int_equal(found, made.items_len - 2);
 	for (size_t i = 0; i < found; i++) {
