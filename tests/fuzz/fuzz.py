@@ -84,10 +84,11 @@ def run(name, seconds):
     return f"{name}: {done[-1][0]} inputs in {done[-1][1]} s, {coverage[-1]} edges covered"
 
 
-def start(wanted, seconds):
-    """Starts them all, a few at once: {name: Future of run()}."""
+def start(wanted, seconds, others=None):
+    """Starts them all, a few at once: {name: Future of run()}. `others`: {name: seconds}."""
     pool = ThreadPoolExecutor(AT_ONCE)
-    futures = {name: pool.submit(run, name, seconds) for name in wanted}
+    others = others or {}
+    futures = {name: pool.submit(run, name, others.get(name, seconds)) for name in wanted}
     pool.shutdown(wait=False)
     return futures
 
