@@ -152,6 +152,15 @@ void preflight_run_source(struct preflight *p)
 	}
 }
 
+/* A CPU says what its name is: it becomes text. */
+static void copy_model(char *out, const char *model, size_t size)
+{
+	snprintf(out, size, "%s", model);
+	for (; *out; out++)
+		if (*out < ' ' || *out > '~')
+			*out = '?';
+}
+
 void preflight_describe(const struct migrations *all, struct preflight_node *node)
 {
 	const struct hv_facts *hv = hv_get_facts(all->set.hv);
@@ -163,6 +172,7 @@ void preflight_describe(const struct migrations *all, struct preflight_node *nod
 	if (host_facts_read(&host, NULL) == 0) {
 		memcpy(node->arch, host.arch, sizeof(node->arch));
 		node->page_size = host.page_size;
+		copy_model(node->cpu_model, host.cpu_model, sizeof(node->cpu_model));
 	}
 	snprintf(node->driver, sizeof(node->driver), "%s", hv->driver);
 	snprintf(node->hv_version, sizeof(node->hv_version), "%s", hv->version);
@@ -260,13 +270,21 @@ static json_t *report_check(struct preflight *p, int row, bool *ready)
 	return item;
 }
 
+static bool is_made(const struct preflight *p, int row)
+{
+	const char *driver = preflight_checks[row].driver;
+
+	return !driver || !strcmp(driver, p->here.driver);
+}
+
 static json_t *report(struct preflight *p, int64_t took_ms)
 {
 	json_t *checks = json_array();
 	bool ready = true;
 
 	for (int row = 0; preflight_checks[row].id; row++)
-		json_array_append_new(checks, report_check(p, row, &ready));
+		if (is_made(p, row))
+			json_array_append_new(checks, report_check(p, row, &ready));
 	return json_pack("{s:s, s:s, s:s, s:b, s:I, s:o}", "vm", p->vm, "from", p->all->set.node,
 		"to", p->peer, "ready", ready, "took_ms", (json_int_t)took_ms, "checks", checks);
 }

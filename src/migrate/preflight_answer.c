@@ -55,11 +55,12 @@ static json_t *answer_json(struct preflight *p, int64_t received_ms)
 	struct preflight_node n;
 
 	preflight_describe(p->all, &n);
-	return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:s, s:s}, s:I, s:o, s:I}", "version",
-		n.version, "arch", n.arch, "page_size", (json_int_t)n.page_size, "pool", n.pool,
-		"seen", p->seen, "hypervisor", "driver", n.driver, "version", n.hv_version, "accel",
-		n.accel, "received_ms", (json_int_t)received_ms, "checks", checks_json(p),
-		"answered_ms", (json_int_t)clock_wall_ms());
+	return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:{s:s, s:s, s:s}, s:I, s:o, s:I}",
+		"version", n.version, "arch", n.arch, "cpu_model", n.cpu_model, "page_size",
+		(json_int_t)n.page_size, "pool", n.pool, "seen", p->seen, "hypervisor", "driver",
+		n.driver, "version", n.hv_version, "accel", n.accel, "received_ms",
+		(json_int_t)received_ms, "checks", checks_json(p), "answered_ms",
+		(json_int_t)clock_wall_ms());
 }
 
 /* Of a request: all but what the checks find. */

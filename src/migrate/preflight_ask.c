@@ -74,6 +74,7 @@ static void read_node(const json_t *answer, struct preflight_node *n)
 
 	read_text(answer, "version", n->version, sizeof(n->version));
 	read_text(answer, "arch", n->arch, sizeof(n->arch));
+	read_text(answer, "cpu_model", n->cpu_model, sizeof(n->cpu_model));
 	read_text(answer, "pool", n->pool, sizeof(n->pool));
 	read_text(hv, "driver", n->driver, sizeof(n->driver));
 	read_text(hv, "version", n->hv_version, sizeof(n->hv_version));

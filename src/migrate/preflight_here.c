@@ -209,6 +209,36 @@ void preflight_compare_architecture(struct preflight *p, struct finding *f)
 			"a guest moves only between nodes of one architecture and one page size");
 }
 
+static bool has_model(const struct preflight_node *n)
+{
+	return *n->cpu_model && strcmp(n->cpu_model, "unknown") != 0;
+}
+
+/* What bhyve's own ends compare before a guest moves (docs/wire-bhyve.md): hw.model, hw.machine and
+ * hw.pagesize, each as text or number, and nothing of what the CPUs can do. */
+void preflight_compare_model(struct preflight *p, struct finding *f)
+{
+	const struct preflight_node *h = &p->here, *t = &p->there;
+
+	finding_here(f, "%s", h->cpu_model);
+	if (!has_model(h) || !has_model(t) || !*t->arch || !t->page_size)
+		return;
+	f->known = true;
+	finding_there(f, "%s", t->cpu_model);
+	if (strcmp(h->cpu_model, t->cpu_model) != 0)
+		finding_set(f, PREFLIGHT_FAILED, ERROR_HYPERVISOR,
+			"the CPU of %s is a \"%s\" and that of %s a \"%s\"; bhyve moves a guest "
+			"only to the same model: choose a node that has it",
+			p->all->set.node, h->cpu_model, p->peer, t->cpu_model);
+	else if (strcmp(h->arch, t->arch) != 0 || h->page_size != t->page_size)
+		finding_set(f, PREFLIGHT_FAILED, ERROR_HYPERVISOR,
+			"%s is %s with pages of %lld bytes and %s %s with %lld; bhyve moves a "
+			"guest "
+			"only to the same",
+			p->all->set.node, h->arch, (long long)h->page_size, p->peer, t->arch,
+			(long long)t->page_size);
+}
+
 /* By how much the destination's clock is ahead, from four times: the question's and the answer's,
  * on both sides. What the way took is halved; how unequal it can have been is what is not known
  * (RFC 5905, section 8, has the same formula). */

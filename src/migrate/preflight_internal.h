@@ -36,6 +36,7 @@ struct preflight_node {
 	char version[64]; /* of drover */
 	char arch[16];
 	int64_t page_size;
+	char cpu_model[128]; /* as its kernel calls it; "unknown" */
 	char driver[16], hv_version[64], accel[8];
 	char pool[PREFLIGHT_VALUE_SIZE];  /* "nfs4 at /pool" */
 	int64_t received_ms, answered_ms; /* destination: its clock around its checks */
@@ -80,6 +81,7 @@ struct preflight_check {
 	const char *id;
 	const char *compares;
 	const char *no_force; /* why it cannot be overridden; NULL: it can */
+	const char *driver;   /* made only where this one runs the VM; NULL: with any */
 	bool expected;        /* the destination looks again when a VM is announced */
 	preflight_fn *source, *destination;
 	preflight_fn *compare; /* source: what both have said; the finding may be known already */
@@ -102,7 +104,7 @@ preflight_fn preflight_check_vm, preflight_check_operation, preflight_check_memb
 	preflight_check_devices, preflight_check_defect;
 preflight_fn preflight_compare_member, preflight_compare_reachable, preflight_compare_version,
 	preflight_compare_pool, preflight_compare_hypervisor, preflight_compare_architecture,
-	preflight_compare_clock;
+	preflight_compare_model, preflight_compare_clock;
 preflight_fn preflight_check_pool_there, preflight_check_owner, preflight_check_vacant,
 	preflight_check_postcopy, preflight_check_machine, preflight_check_cpu,
 	preflight_check_bridges, preflight_check_memory;

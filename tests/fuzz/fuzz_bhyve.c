@@ -14,7 +14,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define STREAM_MAX ((size_t)1 << 17)
+#define STREAM_MAX ((size_t)1 << 16)
 
 static void must(bool holds, const char *what)
 {

@@ -169,6 +169,7 @@ static void test_versions_go_together_by_their_first_number(void **state)
 /* What one machine cannot show of two. */
 static const struct preflight_node usual = {.arch = "x86_64",
 	.page_size = 4096,
+	.cpu_model = "Intel(R) Xeon(R) CPU E5-2650 v2 @ 2.60GHz",
 	.driver = "qemu",
 	.hv_version = "10.0.2",
 	.accel = "kvm"};
@@ -200,6 +201,37 @@ static void test_architecture_and_page_size_must_be_equal(void **state)
 	assert_int_equal(compared(preflight_compare_architecture, &n), PREFLIGHT_UNKNOWN);
 }
 
+static int force(const char *text, uint32_t *forced, struct error **err)
+{
+	cleanup_json json_t *list = json_loads(text, JSON_DECODE_ANY, NULL);
+
+	return preflight_parse_force(list, forced, err);
+}
+
+static void test_bhyve_wants_model_architecture_and_page_size_equal(void **state)
+{
+	struct preflight_node n = usual;
+	uint32_t forced = 0;
+
+	(void)state;
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_OK);
+	strcpy(n.cpu_model, "Intel(R) Xeon(R) CPU E5-2650 v2 @ 2.61GHz");
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_FAILED);
+	n = usual;
+	n.page_size = 16384;
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_FAILED);
+	n = usual;
+	strcpy(n.arch, "aarch64");
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_FAILED);
+	n = usual;
+	strcpy(n.cpu_model, "unknown");
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_UNKNOWN);
+	n.cpu_model[0] = 0;
+	assert_int_equal(compared(preflight_compare_model, &n), PREFLIGHT_UNKNOWN);
+	assert_string_equal(preflight_checks[preflight_find("model")].driver, "bhyve");
+	assert_int_equal(force("[\"model\"]", &forced, NULL), -1);
+}
+
 static void test_hypervisor_and_accelerator_must_be_equal(void **state)
 {
 	struct preflight_node n = usual;
@@ -217,13 +249,6 @@ static void test_hypervisor_and_accelerator_must_be_equal(void **state)
 	assert_int_equal(compared(preflight_compare_hypervisor, &n), PREFLIGHT_FAILED);
 	n.driver[0] = 0;
 	assert_int_equal(compared(preflight_compare_hypervisor, &n), PREFLIGHT_UNKNOWN);
-}
-
-static int force(const char *text, uint32_t *forced, struct error **err)
-{
-	cleanup_json json_t *list = json_loads(text, JSON_DECODE_ANY, NULL);
-
-	return preflight_parse_force(list, forced, err);
 }
 
 static void test_only_safe_checks_can_be_overridden(void **state)
@@ -268,6 +293,7 @@ int main(void)
 		cmocka_unit_test(test_clocks_are_compared_whatever_the_way_takes),
 		cmocka_unit_test(test_versions_go_together_by_their_first_number),
 		cmocka_unit_test(test_architecture_and_page_size_must_be_equal),
+		cmocka_unit_test(test_bhyve_wants_model_architecture_and_page_size_equal),
 		cmocka_unit_test(test_hypervisor_and_accelerator_must_be_equal),
 		cmocka_unit_test(test_only_safe_checks_can_be_overridden),
 		cmocka_unit_test(test_what_is_no_list_of_checks_is_refused),
