@@ -1,3 +1,6 @@
+/*
+ * FreeBSD. docs/portability.md says how far this was compiled.
+ */
 #include "host/host.h"
 
 #include "base/fs.h"
@@ -9,6 +12,7 @@
 #include <net/if_bridgevar.h>
 #include <net/if_dl.h>
 #include <net/if_types.h>
+#include <nfs/nfssvc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,17 +36,42 @@ static unsigned sysctl_number(const char *name)
 	return sysctlbyname(name, &value, &len, NULL, 0) == 0 ? value : 0;
 }
 
+static uint64_t sysctl_u64(const char *name)
+{
+	uint64_t value = 0;
+	size_t len = sizeof(value);
+
+	return sysctlbyname(name, &value, &len, NULL, 0) == 0 ? value : 0;
+}
+
+/* What ZFS has cached above the least that it keeps, and gives when memory is asked for. */
+static uint64_t zfs_cache_bytes(void)
+{
+	uint64_t size = sysctl_u64("kstat.zfs.misc.arcstats.size");
+	uint64_t least = sysctl_u64("kstat.zfs.misc.arcstats.c_min");
+
+	return size > least ? size - least : 0;
+}
+
 /* vmm(4) counts what it found of VT-x and SVM when it was loaded. */
 static bool has_vmm(void)
 {
 	return sysctl_number("hw.vmm.vmx.initialized") || sysctl_number("hw.vmm.svm.num_asids");
 }
 
+/* What the page daemon and ZFS can give at once. */
+static uint64_t free_bytes(uint64_t page_size)
+{
+	return page_size * ((uint64_t)sysctl_number("vm.stats.vm.v_free_count") +
+				   sysctl_number("vm.stats.vm.v_inactive_count") +
+				   sysctl_number("vm.stats.vm.v_laundry_count")) +
+	       zfs_cache_bytes();
+}
+
 int host_facts_read(struct host_facts *facts, struct error **err)
 {
 	struct utsname name;
-	uint64_t memory = 0;
-	size_t len = sizeof(memory);
+	size_t len;
 
 	*facts = (struct host_facts){0};
 	if (uname(&name) < 0)
@@ -50,19 +79,16 @@ int host_facts_read(struct host_facts *facts, struct error **err)
 	snprintf(facts->os, sizeof(facts->os), "%.10s %.20s", name.sysname, name.release);
 	snprintf(facts->arch, sizeof(facts->arch), "%s",
 		strcmp(name.machine, "amd64") ? name.machine : "x86_64");
-	if (sysctlbyname("hw.physmem", &memory, &len, NULL, 0) < 0)
-		return error_set(err, ERROR_FAILED, errno, "cannot read sysctl hw.physmem");
-	facts->memory_bytes = memory;
+	facts->memory_bytes = sysctl_u64("hw.physmem");
+	if (!facts->memory_bytes)
+		return error_set(err, ERROR_FAILED, 0, "sysctl hw.physmem cannot be read");
+	/* What bhyve compares before it moves a guest is this text. */
 	len = sizeof(facts->cpu_model) - 1;
 	if (sysctlbyname("hw.model", facts->cpu_model, &len, NULL, 0) < 0)
 		snprintf(facts->cpu_model, sizeof(facts->cpu_model), "unknown");
 	facts->cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	facts->page_size = (uint32_t)getpagesize();
-	/* What the page daemon can give at once. */
-	facts->memory_free_bytes =
-		(uint64_t)facts->page_size * (sysctl_number("vm.stats.vm.v_free_count") +
-						     sysctl_number("vm.stats.vm.v_inactive_count") +
-						     sysctl_number("vm.stats.vm.v_laundry_count"));
+	facts->memory_free_bytes = free_bytes(facts->page_size);
 	facts->hardware_virtualization = has_vmm();
 	return 0;
 }
@@ -92,12 +118,50 @@ int host_fs_type(const char *path, char out[32], struct error **err)
 	return 0;
 }
 
+/* Flags that mount(8) shows; there is no list of words to ask the kernel for. */
+static const struct {
+	uint64_t flag;
+	const char *word;
+} mount_flags[] = {
+	{MNT_NOEXEC, "noexec"},
+	{MNT_NOSUID, "nosuid"},
+	{MNT_NOATIME, "noatime"},
+	{MNT_SYNCHRONOUS, "sync"},
+	{MNT_ASYNC, "async"},
+	{MNT_LOCAL, "local"},
+	{MNT_NFS4ACLS, "nfsv4acls"},
+	{MNT_AUTOMOUNTED, "automounted"},
+};
+
+/* What nfsstat(1) -m shows, "nfsv4,tcp,hard,cto,…", with a comma in front; "" when the kernel does
+ * not say it: only root may ask. */
+static void nfs_options(const char *mounted_on, char *out, size_t size)
+{
+	char name[MNAMELEN];
+	struct nfscl_dumpmntopts ask = {
+		.ndmnt_fname = name, .ndmnt_blen = size - 1, .ndmnt_buf = out + 1};
+
+	snprintf(name, sizeof(name), "%s", mounted_on);
+	out[1] = 0;
+	out[0] = nfssvc(NFSSVC_DUMPMNTOPTS, &ask) >= 0 && out[1] ? ',' : 0;
+	out[size - 1] = 0;
+}
+
 char *host_mount_options(const char *path, struct error **err)
 {
 	struct statfs fs;
+	char words[128] = "", nfs[1024] = "";
+	size_t len = 0;
 
-	if (statfs(path, &fs) == 0)
-		return fs_format("%s", fs.f_flags & MNT_RDONLY ? "ro" : "rw");
+	if (statfs(path, &fs) == 0) {
+		for (size_t i = 0; i < sizeof(mount_flags) / sizeof(mount_flags[0]); i++)
+			if (fs.f_flags & mount_flags[i].flag)
+				len += (size_t)snprintf(words + len, sizeof(words) - len, ",%s",
+					mount_flags[i].word);
+		if (!strcmp(fs.f_fstypename, "nfs"))
+			nfs_options(fs.f_mntonname, nfs, sizeof(nfs));
+		return fs_format("%s%s%s", fs.f_flags & MNT_RDONLY ? "ro" : "rw", words, nfs);
+	}
 	error_set(err, ERROR_FAILED, errno, "cannot tell the mount of %s", path);
 	return NULL;
 }

@@ -43,7 +43,8 @@ static const struct {
 
 enum host_fs_cache host_fs_cache(const char *type)
 {
-	if (!strncmp(type, "fuse.", 5))
+	/* Linux, FreeBSD. */
+	if (!strncmp(type, "fuse.", 5) || !strncmp(type, "fusefs", 6))
 		return HOST_FS_APART;
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		if (!strcmp(type, types[i].type))

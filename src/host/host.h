@@ -17,7 +17,8 @@ struct host_facts {
 	char cpu_model[128];
 	int cpus;
 	uint64_t memory_bytes;
-	uint64_t memory_free_bytes; /* what a new VM could get: MemAvailable on Linux */
+	uint64_t memory_free_bytes; /* what a new VM could get: MemAvailable on Linux; free,
+				     * inactive and laundry pages, and ZFS' cache, on FreeBSD */
 	uint32_t page_size;
 	bool hardware_virtualization; /* the CPU has vmx or svm and /dev/kvm opens */
 };
@@ -57,7 +58,8 @@ void host_process_cpus(int pid, char out[64]);
 /* Name of the file system type that holds path ("ext4", "nfs4", "fuse.glusterfs"). */
 int host_fs_type(const char *path, char out[32], struct error **err);
 /* Options with which the file system that holds path is mounted, with commas between them, as
- * mount(8) shows them; the caller frees it. On FreeBSD only "ro" or "rw". */
+ * mount(8) shows them; the caller frees it. On FreeBSD those that are flags, and for NFS what
+ * nfsstat(1) -m shows, where this process is root. */
 char *host_mount_options(const char *path, struct error **err);
 /* Bytes that can still be written to the file system that holds path. */
 int host_fs_free(const char *path, uint64_t *bytes, struct error **err);

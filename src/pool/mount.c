@@ -12,11 +12,13 @@
 	"were taken for done"
 
 /* `type` is the beginning of the file system's; an option is as /proc/self/mountinfo shows it
- * (nfs(5)). */
+ * (nfs(5)),
+ * or nfsstat(1) on FreeBSD (mount_nfs(8)). */
 static const struct {
 	const char *type, *option, *why;
 } refused[] = {
 	{"nfs", "nolock", LOCAL_LOCKS},
+	{"nfs", "nolockd", LOCAL_LOCKS},
 	{"nfs", "local_lock=all", LOCAL_LOCKS},
 	{"nfs", "local_lock=posix", LOCAL_LOCKS},
 	{"nfs", "soft", FALSE_ERRORS},

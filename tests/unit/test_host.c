@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "host/host.h"
+#include "host/topology_spec.h"
 
 #include <net/if.h>
 #include <netlink/route/link.h>
@@ -396,6 +397,88 @@ static void test_sockets_cores_threads_and_numa_nodes_are_read(void **state)
 	host_topology_free(&t);
 }
 
+/* Two sockets of two cores with two threads, as a kernel with SCHED_ULE has it. */
+static void test_cores_of_freebsd_are_read(void **state)
+{
+	static const char spec[] =
+		"<groups>\n"
+		" <group level=\"1\" cache-level=\"0\">\n"
+		"  <cpu count=\"8\" mask=\"ff,0,0,0\">0, 1, 2, 3, 4, 5, 6, 7</cpu>\n"
+		"  <children>\n"
+		"   <group level=\"2\" cache-level=\"3\">\n"
+		"    <cpu count=\"4\" mask=\"f,0,0,0\">0, 1, 2, 3</cpu>\n"
+		"    <children>\n"
+		"     <group level=\"3\" cache-level=\"2\">\n"
+		"      <cpu count=\"2\" mask=\"3,0,0,0\">0, 1</cpu>\n"
+		"      <flags><flag name=\"THREAD\">THREAD group</flag>"
+		"<flag name=\"SMT\">SMT group</flag></flags>\n"
+		"     </group>\n"
+		"     <group level=\"3\" cache-level=\"2\">\n"
+		"      <cpu count=\"2\" mask=\"c,0,0,0\">2, 3</cpu>\n"
+		"      <flags><flag name=\"SMT\">SMT group</flag></flags>\n"
+		"     </group>\n"
+		"    </children>\n"
+		"   </group>\n"
+		"   <group level=\"2\" cache-level=\"3\">\n"
+		"    <cpu count=\"4\" mask=\"f0,0,0,0\">4, 5, 6, 7</cpu>\n"
+		"   </group>\n"
+		"  </children>\n"
+		" </group>\n"
+		"</groups>\n";
+	static const int cores[] = {0, 0, 2, 2, 4, 5, 6, 7};
+	struct host_topology t = {0};
+
+	(void)state;
+	assert_true(host_topology_spec(spec, &t));
+	assert_int_equal(t.cpus_count, 8);
+	for (int i = 0; i < 8; i++) {
+		assert_int_equal(t.cpus[i].cpu, i);
+		assert_int_equal(t.cpus[i].core, cores[i]);
+		assert_int_equal(t.cpus[i].socket, -1);
+		assert_int_equal(t.cpus[i].numa, -1);
+	}
+	host_topology_free(&t);
+	/* Cut anywhere, it is a shorter text or none. */
+	for (size_t len = 0; len < sizeof(spec); len++) {
+		cleanup_free char *cut = fs_format("%.*s", (int)len, spec);
+
+		if (host_topology_spec(cut, &t))
+			assert_int_equal(t.cpus_count, 8);
+		host_topology_free(&t);
+	}
+}
+
+static void test_a_text_that_is_no_topology_of_freebsd_is_refused(void **state)
+{
+	static const char *const texts[] = {"", "<", "<cpu ", "<cpu >", "<cpu >x</cpu>",
+		"<cpu >-1</cpu>", "<cpu >1, 1</cpu>", "<cpu >2, 1</cpu>", "<cpu >8192</cpu>",
+		"<cpu >99999999999999999999</cpu>", "<cpu >1,</cpu>", "<cpu >1, 2",
+		"<flag name=\"THREAD\">"};
+	struct host_topology t = {0};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		if (host_topology_spec(texts[i], &t))
+			fail_msg("\"%s\" is taken", texts[i]);
+}
+
+static void test_numbers_of_cpus_become_a_list(void **state)
+{
+	static const int numbers[] = {0, 1, 2, 3, 8, 10, 11};
+	int many[100];
+	char out[64];
+
+	(void)state;
+	host_cpu_list(numbers, 7, out);
+	assert_string_equal(out, "0-3,8,10-11");
+	host_cpu_list(numbers, 0, out);
+	assert_string_equal(out, "");
+	for (int i = 0; i < 100; i++)
+		many[i] = 2 * i;
+	host_cpu_list(many, 100, out);
+	assert_int_equal(strlen(out), 63);
+}
+
 static void test_what_a_container_hides_of_the_topology_is_said(void **state)
 {
 	cleanup_error struct error *err = NULL;
@@ -479,6 +562,7 @@ static void test_file_systems_are_known_by_what_they_make_of_a_cache(void **stat
 	assert_int_equal(host_fs_cache("ceph"), HOST_FS_COHERENT);
 	assert_int_equal(host_fs_cache("nfs4"), HOST_FS_APART);
 	assert_int_equal(host_fs_cache("fuse.glusterfs"), HOST_FS_APART);
+	assert_int_equal(host_fs_cache("fusefs.glusterfs"), HOST_FS_APART);
 	assert_int_equal(host_fs_cache("fuseblk"), HOST_FS_UNKNOWN);
 	assert_int_equal(host_fs_cache(""), HOST_FS_UNKNOWN);
 }
@@ -497,6 +581,9 @@ int main(void)
 		TEST(test_a_tap_is_a_port_of_its_bridge_until_it_is_closed),
 		TEST(test_a_tap_never_has_the_lowest_address_of_a_bridge),
 		TEST(test_sockets_cores_threads_and_numa_nodes_are_read),
+		cmocka_unit_test(test_cores_of_freebsd_are_read),
+		cmocka_unit_test(test_a_text_that_is_no_topology_of_freebsd_is_refused),
+		cmocka_unit_test(test_numbers_of_cpus_become_a_list),
 		TEST(test_what_a_container_hides_of_the_topology_is_said),
 		TEST(test_a_list_of_cpus_that_is_none_is_an_error),
 		TEST(test_the_cpus_of_a_process_are_told),

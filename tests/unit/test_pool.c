@@ -410,6 +410,7 @@ static void test_mounts_that_make_a_pool_unsafe_are_refused(void **state)
 	} cases[] = {
 		{"nfs4", "rw,relatime,rw,vers=4.2,hard,local_lock=none,acregmin=3", NULL},
 		{"nfs", "rw,rw,vers=3,hard,nolock,local_lock=all", "nolock"},
+		{"nfs", "rw,nfsv3,tcp,resvport,hard,cto,nolockd,sec=sys", "nolockd"},
 		{"nfs", "rw,rw,local_lock=posix", "local_lock=posix"},
 		{"nfs", "rw,rw,local_lock=flock", NULL},
 		{"nfs4", "rw,rw,soft", "soft"},
