@@ -1,4 +1,4 @@
-#include "base/process.h"
+#include "base/process_internal.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
@@ -12,43 +12,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+extern char **environ;
 
 /* Without a descriptor that tells of the end, it is asked for again and again. */
 #define ASK_AGAIN_MS 50
 
-extern char **environ;
-
-/* The 22nd field of /proc/PID/stat (proc(5)); the 2nd, in parentheses, may hold anything. */
-static int read_stat(pid_t pid, struct process_id *id, char *state)
-{
-	char path[64];
-	cleanup_free char *stat = NULL;
-	unsigned long long start;
-	const char *after;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	stat = pid > 0 ? fs_read(path, 4096, NULL, NULL) : NULL;
-	after = stat ? strrchr(stat, ')') : NULL;
-	if (!after ||
-		sscanf(after + 1,
-			" %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
-			"%*d %llu",
-			state, &start) != 2)
-		return -1;
-	*id = (struct process_id){.pid = pid, .start = start};
-	return 0;
-}
-
 int process_identify(pid_t pid, struct process_id *id)
 {
 	struct process_id found;
-	char state;
+	bool ended;
 
-	if (read_stat(pid, &found, &state) < 0 || state == 'Z' || state == 'X')
+	if (process_look(pid, &found, &ended) < 0 || ended)
 		return -1;
 	*id = found;
 	return 0;
@@ -59,63 +36,35 @@ int process_identify(pid_t pid, struct process_id *id)
 bool process_alive(const struct process_id *id)
 {
 	struct process_id now;
-	char state;
+	bool ended;
 
 	if (id->pid <= 0)
 		return false;
-	if (read_stat(id->pid, &now, &state) == 0)
-		return now.start == id->start && state != 'Z' && state != 'X';
+	if (process_look(id->pid, &now, &ended) == 0)
+		return now.start == id->start && !ended;
 	return kill(id->pid, 0) == 0 || errno != ESRCH;
-}
-
-enum found { FOUND, GONE, NOT_KNOWN };
-
-/* A descriptor that becomes readable when that very process has ended with all its threads: the
- * first may be a zombie while others still end. */
-static enum found open_pidfd(const struct process_id *id, int *fd)
-{
-	struct process_id now;
-	char state;
-
-	*fd = (int)syscall(SYS_pidfd_open, id->pid, 0);
-	if (*fd < 0)
-		return errno == ESRCH ? GONE : NOT_KNOWN;
-	/* Looked at after opening: the pid cannot be used again while the descriptor is open. */
-	if (read_stat(id->pid, &now, &state) < 0)
-		return kill(id->pid, 0) < 0 && errno == ESRCH ? GONE : NOT_KNOWN;
-	return now.start == id->start ? FOUND : GONE;
-}
-
-void process_signal(const struct process_id *id, int signal)
-{
-	cleanup_fd int fd = -1;
-	enum found found = open_pidfd(id, &fd);
-
-	if (found == FOUND)
-		syscall(SYS_pidfd_send_signal, fd, signal, NULL, 0);
-	else if (found == NOT_KNOWN && process_alive(id))
-		kill(id->pid, signal);
 }
 
 bool process_wait(const struct process_id *id, int64_t deadline_ms, int *status)
 {
 	cleanup_fd int fd = -1;
-	enum found found = open_pidfd(id, &fd);
+	enum process_found found = process_open(id, &fd);
 	int ignored, *to = status ? status : &ignored;
 
 	*to = -1;
-	while (found != GONE) {
-		struct pollfd p = {.fd = found == FOUND ? fd : -1, .events = POLLIN};
+	while (found != PROCESS_GONE) {
+		struct pollfd p = {.fd = found == PROCESS_FOUND ? fd : -1, .events = POLLIN};
 		int left = clock_left_ms(deadline_ms);
-		int n = poll(&p, 1, found == FOUND || left < ASK_AGAIN_MS ? left : ASK_AGAIN_MS);
+		int n = poll(
+			&p, 1, found == PROCESS_FOUND || left < ASK_AGAIN_MS ? left : ASK_AGAIN_MS);
 
 		if (n > 0)
 			break;
 		if (n == 0 && clock_left_ms(deadline_ms) == 0)
 			return false;
-		if (found == NOT_KNOWN) {
+		if (found == PROCESS_NOT_KNOWN) {
 			close_fd(&fd);
-			found = open_pidfd(id, &fd);
+			found = process_open(id, &fd);
 		}
 	}
 	if (waitpid(id->pid, to, WNOHANG) != id->pid)
@@ -168,10 +117,10 @@ static void close_others(const struct process_options *o, int keep)
 		if (next < 0)
 			break;
 		if (next > low)
-			syscall(SYS_close_range, low, next - 1, 0);
+			close_range((unsigned)low, (unsigned)next - 1, 0);
 		low = next + 1;
 	}
-	syscall(SYS_close_range, low, ~0u, 0);
+	close_range((unsigned)low, ~0u, 0);
 }
 
 static void reset_signals(void)
@@ -185,14 +134,6 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* The set that bounds what a program could ever get; without CAP_SETPCAP it stays what it is, and
- * no_new_privs has the same effect. */
-static void drop_bounding_set(void)
-{
-	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-}
-
 static int become(const struct process_options *o)
 {
 	if (o->own_session && setsid() < 0)
@@ -200,11 +141,11 @@ static int become(const struct process_options *o)
 	if (chdir(o->dir ? o->dir : "/") < 0)
 		return -1;
 	if (o->set_user)
-		drop_bounding_set();
+		process_drop_bounds();
 	if (o->set_user && (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0 ||
 				   setresuid(o->uid, o->uid, o->uid) < 0))
 		return -1;
-	return o->no_new_privs ? prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) : 0;
+	return o->no_new_privs ? process_no_new_privs() : 0;
 }
 
 static void child(const struct process_options *o, int failed_fd)
@@ -235,7 +176,7 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 	sigset_t all, before;
 	ssize_t n;
 	pid_t pid;
-	char state;
+	bool ended;
 
 	/* A stdio descriptor below 3 that is meant for another number would be written over. */
 	for (int i = 0; i < 3; i++) {
@@ -266,8 +207,9 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 	}
 	/* It is ours to wait for: even when it has ended already it is still there to be looked at.
 	 */
-	if (read_stat(pid, id, &state) < 0)
-		return error_set(err, ERROR_FAILED, 0, "cannot read /proc/%d/stat", (int)pid);
+	if (process_look(pid, id, &ended) < 0)
+		return error_set(
+			err, ERROR_FAILED, 0, "the kernel does not tell of process %d", (int)pid);
 	return 0;
 }
 

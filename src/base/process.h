@@ -14,7 +14,7 @@
 
 struct process_id {
 	pid_t pid;
-	uint64_t start; /* ticks after boot */
+	uint64_t start; /* in the kernel's units: ticks after boot, or microseconds of 1970 */
 };
 
 struct process_options {
@@ -46,6 +46,14 @@ void process_signal(const struct process_id *id, int signal);
 bool process_wait(const struct process_id *id, int64_t deadline_ms, int *status);
 /* A short text of a wait() status: "exit status 1", "signal 9 (Killed)". */
 const char *process_status_text(int status, char *buf, size_t len);
+
+/* Makes this process one that others of its user cannot look into or trace, and that gains no
+ * rights by what it executes. -1 with errno. */
+int process_harden(void);
+/* Lets everybody else have the disk first, where the kernel has such a class. */
+void process_yield_disk(void);
+/* Path of the program that this process runs, NULL when it cannot be told; the caller frees it. */
+char *process_program(void);
 
 /* Runs a program to its end and captures its standard output and error, up to max_bytes each (the
  * rest is read and dropped). Kills it at the deadline (ERROR_TIMEOUT). *out and *errors are

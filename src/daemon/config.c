@@ -1,6 +1,7 @@
 #include "daemon/config.h"
 
 #include "base/fs.h"
+#include "base/process.h"
 #include "host/host.h"
 #include "node/http.h"
 #include "pool/settings.h"
@@ -154,13 +155,9 @@ static int take(const struct settings_key *key, void *arg, struct error **err)
 /* The program of the build tree that this droverd is run in, else the installed one. */
 static char *find_program(const char *in_tree, const char *installed)
 {
-	char self[4096];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	cleanup_free char *path = NULL;
-	char *slash, *found;
+	cleanup_free char *self = process_program(), *path = NULL;
+	char *slash = self ? strrchr(self, '/') : NULL, *found;
 
-	self[len < 0 ? 0 : len] = 0;
-	slash = strrchr(self, '/');
 	if (!slash)
 		return fs_format("%s", installed);
 	*slash = 0;

@@ -9,8 +9,9 @@
 
 /*
  * Takes the CPUs of the outermost group into the topology (t->cpus, which must be empty), each with
- * its core: the lowest CPU of the group whose CPUs share one (flag THREAD, or SMT of older kernels),
- * or itself. Sockets and NUMA nodes are -1. False, and nothing taken, for what is no such text.
+ * its core: the lowest CPU of the group whose CPUs share one (flag THREAD, or SMT of older
+ * kernels), or itself. Sockets and NUMA nodes are -1. False, and nothing taken, for what is no such
+ * text.
  */
 bool host_topology_spec(const char *spec, struct host_topology *t);
 

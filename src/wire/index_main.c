@@ -2,15 +2,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process.h"
 
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/syscall.h>
-#endif
 
 static const char usage[] =
 	"usage: drover-wire index [--background] IMAGE\n"
@@ -30,11 +28,7 @@ static void on_signal(int signal)
 static void yield_to_others(void)
 {
 	setpriority(PRIO_PROCESS, 0, 19);
-#ifdef __linux__
-	/* IOPRIO_WHO_PROCESS, IOPRIO_CLASS_IDLE (ioprio_set(2)); C libraries have no call for it.
-	 */
-	syscall(SYS_ioprio_set, 1, 0, 3 << 13);
-#endif
+	process_yield_disk();
 }
 
 static int64_t cpu_ms(void)

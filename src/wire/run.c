@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "base/process.h"
 #include "wire/link.h"
 
 #include <errno.h>
@@ -14,11 +15,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#else
-#include <sys/procctl.h>
-#endif
 
 /* A pipe that poll() calls writable takes a line of up to 4,096 bytes without waiting. */
 #define LINE_MAX_BYTES 2048
@@ -79,15 +75,8 @@ int run_harden(struct error **err)
 
 	if (setrlimit(RLIMIT_CORE, &none) < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot forbid core files");
-#ifdef __linux__
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+	if (process_harden() < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot give up privileges");
-#else
-	int no_privs = PROC_NO_NEW_PRIVS_ENABLE, no_trace = PROC_TRACE_CTL_DISABLE;
-	if (procctl(P_PID, 0, PROC_NO_NEW_PRIVS_CTL, &no_privs) < 0 ||
-		procctl(P_PID, 0, PROC_TRACE_CTL, &no_trace) < 0)
-		return error_set(err, ERROR_FAILED, errno, "cannot give up privileges");
-#endif
 	return 0;
 }
 

@@ -2,7 +2,6 @@
  * two headers exclude each other. */
 #include "host/host.h"
 
-#ifdef __linux__
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -18,10 +17,3 @@ int64_t host_tcp_busy_us(int fd)
 		return -1;
 	return (int64_t)(info.tcpi_busy_time - info.tcpi_rwnd_limited);
 }
-#else
-int64_t host_tcp_busy_us(int fd)
-{
-	(void)fd;
-	return -1;
-}
-#endif
