@@ -5,6 +5,12 @@
 
 #include "base/fs.h"
 
+/* These first: FreeBSD's other headers want them. */
+#include <sys/types.h>
+#include <sys/param.h>
+#include <sys/socket.h>
+#include <net/ethernet.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
@@ -18,8 +24,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/param.h>
-#include <sys/socket.h>
 #include <sys/sockio.h>
 #include <sys/stat.h>
 #include <sys/sysctl.h>

@@ -1,0 +1,6 @@
+#pragma once
+#include <net/if.h>
+enum { BRDGADD = 0 };
+struct ifbreq {
+	char ifbr_ifsname[IFNAMSIZ];
+};

@@ -1,0 +1,2 @@
+#pragma once
+enum { IFT_BRIDGE = 0xd1 };

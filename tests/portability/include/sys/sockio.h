@@ -1,0 +1,2 @@
+#pragma once
+enum { SIOCSDRVSPEC = 0x8028697b, SIOCIFDESTROY = 0x80206979 };
