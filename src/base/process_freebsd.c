@@ -27,8 +27,8 @@ int process_look(pid_t pid, struct process_id *id, bool *ended)
 		info.ki_structsize != sizeof(info))
 		return -1;
 	*id = (struct process_id){.pid = pid,
-		.start = (uint64_t)info.ki_start.tv_sec * 1000000 +
-			 (uint64_t)info.ki_start.tv_usec};
+		.start =
+			(uint64_t)info.ki_start.tv_sec * 1000000 + (uint64_t)info.ki_start.tv_usec};
 	*ended = info.ki_stat == SZOMB;
 	return 0;
 }

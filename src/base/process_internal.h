@@ -8,14 +8,14 @@
 
 #include "base/process.h"
 
-/* Identity of a process that is there, and whether it has ended and only waits to be reaped. -1 when
- * there is none of that pid, or it cannot be looked at. */
+/* Identity of a process that is there, and whether it has ended and only waits to be reaped. -1
+ * when there is none of that pid, or it cannot be looked at. */
 int process_look(pid_t pid, struct process_id *id, bool *ended);
 
 enum process_found { PROCESS_FOUND, PROCESS_GONE, PROCESS_NOT_KNOWN };
 /* A descriptor that becomes readable when that very process has ended with all its threads (the
- * first may be a zombie while others still end); the caller closes it. With PROCESS_NOT_KNOWN it may
- * be open or -1. */
+ * first may be a zombie while others still end); the caller closes it. With PROCESS_NOT_KNOWN it
+ * may be open or -1. */
 enum process_found process_open(const struct process_id *id, int *fd);
 
 /* In the child, between fork and exec: only calls that are allowed there. */

@@ -16,10 +16,10 @@
 struct sockaddr;
 
 int accept4(int fd, struct sockaddr *address, unsigned *len, int flags); /* 10.0 */
-int close_range(unsigned low, unsigned high, int flags);                        /* 13.0 */
+int close_range(unsigned low, unsigned high, int flags);                 /* 13.0 */
 ssize_t copy_file_range(int in, off_t *in_at, int out, off_t *out_at, size_t len, unsigned flags);
-int memfd_create(const char *name, unsigned flags);                             /* 13.0 */
-int pipe2(int fds[2], int flags);                                               /* 10.0 */
+int memfd_create(const char *name, unsigned flags); /* 13.0 */
+int pipe2(int fds[2], int flags);                   /* 10.0 */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask);
 int setresgid(gid_t real, gid_t effective, gid_t saved);
 int setresuid(uid_t real, uid_t effective, uid_t saved);

@@ -120,6 +120,13 @@ static void test_reader_never_passes_the_end(void **state)
 	assert_true(r.failed);
 	assert_int_equal(reader_u8(&r), 0);
 	reader_init(&r, bytes, sizeof(bytes));
+	assert_int_equal(reader_le32(&r), 0x04030201);
+	assert_int_equal(reader_le32(&r), 0);
+	assert_true(r.failed);
+	reader_init(&r, bytes, sizeof(bytes));
+	assert_int_equal(reader_le64(&r), 0);
+	assert_true(r.failed);
+	reader_init(&r, bytes, sizeof(bytes));
 	assert_null(reader_bytes(&r, SIZE_MAX));
 }
 
