@@ -38,6 +38,7 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_VALUE, "reconnect", "SECONDS", "how long a broken lane is made again (60)", NULL},
 	{CLI_FLAG, "check", NULL, "moves nothing: says whether it would be moved, and why not",
 		NULL},
+	{CLI_FLAG, "no-estimate", NULL, "measures nothing before, and estimates nothing", NULL},
 	{CLI_LIST, "force", "CHECK[,CHECK]", "moves it although that check fails", NULL},
 	{CLI_FLAG, "detach", NULL, "prints the migration's id and returns", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
@@ -87,12 +88,13 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 	if (!postcopy)
 		return NULL;
 	/* What is not asked for is not said: an older droverd would refuse the word. */
-	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*}}", "vm",
+	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*, s:o*}}", "vm",
 		cli_get(args, "vm"), "node", cli_get(args, "node"), "check",
 		cli_flag(args, "check") ? json_true() : NULL, "options", "downtime_ms",
 		(json_int_t)downtime_ms, "bandwidth", (json_int_t)bandwidth, "timeout_ms",
 		(json_int_t)timeout_s * 1000, "reconnect_s", (json_int_t)reconnect_s, "postcopy",
-		postcopy, "pause", cli_flag(args, "pause"), "force", cli_force(args));
+		postcopy, "pause", cli_flag(args, "pause"), "force", cli_force(args), "estimate",
+		cli_flag(args, "no-estimate") ? json_false() : NULL);
 }
 
 int cli_migrate(struct cli *cli, struct error **err)
@@ -231,6 +233,7 @@ static void print_report(const json_t *report)
 	printf(" for a stream of %s, in %lld rounds\n", text,
 		(long long)cli_number(report, "rounds", 0));
 	print_pages(report);
+	cli_print_compared(report);
 	if (cli_number(report, "postcopy_ms", 0)) {
 		cli_format_time(cli_number(report, "postcopy_ms", 0), text);
 		printf("  post-copy:    %s, in which it ran there already\n", text);

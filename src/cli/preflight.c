@@ -89,8 +89,10 @@ int cli_print_preflight(const struct cli *cli, const json_t *report)
 
 	if (!ready)
 		make_refusal(report, &e);
-	if (!cli->json)
+	if (!cli->json) {
 		print_table(json_object_get(report, "checks"));
+		cli_print_estimate(json_object_get(report, "estimate"));
+	}
 	fflush(stdout);
 	if (!ready)
 		return cli_print_error(cli, e, report);

@@ -2,7 +2,9 @@
 #include "daemon/api.h"
 
 #include "daemon/indexer.h"
+#include "migrate/estimating.h"
 #include "migrate/preflight.h"
+#include "migrate/probe.h"
 
 #include <string.h>
 
@@ -10,6 +12,7 @@
 	X(start, "POST", "/v1/migrations", API_ANY_NODE, "", "vm node options check") \
 	X(preflight, "POST", "/v1/preflight", SERVER_PEER, "", \
 		"vm definition epoch nonce postcopy") \
+	X(probe, "POST", "/v1/probes", SERVER_PEER, "", "id") \
 	X(list, "GET", "/v1/migrations", API_ANY_NODE, "", "") \
 	X(show, "GET", "/v1/migrations/{id}", API_ANY_NODE, "", "") \
 	X(events, "GET", "/v1/migrations/{id}/events", API_ANY_NODE, "after wait_ms", "") \
@@ -58,6 +61,23 @@ static int start_here(struct request *request, struct response *response, const 
 					    c->identity->name, "warnings", warnings));
 }
 
+/* The checks, and beside them the estimate. */
+static json_t *check_here(struct migrations *m, const char *vm, const char *to,
+	const struct migrate_options *options, struct error **err)
+{
+	struct estimating *estimating = NULL;
+	json_t *report;
+
+	if (!options->no_estimate)
+		estimating = estimating_start(m, vm, to, options, ESTIMATING_WELL);
+	report = preflight_run(m, vm, to, options, err);
+	if (report && estimating)
+		json_object_set_new(
+			report, "estimate", estimating_finish(estimating, 0, false));
+	estimating_free(estimating);
+	return report;
+}
+
 static int start(struct request *request, struct response *response, struct error **err)
 {
 	struct machine *m = daemon_machine(api_daemon(request), err);
@@ -78,7 +98,7 @@ static int start(struct request *request, struct response *response, struct erro
 		return api_pass_on(
 			request, response, owner.node, "POST", "/v1/migrations", body, err);
 	if (check)
-		return api_answer(response, preflight_run(m->migrations, vm, to, &options, err));
+		return api_answer(response, check_here(m->migrations, vm, to, &options, err));
 	return start_here(request, response, vm, to, &options, err);
 }
 
@@ -87,6 +107,15 @@ static int preflight(struct request *request, struct response *response, struct 
 	struct machine *m = daemon_machine(api_daemon(request), err);
 
 	return m ? api_answer(response, preflight_answer(m->migrations, request_peer(request),
+						request_body(request), err))
+		 : -1;
+}
+
+static int probe(struct request *request, struct response *response, struct error **err)
+{
+	struct machine *m = daemon_machine(api_daemon(request), err);
+
+	return m ? api_answer(response, probe_receive(m->migrations, request_peer(request),
 						request_body(request), err))
 		 : -1;
 }

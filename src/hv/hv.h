@@ -209,6 +209,30 @@ int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
  * images are locked; ERROR_REFUSED where it cannot be done (QEMU before 10.0). */
 int hv_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
 
+/*
+ * Measurements of a running guest, by which its migration is estimated. They change nothing and ask
+ * little of it. A driver that has no way to find one out answers ERROR_REFUSED, and then it is not
+ * known.
+ */
+
+/* How many bytes of pages the guest changes in a second, seen over about window_ms; a page that is
+ * changed several times in that time counts once. *window_ms gets how long it was really seen over.
+ * (QEMU: calc-dirty-rate by samples of its pages, of which those before 8.2 know only whole
+ * seconds. Blocks of less than 128 MiB are not seen by it, so that small guests are refused.)
+ * ERROR_TIMEOUT at the deadline, and at once where it is known to be too near. */
+int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t *window_ms,
+	int64_t deadline_ms, int64_t *bps, struct error **err);
+/* Offsets in a guest's memory below this may be no memory, and are not read. */
+#define HV_SAMPLE_FIRST (1u << 20)
+/* Reads `count` pieces of `len` bytes of the guest's memory into `out`, one after the other: the
+ * piece number i from offsets[i] on, all within memory_bytes. Stops at the deadline (that is no
+ * error); *got says how many there are. The guest goes on: a piece may be of several moments. What
+ * the hypervisor writes on the way is one file of `len` bytes in the VM's run directory, which no
+ * user but root can read, and which is gone afterwards. */
+int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t *offsets,
+	size_t count, size_t len, int64_t deadline_ms, uint8_t *out, size_t *got,
+	struct error **err);
+
 /* Disk images, by qemu-img. size_bytes 0 with a backing file: its size. */
 int hv_image_create(const struct hv *hv, const char *path, const char *format, uint64_t size_bytes,
 	const char *backing, const char *backing_format, struct error **err);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "migrate/probe.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -108,7 +109,12 @@ static int open_lane(struct migration *m, struct error **err)
 
 	if (fault_point("migrate.dst.before_listen", err) < 0)
 		return -1;
-	listen_fd = dest_listen(&m->all->set, &port, err);
+	listen_fd = dest_listen(&m->all->set, &port, NULL);
+	if (listen_fd < 0) {
+		/* A probe may have the last port. */
+		probe_end_all(m->all);
+		listen_fd = dest_listen(&m->all->set, &port, err);
+	}
 	if (listen_fd < 0)
 		return -1;
 	m->mover = migration_start_mover(m, listen_fd, NULL, err);

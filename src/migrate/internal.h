@@ -9,6 +9,7 @@
 #define DROVER_MIGRATE_INTERNAL_H
 
 #include "migrate/migrate.h"
+#include "migrate/estimating.h"
 #include "migrate/mover.h"
 
 #include <pthread.h>
@@ -55,6 +56,8 @@ struct migration {
 			     */
 	struct vm_def *def; /* destination: what to start */
 	struct mover *mover;
+	struct estimating *estimating; /* source: until the stream begins */
+	json_t *estimate;              /* source: NULL: none was made */
 	struct process_id mover_left; /* one that an earlier droverd started, and that goes on */
 	bool told;                    /* source: the destination has said that its copy has ended */
 	struct node_link *link;       /* source: to the destination's droverd */
@@ -95,6 +98,8 @@ struct migrations {
 	struct migration *list;
 	int threads;
 	bool closing;
+	int probes;      /* of other nodes, being received (probe.h) */
+	bool probes_end; /* they are to end */
 	int64_t moved, failed, wire_bytes, downtime_sum_ms; /* for the metrics */
 };
 

@@ -119,6 +119,8 @@ static void take_end(struct mover *m, const json_t *json)
 	static const char *const names[][2] = {{"pages", "pages"}, {"bytes", "page_bytes"},
 		{"other_bytes", "other_bytes"}, {"unknown_bytes", "unknown_bytes"},
 		{"levels", "levels"}, {"reconnections", "reconnections"},
+		{"steady_bps", "steady_bps"}, {"steady_least_bps", "steady_least_bps"},
+		{"steady_most_bps", "steady_most_bps"},
 		{"cpu_ms", "wire_cpu_ms"}};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -210,6 +212,14 @@ static int memory_file(const char *text, struct error **err)
 	return fd;
 }
 
+static void add_option(const char **argv, const char *option, const char *value)
+{
+	while (*argv)
+		argv++;
+	argv[0] = option;
+	argv[1] = value;
+}
+
 /* Puts --source NAME=PATH for each content source behind the other arguments; the first `count` of
  * `texts` are the caller's to free. */
 static size_t add_sources(
@@ -239,14 +249,15 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	cleanup_free char *ca = fs_format("/dev/fd/%d", files[2]);
 	cleanup_free char *status = fs_format("%d", status_fd);
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
-	cleanup_free char *local = fs_format("passed:%d", passed_fd);
+	cleanup_free char *passed = fs_format("passed:%d", passed_fd);
 	cleanup_free char *reconnect = fs_format("%d", o->reconnect_s);
+	cleanup_free char *timeout = fs_format("%d", o->timeout_s);
 	const char *argv[ARGUMENTS_MAX + 2 * SOURCE_MAX] = {o->binary, o->connect ? "send" : "recv",
 		"--id", o->id, "--peer", o->peer, "--peer-fingerprint", o->fingerprint, "--cert",
 		cert, "--key", key, "--ca", ca, "--status-fd", status,
-		o->connect ? "--input" : "--output", local,
+		o->connect ? "--input" : "--output", o->carried ? o->carried : passed,
 		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen,
-		o->reconnect_s ? "--reconnect" : NULL, reconnect, NULL};
+		NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, passed_fd, o->listen_fd};
 	struct process_options options = {.argv = argv,
 		.own_session = true,
@@ -263,6 +274,12 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	size_t sources_count;
 	int rc;
 
+	if (o->reconnect_s)
+		add_option(argv, "--reconnect", reconnect);
+	if (o->timeout_s)
+		add_option(argv, "--timeout", timeout);
+	if (o->carried && o->connect)
+		add_option(argv, "--codec", "plain");
 	sources_count = add_sources(o->sources, argv, sources);
 	rc = process_start(&options, &m->process, err);
 	for (size_t i = 0; i < sources_count; i++)

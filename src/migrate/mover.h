@@ -23,6 +23,10 @@ struct mover_options {
 	const char *fingerprint; /* SHA-256 of that node's certificate, as the pool has it */
 	const char *connect;     /* sender: HOST:PORT of the receiver; NULL makes a receiver */
 	int listen_fd;           /* receiver: where the lane is listened for */
+	/* What is carried instead of a hypervisor's stream ("probe:400", "null"), as it is; then
+	 * nothing is passed. NULL: a hypervisor's. */
+	const char *carried;
+	int timeout_s; /* until the lane is there; 0: its own limit */
 	const char *cert_pem, *key_pem, *ca_pem;
 	/* Files that both nodes may read, for references; may be NULL. The first SOURCE_MAX
 	 * are used, but none with a '=' in its name. */

@@ -69,7 +69,7 @@ static int renew_lane(struct migration *m, struct error **err)
 	if (fault_point("migrate.src.before_renew", err) < 0 ||
 		source_call(m, "POST", "recover", NULL, SOURCE_CALL_MS, &answer, err) < 0 ||
 		json_get_int(answer, "port", 1, 65535, &port, err) < 0 ||
-		source_lane_address(m, (int)port, lane, err) < 0)
+		source_lane_address(m->all, m->peer, (int)port, lane, err) < 0)
 		return -1;
 	migration_event(m, "connect", lane);
 	m->mover = migration_start_mover(m, -1, lane, err);

@@ -126,6 +126,8 @@ void migration_free(struct migration *m)
 	for (int i = 0; i < EVENTS_MAX; i++)
 		json_decref(m->events[i]);
 	json_decref(m->report);
+	json_decref(m->estimate);
+	estimating_free(m->estimating);
 	error_free(&m->error);
 	vm_def_free(m->def);
 	free(m);
@@ -285,6 +287,15 @@ static int64_t postcopy_ms(const struct migration *m)
 	return m->complete_ms ? ms + (ms == 0) : 0;
 }
 
+/* And how far off it was, of one that came to its end. */
+static void add_estimate(const struct migration *m, json_t *report)
+{
+	if (m->resumed_ms)
+		json_object_set_new(
+			m->estimate, "compared", estimate_compare(m->estimate, report));
+	json_object_set(report, "estimate", m->estimate);
+}
+
 static json_t *make_report(const struct migration *m)
 {
 	int64_t now = clock_ms(), stream_bytes = 0, wire_bytes = 0;
@@ -304,6 +315,8 @@ static json_t *make_report(const struct migration *m)
 		(json_int_t)postcopy_ms(m));
 	if (wire)
 		json_object_update_missing(report, wire);
+	if (m->estimate)
+		add_estimate(m, report);
 	return report;
 }
 
@@ -425,8 +438,9 @@ static int parse_postcopy(const json_t *object, struct migrate_options *o, struc
 int migrate_options_parse(const json_t *object, struct migrate_options *o, struct error **err)
 {
 	static const char *const known[] = {"downtime_ms", "bandwidth", "timeout_ms", "pause",
-		"postcopy", "reconnect_s", "force", NULL};
+		"postcopy", "reconnect_s", "force", "estimate", NULL};
 	int64_t reconnect_s;
+	bool estimate;
 
 	*o = (struct migrate_options){.downtime_limit_ms = DOWNTIME_DEFAULT_MS};
 	if (!object || json_is_null(object))
@@ -441,10 +455,12 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
 			err) < 0 ||
 		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
+		json_opt_bool(object, "estimate", true, &estimate, err) < 0 ||
 		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		preflight_parse_force(json_object_get(object, "force"), &o->forced, err) < 0)
 		return -1;
 	o->reconnect_s = (int)reconnect_s;
+	o->no_estimate = !estimate;
 	return parse_postcopy(object, o, err);
 }
 

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "migrate/converge.h"
+#include "migrate/estimating.h"
 #include "migrate/preflight.h"
 #include "migrate/source.h"
 
@@ -122,9 +123,10 @@ static int expect(struct migration *m, struct error **err)
 	return node_link_call(m->link, &queue, NULL, err);
 }
 
-int source_lane_address(struct migration *m, int port, char lane[300], struct error **err)
+int source_lane_address(struct migrations *all, const char *peer, int port, char lane[300],
+	struct error **err)
 {
-	struct pool_node *node = pool_node_read(m->all->set.pool, m->peer, err);
+	struct pool_node *node = pool_node_read(all->set.pool, peer, err);
 	char host[256];
 	int ignored, rc = node ? http_split_address(node->address, host, &ignored, err) : -1;
 
@@ -165,7 +167,7 @@ static int prepare(struct migration *m, struct error **err)
 
 	migration_event(m, "prepare", NULL);
 	if (expect(m, err) < 0 || wait_ready(m, false, &port, err) < 0 ||
-		source_lane_address(m, (int)port, lane, err) < 0)
+		source_lane_address(m->all, m->peer, (int)port, lane, err) < 0)
 		return -1;
 	migration_event(m, "connect", lane);
 	if (fault_point("migrate.src.before_lane", err) < 0)
@@ -417,11 +419,27 @@ void source_release_lane(struct migration *m)
 	m->link = NULL;
 }
 
+/* What was measured meanwhile, as soon as both hypervisors are ready. */
+static void finish_estimate(struct migration *m)
+{
+	cleanup_free char *message = NULL;
+
+	if (!m->estimating)
+		return;
+	m->estimate = estimating_finish(m->estimating, clock_ms() - m->begin_ms, true);
+	estimating_free(m->estimating);
+	m->estimating = NULL;
+	message = estimate_text(m->estimate);
+	migration_event(m, "estimate", message);
+}
+
 void source_run(struct migration *m)
 {
 	struct error *e = NULL;
 	int rc = prepare(m, &e);
 
+	if (rc == 0)
+		finish_estimate(m);
 	if (rc == 0)
 		rc = start_stream(m, &e);
 	if (rc == 0)
@@ -448,17 +466,16 @@ void source_run(struct migration *m)
 	source_release_lane(m);
 }
 
-int migrations_start(struct migrations *all, const char *vm, const char *node,
-	const struct migrate_options *options, char id[33], json_t **warnings, struct error **err)
+/* What is known before it is begun; `estimating` is taken over when it is. */
+static int begin(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, struct estimating *estimating, char id[33],
+	struct error **err)
 {
-	cleanup_json json_t *report = preflight_run(all, vm, node, options, err);
 	char operation[128];
 	struct pool_owner owner;
 	struct migration *m;
 	struct vm *taken;
 
-	if (!report || preflight_refusal(report, err) < 0)
-		return -1;
 	snprintf(operation, sizeof(operation), "being moved to %s", node);
 	taken = vms_take(all->set.vms, vm, operation, err);
 	if (!taken)
@@ -479,8 +496,26 @@ int migrations_start(struct migrations *all, const char *vm, const char *node,
 		migration_ended(m, MIGRATE_FAILED, NULL);
 		return -1;
 	}
+	m->estimating = estimating;
 	log_info("migration %s: %s to %s", id, vm, node);
 	migration_spawn(m, source_run);
+	return 0;
+}
+
+int migrations_start(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, char id[33], json_t **warnings, struct error **err)
+{
+	struct estimating *estimating = NULL;
+	cleanup_json json_t *report = NULL;
+
+	if (!options->no_estimate)
+		estimating = estimating_start(all, vm, node, options, ESTIMATING_QUICKLY);
+	report = preflight_run(all, vm, node, options, err);
+	if (!report || preflight_refusal(report, err) < 0 ||
+		begin(all, vm, node, options, estimating, id, err) < 0) {
+		estimating_free(estimating);
+		return -1;
+	}
 	*warnings = preflight_warnings(report);
 	return 0;
 }

@@ -37,6 +37,7 @@ static const struct {
 	{"file:", ENDPOINT_FILE, true, true},
 	{"fd:", ENDPOINT_FD, true, true},
 	{"generate:", ENDPOINT_GENERATE, true, false},
+	{"probe:", ENDPOINT_PROBE, true, false},
 	{"null", ENDPOINT_NULL, false, true},
 };
 
@@ -58,8 +59,8 @@ static int parse(struct endpoint *e, const char *text, bool input, struct error 
 		return 0;
 	}
 	return error_set(err, ERROR_USAGE, 0,
-		input ? "the input is unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or "
-			"generate:SIZE, not \"%s\""
+		input ? "the input is unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N, "
+			"generate:SIZE or probe:MS, not \"%s\""
 		      : "the output is unix:PATH, tcp:ADDRESS:PORT, passed:N, file:PATH, fd:N or "
 			"null, not \"%s\"",
 		text);
@@ -159,6 +160,13 @@ static int open_fd(struct endpoint *e, struct error **err)
 	return 0;
 }
 
+static int parse_probe(struct endpoint *e, struct error **err)
+{
+	e->size = ENDPOINT_PROBE_MAX;
+	return fs_parse_number(
+		"a probe", e->path, 1, ENDPOINT_PROBE_MS_MAX, &e->probe_ms, err);
+}
+
 int endpoint_open_input(struct endpoint *e, const char *text, struct error **err)
 {
 	if (parse(e, text, true, err) < 0)
@@ -175,6 +183,8 @@ int endpoint_open_input(struct endpoint *e, const char *text, struct error **err
 		return open_file(e, O_RDONLY, err);
 	case ENDPOINT_FD:
 		return open_fd(e, err);
+	case ENDPOINT_PROBE:
+		return parse_probe(e, err);
 	default:
 		return fs_parse_size("a generated stream", e->path, GENERATE_MAX, &e->size, err);
 	}
@@ -332,10 +342,25 @@ static ssize_t generate(struct endpoint *e, uint8_t *data, size_t len)
 	return (ssize_t)len;
 }
 
+/* Its time counts from the first byte on. */
+static ssize_t probe(struct endpoint *e, uint8_t *data, size_t len)
+{
+	if (!e->until_ms)
+		e->until_ms = clock_ms() + e->probe_ms;
+	return clock_ms() < e->until_ms ? generate(e, data, len) : 0;
+}
+
+static bool made_up(const struct endpoint *e)
+{
+	return e->kind == ENDPOINT_GENERATE || e->kind == ENDPOINT_PROBE;
+}
+
 ssize_t endpoint_read(struct endpoint *e, void *data, size_t len, struct error **err)
 {
 	ssize_t n;
 
+	if (e->kind == ENDPOINT_PROBE)
+		return probe(e, data, len);
 	if (e->kind == ENDPOINT_GENERATE)
 		return generate(e, data, len);
 	do
@@ -352,7 +377,7 @@ bool endpoint_wait(const struct endpoint *e, int64_t us)
 	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
 	struct pollfd pollfd = {.fd = e->fd, .events = POLLIN};
 
-	return e->kind == ENDPOINT_GENERATE || ppoll(&pollfd, 1, us < 0 ? NULL : &ts, NULL) > 0;
+	return made_up(e) || ppoll(&pollfd, 1, us < 0 ? NULL : &ts, NULL) > 0;
 }
 
 int endpoint_write(struct endpoint *e, const void *data, size_t len, struct error **err)

@@ -13,6 +13,8 @@
  *     fd:N             an open descriptor: a socket, a pipe or a file; it is made blocking
  *     generate:SIZE    input only: a made-up stream of that many bytes ("8G"), for measurements.
  *                      Its 64-bit little-endian word number i is i times ENDPOINT_STEP.
+ *     probe:MS         input only: the same for that long, from 1 to ENDPOINT_PROBE_MS_MAX
+ *                      milliseconds, but at most ENDPOINT_PROBE_MAX bytes: what measures a link
  *     null             output only: read by nobody
  *
  * A socket goes both ways: what the hypervisor writes back at the output is the return path, and is
@@ -32,6 +34,10 @@
 /* The golden ratio: no two words of a generated stream are equal for 2^64 words. */
 #define ENDPOINT_STEP 0x9E3779B97F4A7C15ull
 
+/* A second is long enough for any link, and so many bytes take 100 ms at 10 Gbit/s. */
+#define ENDPOINT_PROBE_MS_MAX 1000
+#define ENDPOINT_PROBE_MAX (128u << 20)
+
 enum endpoint_kind {
 	ENDPOINT_UNIX,
 	ENDPOINT_TCP,
@@ -39,6 +45,7 @@ enum endpoint_kind {
 	ENDPOINT_FILE,
 	ENDPOINT_FD,
 	ENDPOINT_GENERATE,
+	ENDPOINT_PROBE,
 	ENDPOINT_NULL
 };
 
@@ -50,6 +57,8 @@ struct endpoint {
 	bool both_ways;            /* a socket */
 	uint64_t size, at;         /* of a generated stream, in bytes */
 	struct tcp_target *target; /* of a tcp: output */
+	/* Of a probe: how long, and when it is over (of clock_ms; 0: it has not begun). */
+	int64_t probe_ms, until_ms;
 };
 
 /* Opens what can be opened at once: listens at an input's socket (mode 0660; a socket that was left

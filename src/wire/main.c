@@ -1,6 +1,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "wire/index.h"
+#include "wire/sample.h"
 #include "wire/sides.h"
 
 #include <gnutls/gnutls.h>
@@ -34,6 +35,8 @@ int main(int argc, char **argv)
 	}
 	if (argc > 1 && !strcmp(argv[1], "index"))
 		return index_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "sample"))
+		return sample_main(argc - 1, argv + 1);
 	result = options_parse(&options, argc, argv, &err);
 	if (result > 0)
 		return 0;

@@ -54,6 +54,13 @@ static json_t *levels(const struct level *level)
 	return object;
 }
 
+static void add_steady(json_t *object, const struct rate_found *r)
+{
+	json_object_set_new(object, "steady_bps", json_integer((json_int_t)r->bps));
+	json_object_set_new(object, "steady_least_bps", json_integer((json_int_t)r->least_bps));
+	json_object_set_new(object, "steady_most_bps", json_integer((json_int_t)r->most_bps));
+}
+
 json_t *report_end(const struct report *what)
 {
 	json_t *object = json_pack("{s:o,s:o,s:I,s:i}", "pages", kinds(what->counts->pages),
@@ -68,6 +75,8 @@ json_t *report_end(const struct report *what)
 			json_integer((json_int_t)what->stream->unknown_bytes));
 	if (what->parser)
 		json_object_set_new(object, "parser", json_string(what->parser));
+	if (what->steady.bps)
+		add_steady(object, &what->steady);
 	if (what->drain_us)
 		json_object_set_new(object, "drain_us", json_integer(what->drain_us));
 	if (what->level)

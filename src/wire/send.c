@@ -171,6 +171,11 @@ static bool acked(void *arg, uint64_t bytes)
 	while (bytes > before &&
 		!atomic_compare_exchange_weak(&s->report.acked_bytes, &before, bytes))
 		;
+	if (s->input.kind == ENDPOINT_PROBE) {
+		pthread_mutex_lock(&s->mutex);
+		rate_arrived(&s->rate, bytes, clock_us());
+		pthread_mutex_unlock(&s->mutex);
+	}
 	return bytes <= s->report.stream_bytes;
 }
 
@@ -456,7 +461,8 @@ static void report(struct sender *s)
 		.stream = stream_parser_counts(s->parser),
 		.parser = stream_parser_name(s->parser),
 		.level = &s->level,
-		.drain_us = s->complete_us - s->ended_us};
+		.drain_us = s->complete_us - s->ended_us,
+		.steady = rate_find(&s->rate)};
 
 	report_sources(s->run, &what);
 	run_status_end(s->run, &s->report, s->end.hash, report_end(&what));

@@ -11,6 +11,7 @@
 #include "wire/inbox.h"
 #include "wire/level.h"
 #include "wire/link.h"
+#include "wire/rate.h"
 #include "wire/setup.h"
 #include "wire/sides.h"
 
@@ -66,6 +67,8 @@ struct sender {
 	bool complete;                       /* END_ACK has come */
 	uint64_t reading_blocks, reading_ns; /* what the destination said */
 	int64_t resting_until_us;            /* references are too slow until then */
+
+	struct rate rate; /* at which the stream has arrived there */
 
 	struct run_counts report;
 };

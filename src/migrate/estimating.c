@@ -1,0 +1,200 @@
+#include "migrate/estimating.h"
+
+#include "base/clock.h"
+#include "base/cond.h"
+#include "migrate/internal.h"
+#include "migrate/measure.h"
+#include "migrate/probe.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct care {
+	int probe_ms;
+	int64_t window_ms; /* the guest is watched */
+	int64_t limit_ms;  /* for all of it */
+} cares[] = {[ESTIMATING_WELL] = {400, 500, 2000}, [ESTIMATING_QUICKLY] = {160, 100, 600}};
+
+struct estimating {
+	struct migrations *all;
+	char vm[FS_NAME_MAX + 1];
+	char node[FS_NAME_MAX + 1];
+	struct migrate_options options;
+	struct care care;
+	int64_t begin_ms;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	int refs;
+	bool have_link, have_guest; /* these members of `link` and `guest` are there */
+	struct estimate_input link, guest;
+};
+
+static void unref(struct estimating *s)
+{
+	int left;
+
+	pthread_mutex_lock(&s->lock);
+	left = --s->refs;
+	pthread_mutex_unlock(&s->lock);
+	if (left > 0)
+		return;
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static void keep(struct estimating *s, struct estimate_input *place, bool *have,
+	const struct estimate_input *in)
+{
+	pthread_mutex_lock(&s->lock);
+	*place = *in;
+	*have = true;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* A thread's end: migrations_close waits for it. */
+static void leave(struct estimating *s)
+{
+	struct migrations *all = s->all;
+
+	unref(s);
+	pthread_mutex_lock(&all->lock);
+	all->threads--;
+	pthread_cond_broadcast(&all->changed);
+	pthread_mutex_unlock(&all->lock);
+}
+
+static void *measure_link(void *arg)
+{
+	struct estimating *s = arg;
+	cleanup_error struct error *e = NULL;
+	struct estimate_input in = {0};
+
+	if (probe_link(s->all, s->node, s->care.probe_ms, s->begin_ms + s->care.limit_ms,
+		    &in.link_bps, &e) < 0)
+		snprintf(in.no_link, sizeof(in.no_link), "%.191s", e->message);
+	keep(s, &s->link, &s->have_link, &in);
+	leave(s);
+	return NULL;
+}
+
+static void *measure_its_guest(void *arg)
+{
+	struct estimating *s = arg;
+	struct estimate_input in = {0};
+
+	measure_guest(
+		s->all, s->vm, s->care.window_ms, s->begin_ms + s->care.limit_ms, &in);
+	keep(s, &s->guest, &s->have_guest, &in);
+	leave(s);
+	return NULL;
+}
+
+static void spawn(struct estimating *s, void *(*body)(void *))
+{
+	pthread_t thread;
+
+	pthread_mutex_lock(&s->all->lock);
+	s->all->threads++;
+	pthread_mutex_unlock(&s->all->lock);
+	pthread_mutex_lock(&s->lock);
+	s->refs++;
+	pthread_mutex_unlock(&s->lock);
+	if (pthread_create(&thread, NULL, body, s) != 0)
+		abort();
+	pthread_detach(thread);
+}
+
+struct estimating *estimating_start(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, enum estimating_care care)
+{
+	struct estimating *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		abort();
+	s->all = all;
+	snprintf(s->vm, sizeof(s->vm), "%s", vm);
+	snprintf(s->node, sizeof(s->node), "%s", node);
+	s->options = *options;
+	s->care = cares[care];
+	s->begin_ms = clock_ms();
+	s->refs = 1;
+	pthread_mutex_init(&s->lock, NULL);
+	cond_init(&s->changed);
+	spawn(s, measure_link);
+	spawn(s, measure_its_guest);
+	return s;
+}
+
+static void say_late(char out[192])
+{
+	snprintf(out, 192, "it was not measured in time");
+}
+
+/* What is there at the end of the time. */
+static struct estimate_input take(struct estimating *s)
+{
+	int64_t deadline = s->begin_ms + s->care.limit_ms;
+	struct estimate_input in;
+
+	pthread_mutex_lock(&s->lock);
+	while (!(s->have_link && s->have_guest) &&
+		cond_wait_until(&s->changed, &s->lock, deadline))
+		;
+	in = s->guest;
+	in.link_bps = s->link.link_bps;
+	memcpy(in.no_link, s->link.no_link, sizeof(in.no_link));
+	if (!s->have_link)
+		say_late(in.no_link);
+	if (!s->have_guest) {
+		say_late(in.no_sample);
+		say_late(in.no_dirty);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return in;
+}
+
+/* Of a guest that was not measured, the memory is known all the same. */
+static void take_memory(struct estimating *s, struct estimate_input *in)
+{
+	struct vm *vm = in->memory_bytes ? NULL : vms_find(s->all->set.vms, s->vm);
+
+	if (!vm)
+		return;
+	in->memory_bytes = vm_definition(vm)->memory_bytes;
+	vm_unref(vm);
+}
+
+json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
+{
+	int64_t begin_ms = clock_ms();
+	struct estimate_input in = take(s);
+	const struct migrate_options *o = &s->options;
+	struct estimate e;
+	json_t *result;
+
+	take_memory(s, &in);
+	in.processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	in.elapsed_ms = elapsed_ms + (ready ? clock_ms() - begin_ms : 0);
+	in.ready = ready;
+	in.downtime_limit_ms = o->downtime_limit_ms;
+	in.bandwidth_bps = o->bandwidth_bps;
+	in.timeout_ms = o->timeout_ms;
+	in.pause = o->pause;
+	in.postcopy = o->postcopy;
+	in.postcopy_rounds = o->postcopy_rounds;
+	estimate_make(&in, &e);
+	result = estimate_json(&e);
+	json_object_set_new(result, "took_ms", json_integer(clock_ms() - s->begin_ms));
+	return result;
+}
+
+void estimating_free(struct estimating *s)
+{
+	if (s)
+		unref(s);
+}
