@@ -13,9 +13,10 @@
 
 static const struct care {
 	int probe_ms;
-	int64_t window_ms; /* the guest is watched */
-	int64_t limit_ms;  /* for all of it */
-} cares[] = {[ESTIMATING_WELL] = {400, 500, 2000}, [ESTIMATING_QUICKLY] = {160, 100, 600}};
+	struct measure_times guest;
+	int64_t limit_ms; /* for all of it */
+} cares[] = {[ESTIMATING_WELL] = {400, {300, 400}, 2000},
+	[ESTIMATING_QUICKLY] = {160, {100, 100}, 700}};
 
 struct estimating {
 	struct migrations *all;
@@ -88,7 +89,7 @@ static void *measure_its_guest(void *arg)
 	struct estimate_input in = {0};
 
 	measure_guest(
-		s->all, s->vm, s->care.window_ms, s->begin_ms + s->care.limit_ms, &in);
+		s->all, s->vm, &s->care.guest, s->begin_ms + s->care.limit_ms, &in);
 	keep(s, &s->guest, &s->have_guest, &in);
 	leave(s);
 	return NULL;

@@ -20,20 +20,19 @@
 
 #define PAGE 4096u
 #define PIECE (MEASURE_PAGES * PAGE)
-/* Of one look at all places. */
-#define LOOK_MS 150
 #define ANSWER_MAX (16u << 10)
 #define END_MS 1000
 
 struct look {
 	struct vm *vm;
 	uint64_t memory_bytes;
-	size_t count; /* pieces */
+	size_t count; /* pieces that are there */
 	uint64_t offsets[MEASURE_PLACES];
-	uint8_t *first, *later; /* later: behind first, in the same memory */
-	int fd;                 /* of that memory */
-	bool again;             /* `later` has them all */
-	int64_t first_ms, later_ms;
+	uint8_t *pages; /* the pieces, and behind them the same ones a moment later */
+	size_t size;    /* of it, bytes */
+	int fd;         /* of that memory */
+	bool again;     /* they are there a second time */
+	int64_t first_ms, later_ms; /* in the middle of each look */
 };
 
 static void say(char out[192], const struct error *e)
@@ -44,7 +43,7 @@ static void say(char out[192], const struct error *e)
 /* One place in each of `count` equal parts. */
 static void choose_places(struct look *l)
 {
-	uint64_t pieces = (l->memory_bytes - HV_SAMPLE_FIRST) / PIECE, random[MEASURE_PLACES];
+	uint64_t pieces = (l->memory_bytes - HV_SAMPLE_FIRST) / PIECE, random[2 * MEASURE_PLACES];
 
 	l->count = pieces < MEASURE_PLACES ? (size_t)pieces : MEASURE_PLACES;
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
@@ -52,64 +51,77 @@ static void choose_places(struct look *l)
 	for (size_t i = 0; i < l->count; i++) {
 		uint64_t from = pieces * i / l->count, to = pieces * (i + 1) / l->count;
 
-		l->offsets[i] = HV_SAMPLE_FIRST + (from + random[i] % (to - from)) * PIECE;
+		l->offsets[i] = HV_SAMPLE_FIRST + (from + random[2 * i] % (to - from)) * PIECE;
+	}
+	/* In no order, so that the first of them tell of all. */
+	for (size_t i = l->count; i > 1; i--) {
+		size_t other = (size_t)(random[2 * i - 1] % i);
+		uint64_t offset = l->offsets[i - 1];
+
+		l->offsets[i - 1] = l->offsets[other];
+		l->offsets[other] = offset;
 	}
 }
 
 /* Memory that the process that looks at the pages can be given. */
 static int open_memory(struct look *l, struct error **err)
 {
-	size_t size = 2 * l->count * PIECE;
 	void *p;
 
+	l->size = 2 * l->count * PIECE;
 	l->fd = memfd_create("drover-sample", MFD_CLOEXEC);
-	if (l->fd < 0 || ftruncate(l->fd, (off_t)size) < 0)
+	if (l->fd < 0 || ftruncate(l->fd, (off_t)l->size) < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot make a file in memory");
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, l->fd, 0);
+	p = mmap(NULL, l->size, PROT_READ | PROT_WRITE, MAP_SHARED, l->fd, 0);
 	if (p == MAP_FAILED)
 		return error_set(err, ERROR_FAILED, errno, "cannot map a file in memory");
-	l->first = p;
-	l->later = l->first + l->count * PIECE;
+	l->pages = p;
 	return 0;
 }
 
 static void close_memory(struct look *l)
 {
-	if (l->first)
-		munmap(l->first, 2 * l->count * PIECE);
+	if (l->pages)
+		munmap(l->pages, l->size);
 	close_fd(&l->fd);
 }
 
-static int64_t earlier(int64_t a_ms, int64_t b_ms)
+/* Reads the pieces into `out`; how many, and when that was. */
+static int look(struct look *l, int64_t limit_ms, int64_t deadline_ms, uint8_t *out, size_t *got,
+	int64_t *when_ms, struct error **err)
 {
-	return a_ms < b_ms ? a_ms : b_ms;
+	int64_t begin_ms = clock_ms(), until_ms = begin_ms + limit_ms;
+	int rc = hv_vm_sample_memory(vm_hv(l->vm), l->memory_bytes, l->offsets, l->count, PIECE,
+		until_ms < deadline_ms ? until_ms : deadline_ms, out, got, err);
+
+	*when_ms = (begin_ms + clock_ms()) / 2;
+	return rc;
 }
 
-static int look_first(struct look *l, int64_t deadline_ms, struct error **err)
+static int look_first(struct look *l, int64_t limit_ms, int64_t deadline_ms, struct error **err)
 {
-	int64_t begin_ms = clock_ms();
-	size_t got, wanted = l->count;
-
-	if (hv_vm_sample_memory(vm_hv(l->vm), l->memory_bytes, l->offsets, wanted, PIECE,
-		    earlier(deadline_ms, begin_ms + LOOK_MS), l->first, &got, err) < 0)
+	if (look(l, limit_ms, deadline_ms, l->pages, &l->count, &l->first_ms, err) < 0)
 		return -1;
-	/* In the order of addresses: those that are not there would be of the end only. */
-	if (got < wanted)
-		return error_set(err, ERROR_TIMEOUT, 0,
-			"its hypervisor gave %zu of %zu pieces of its memory in time", got, wanted);
-	l->first_ms = (begin_ms + clock_ms()) / 2;
-	return 0;
+	return l->count >= MEASURE_PLACES_MIN
+		       ? 0
+		       : error_set(err, ERROR_TIMEOUT, 0,
+				 "its hypervisor gave %zu pieces of its memory in time, which tells "
+				 "nothing",
+				 l->count);
 }
 
-static void look_later(struct look *l, int64_t deadline_ms)
+/* What is not there a second time is left out of the first look, too. */
+static void look_later(struct look *l, int64_t limit_ms, int64_t deadline_ms)
 {
-	int64_t begin_ms = clock_ms();
+	uint8_t *later = l->pages + l->count * PIECE;
 	size_t got;
 
-	l->again = hv_vm_sample_memory(vm_hv(l->vm), l->memory_bytes, l->offsets, l->count, PIECE,
-			   earlier(deadline_ms, begin_ms + LOOK_MS), l->later, &got, NULL) == 0 &&
-		   got == l->count;
-	l->later_ms = (begin_ms + clock_ms()) / 2;
+	if (look(l, limit_ms, deadline_ms, later, &got, &l->later_ms, NULL) < 0 ||
+		got < MEASURE_PLACES_MIN || got < l->count / 2)
+		return;
+	memmove(l->pages + got * PIECE, later, got * PIECE);
+	l->count = got;
+	l->again = true;
 }
 
 static double number(const json_t *object, const char *key)
@@ -247,7 +259,7 @@ static int classify(struct migrations *all, const struct look *l, int64_t deadli
 	size_t count = 0;
 	int rc;
 
-	if (!l->again && ftruncate(l->fd, (off_t)(l->count * PIECE)) < 0)
+	if (ftruncate(l->fd, (off_t)((l->again ? 2 : 1) * l->count * PIECE)) < 0)
 		return error_set(err, ERROR_FAILED, errno, "cannot shorten a file in memory");
 	image_backing_files(all->set.pool, vm_definition(l->vm), &files, NULL);
 	for (size_t i = 0; i < files.count && count < SOURCE_MAX; i++) {
@@ -286,26 +298,26 @@ static void wait_window(struct migrations *all, const struct look *l, int64_t wi
 		migrations_pause(all, left);
 }
 
-static int measure(struct migrations *all, struct look *l, int64_t window_ms, int64_t deadline_ms,
-	struct estimate_input *in, struct error **err)
+static int measure(struct migrations *all, struct look *l, const struct measure_times *times,
+	int64_t deadline_ms, struct estimate_input *in, struct error **err)
 {
 	int rc;
 
 	choose_places(l);
 	rc = open_memory(l, err);
 	if (rc == 0)
-		rc = look_first(l, deadline_ms, err);
+		rc = look_first(l, times->look_ms, deadline_ms, err);
 	if (!in->paused)
-		watch_dirty(l, window_ms, deadline_ms, in);
+		watch_dirty(l, times->window_ms, deadline_ms, in);
 	if (rc == 0 && !in->paused) {
-		wait_window(all, l, window_ms);
-		look_later(l, deadline_ms);
+		wait_window(all, l, times->window_ms);
+		look_later(l, 2 * times->look_ms, deadline_ms);
 	}
 	return rc == 0 ? classify(all, l, deadline_ms, in, err) : -1;
 }
 
-void measure_guest(struct migrations *all, const char *vm, int64_t window_ms, int64_t deadline_ms,
-	struct estimate_input *in)
+void measure_guest(struct migrations *all, const char *vm, const struct measure_times *times,
+	int64_t deadline_ms, struct estimate_input *in)
 {
 	struct look l = {.vm = vms_find(all->set.vms, vm), .fd = -1};
 	cleanup_error struct error *e = NULL;
@@ -319,7 +331,7 @@ void measure_guest(struct migrations *all, const char *vm, int64_t window_ms, in
 	l.memory_bytes = in->memory_bytes = vm_definition(l.vm)->memory_bytes;
 	state = hv_vm_state(vm_hv(l.vm));
 	in->paused = state == HV_PAUSED || state == HV_STARTING;
-	if (measure(all, &l, window_ms, deadline_ms, in, &e) < 0)
+	if (measure(all, &l, times, deadline_ms, in, &e) < 0)
 		say(in->no_sample, e);
 	close_memory(&l);
 	vm_unref(l.vm);

@@ -8,15 +8,20 @@
 #include "migrate/estimate.h"
 #include "migrate/migrate.h"
 
-/* Places that are looked at, one in each of so many equal parts of the memory, and pages at each:
- * 12 MiB in all. */
-#define MEASURE_PLACES 768
-#define MEASURE_PAGES 4u
+/* Places that are looked at, at most: one in each of so many equal parts of the memory, in no order,
+ * until the time for it has passed; and pages at each. 12 MiB in all. */
+#define MEASURE_PLACES 384
+#define MEASURE_PAGES 8u
+/* Fewer places tell nothing. */
+#define MEASURE_PLACES_MIN 24
+/* Two looks at these places take so long at most, each, and what is between them. */
+struct measure_times {
+	int64_t look_ms, window_ms;
+};
 
 /* Fills memory_bytes, paused, and what is said of sample, changes and dirty rate; what cannot be had
- * says why there. `window_ms`: how long the guest is watched. Ends at the deadline, or a little
- * after it. */
-void measure_guest(struct migrations *all, const char *vm, int64_t window_ms, int64_t deadline_ms,
-	struct estimate_input *in);
+ * says why there. Ends at the deadline, or a little after it. */
+void measure_guest(struct migrations *all, const char *vm, const struct measure_times *times,
+	int64_t deadline_ms, struct estimate_input *in);
 
 #endif
