@@ -15,12 +15,12 @@
 
 /* What a page costs besides its compression, in the hypervisors, the kernels and the data movers,
  * and what finding a page of zeros does: docs/estimate.md, "Constants". Microseconds. */
-static const struct estimate_range page_us = {2.6, 6.0};
-static const struct estimate_range zero_us = {0.10, 0.5};
+static const struct estimate_range page_us = {3.5, 9.0};
+static const struct estimate_range zero_us = {0.1, 0.5};
 /* Before the first byte of the stream when nothing is ready yet; what is around the rounds: orders,
  * device state, the handover, the end of the source's hypervisor. Milliseconds. */
-static const struct estimate_range begin_ms = {90, 250};
-static const struct estimate_range around_ms = {60, 150};
+static const struct estimate_range begin_ms = {200, 600};
+static const struct estimate_range around_ms = {25, 150};
 /* What a guest stands still for besides the last pages. */
 static const struct estimate_range still_ms = {4, 120};
 /* What is sent besides pages: device state, handshakes, acknowledgements. */
@@ -30,8 +30,13 @@ static const struct estimate_range other_bytes = {40e3, 400e3};
 static const struct estimate_range unknown_page = {100, PAGE};
 /* Errors of the random choice are allowed so many times their standard deviation. */
 #define SIGMAS 1.7
+#define SLOWER_MAX 8
+/* Pages that are seen to have changed are so many of one place. */
+#define CLUSTER 4
+/* Pages may be stored where a link carries them so much faster than they can be compressed. */
+#define STORED_SPARE 2
 /* A guest is not the same later: its dirty rate may be these parts of what was seen. */
-static const struct estimate_range dirty_share = {0.6, 1.5};
+static const struct estimate_range dirty_share = {0.8, 1.25};
 
 /* One way how it may go. */
 struct way {
@@ -99,7 +104,7 @@ static double play_round(struct played *p, const struct way *w, int round, doubl
 	s = takes_s(w, pages, bytes, round == 1 ? w->page_s : w->again_s);
 	p->bytes += bytes;
 	p->stream_s += s;
-	return clamp(w->dirty_pps * s, 0, w->memory_pages);
+	return clamp(w->dirty_pps * s, 0, w->memory_pages - w->zero_pages);
 }
 
 static struct played play(
@@ -148,6 +153,17 @@ static double share_low(double share, double places)
 static double share_high(double share, double places)
 {
 	return clamp(share + SIGMAS * deviation(share, places), 0, 1);
+}
+
+/* By how much all that needs a processor takes longer because others want one, by two signs: what
+ * the sample took of the clock and of a processor, and how many processes are ready to run. */
+static double slower(const struct estimate_input *in, bool good)
+{
+	double waited = in->sample_cpu_ns > 0 ? in->sample_wall_ns / in->sample_cpu_ns : 1;
+	double queued = in->load / clamp(in->processors, 1, 1e4);
+	double least = waited < queued ? waited : queued, most = waited < queued ? queued : waited;
+
+	return clamp(good ? least : most, 1, SLOWER_MAX);
 }
 
 /* Processors that encode; the others' work needs one of two. */
@@ -203,7 +219,8 @@ static struct coding choose_level(
 static void set_pages(const struct estimate_input *in, struct way *w, bool good)
 {
 	const struct estimate_pages *first = &in->levels[0];
-	double threads = encoders(in, good), base_us = good ? page_us.low : page_us.high;
+	double slow = slower(in, good), threads = encoders(in, good) / slow;
+	double base_us = (good ? page_us.low : page_us.high) * slow;
 	double zero, data, bytes_share;
 	struct coding hard, light = coding_of(first, threads);
 
@@ -224,6 +241,9 @@ static void set_pages(const struct estimate_input *in, struct way *w, bool good)
 			       : 1;
 	w->page_bytes = (good ? hard.bytes : light.bytes) * bytes_share *
 			((1 - first->zero / first->pages) / clamp(1 - zero, 1e-6, 1));
+	if (!good && PAGE / w->link_bps * 1e6 * STORED_SPARE < page_us.high)
+		w->page_bytes = data / clamp(1 - first->zero / first->pages, 1e-6, 1) * PAGE *
+				bytes_share;
 	w->page_s = (good ? (hard.us > base_us ? hard.us : base_us) : light.us + base_us) * 1e-6;
 }
 
@@ -232,25 +252,26 @@ static double bytes_each(const struct estimate_pages *p, double otherwise)
 	return p->pages >= 1 ? p->bytes / p->pages : otherwise;
 }
 
-/* How many pages a second change, by the hypervisor and by the sample. */
+/* How many pages a second change, by the hypervisor and by the sample, which tells the less of it
+ * the fewer it has seen change. */
 static double dirty_pps(const struct estimate_input *in, double memory_pages, bool good)
 {
-	double seen[2];
-	int count = 0;
+	bool looked = !*in->no_sample && in->window_ms > 0 && in->seen_again >= 1;
+	double seen = 0, one = 0, pps, off;
 
-	if (!*in->no_dirty)
-		seen[count++] = in->dirty_bps / PAGE;
-	if (!*in->no_sample && in->window_ms > 0 && in->seen_again >= 1) {
-		double share = in->whole.pages / in->seen_again;
-
-		share = good ? share_low(share, in->seen_again) : share_high(share, in->seen_again);
-		seen[count++] = share * memory_pages * 1000 / (double)in->window_ms;
-	}
-	if (count == 0)
+	if (*in->no_dirty && !looked)
 		return good ? 0 : memory_pages;
-	if (count == 2)
-		seen[0] = (seen[0] < seen[1]) == good ? seen[0] : seen[1];
-	return seen[0] * (good ? dirty_share.low : dirty_share.high);
+	if (looked) {
+		one = memory_pages / in->seen_again * 1000 / (double)in->window_ms;
+		seen = in->whole.pages;
+	}
+	pps = looked ? seen * one : in->dirty_bps / PAGE;
+	if (looked && !*in->no_dirty)
+		pps = (pps + in->dirty_bps / PAGE) / 2;
+	off = looked ? SIGMAS / sqrt(1 + seen / CLUSTER) : 0.5;
+	if (good)
+		return pps * clamp(1 - off, 0, 1) * dirty_share.low;
+	return (pps * (1 + off) + one) * dirty_share.high;
 }
 
 static void set_dirty(const struct estimate_input *in, struct way *w, bool good)
@@ -261,7 +282,7 @@ static void set_dirty(const struct estimate_input *in, struct way *w, bool good)
 	if (in->paused)
 		return;
 	w->dirty_pps = dirty_pps(in, w->memory_pages, good);
-	w->again_s = (good ? page_us.low : page_us.high) * 1e-6;
+	w->again_s = (good ? page_us.low : page_us.high) * slower(in, good) * 1e-6;
 	if (!known) {
 		w->dirty_bytes = good ? w->page_bytes / 4 : w->page_bytes;
 		w->again_bytes = good ? 64 : w->page_bytes;
@@ -269,7 +290,8 @@ static void set_dirty(const struct estimate_input *in, struct way *w, bool good)
 	}
 	w->dirty_bytes = bytes_each(&in->whole, PAGE) * factor;
 	w->again_bytes = bytes_each(&in->difference, PAGE) * factor;
-	w->again_s += in->whole.ns / in->whole.pages * 1e-9 / encoders(in, good);
+	w->again_s += in->whole.ns / in->whole.pages * 1e-9 * slower(in, good) /
+		      encoders(in, good);
 }
 
 static struct way make_way(const struct estimate_input *in, bool good)
@@ -309,8 +331,7 @@ static void explain_link(const struct estimate_input *in, struct estimate *e)
 			in->link_bps.high / MB);
 }
 
-static void explain_pages(
-	const struct estimate_input *in, const struct way *w, struct estimate *e)
+static void explain_pages(const struct estimate_input *in, struct estimate *e)
 {
 	const struct estimate_pages *p = &in->levels[0];
 
@@ -322,7 +343,15 @@ static void explain_pages(
 		p->pages, 100 * p->zero / p->pages, 100 * p->reference / p->pages,
 		100 * p->data / p->pages,
 		p->data >= 1 ? clamp(100 * p->bytes / p->data / PAGE, 0, 100) : 100);
-	(void)w;
+}
+
+static void explain_load(const struct estimate_input *in, struct estimate *e)
+{
+	double low = slower(in, true), high = slower(in, false);
+
+	if (high > 1.3)
+		because(e, "others use the processors: all takes %.2g to %.2g times as long", low,
+			high);
 }
 
 static void explain_dirty(const struct estimate_input *in, const struct way *good,
@@ -339,12 +368,12 @@ static void explain_end(const struct estimate_input *in, struct estimate *e)
 	if (e->converges == ESTIMATE_YES)
 		return;
 	because(e,
-		"%s: it changes its memory %s than that is sent, so that the rest may not fit into "
+		"%s: it changes its memory %s it is sent, so that the rest may not fit into "
 		"%lld ms; --downtime allows more, --postcopy lets it run there before all is "
 		"there, --pause moves it standing still",
 		e->converges == ESTIMATE_NO ? "it will not come to a switchover"
 					    : "it may not come to a switchover",
-		e->converges == ESTIMATE_NO ? "faster" : "about as fast",
+		e->converges == ESTIMATE_NO ? "faster than" : "about as fast as",
 		(long long)in->downtime_limit_ms);
 }
 
@@ -386,7 +415,8 @@ void estimate_make(const struct estimate_input *in, struct estimate *e)
 	e->downtime_known = good.converges && (!*in->no_link || !in->pause);
 	explain_unknown(in, e);
 	explain_link(in, e);
-	explain_pages(in, &w[0], e);
+	explain_pages(in, e);
+	explain_load(in, e);
 	explain_dirty(in, &w[0], &w[1], e);
 	explain_end(in, e);
 	if (e->time_known && in->timeout_ms && e->total_ms.high > (double)in->timeout_ms)

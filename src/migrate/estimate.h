@@ -33,6 +33,7 @@ struct estimate_input {
 	uint64_t memory_bytes;
 	bool paused;          /* the guest stands still: nothing changes */
 	int processors;       /* of this node */
+	double load;          /* processes that want one, of late (getloadavg); 0: not known */
 	int64_t elapsed_ms;   /* since the beginning; what it takes until the stream begins, too,
 				 when `ready` */
 	bool ready;           /* both hypervisors wait for the order */
@@ -44,6 +45,7 @@ struct estimate_input {
 	double places; /* where pages were taken, at random, some next to each other */
 	int levels_count;
 	struct estimate_pages levels[ESTIMATE_LEVELS]; /* from the first that compresses */
+	double sample_cpu_ns, sample_wall_ns; /* that looking at them took, of each clock */
 	/* Of the same pages `window_ms` later, those that had changed: sent whole, and again. */
 	int64_t window_ms; /* 0: they were not looked at again */
 	double seen_again;

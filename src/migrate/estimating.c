@@ -16,7 +16,7 @@ static const struct care {
 	struct measure_times guest;
 	int64_t limit_ms; /* for all of it */
 } cares[] = {[ESTIMATING_WELL] = {400, {300, 400}, 2000},
-	[ESTIMATING_QUICKLY] = {160, {100, 100}, 700}};
+	[ESTIMATING_QUICKLY] = {160, {160, 100}, 900}};
 
 struct estimating {
 	struct migrations *all;
@@ -180,6 +180,8 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 
 	take_memory(s, &in);
 	in.processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	if (getloadavg(&in.load, 1) != 1)
+		in.load = 0;
 	in.elapsed_ms = elapsed_ms + (ready ? clock_ms() - begin_ms : 0);
 	in.ready = ready;
 	in.downtime_limit_ms = o->downtime_limit_ms;

@@ -117,7 +117,7 @@ static void look_later(struct look *l, int64_t limit_ms, int64_t deadline_ms)
 	size_t got;
 
 	if (look(l, limit_ms, deadline_ms, later, &got, &l->later_ms, NULL) < 0 ||
-		got < MEASURE_PLACES_MIN || got < l->count / 2)
+		got < MEASURE_PLACES_MIN)
 		return;
 	memmove(l->pages + got * PIECE, later, got * PIECE);
 	l->count = got;
@@ -160,6 +160,8 @@ static int read_answer(const struct look *l, const char *text, size_t len,
 	if (!in->levels_count || in->levels[0].pages < 1)
 		return error_set(err, ERROR_FAILED, 0, "the data mover said nothing of the sample");
 	in->places = (double)l->count;
+	in->sample_cpu_ns = number(said, "cpu_ns");
+	in->sample_wall_ns = number(said, "wall_ns");
 	if (!changed)
 		return 0;
 	in->seen_again = (double)l->count * MEASURE_PAGES;
@@ -311,7 +313,7 @@ static int measure(struct migrations *all, struct look *l, const struct measure_
 		watch_dirty(l, times->window_ms, deadline_ms, in);
 	if (rc == 0 && !in->paused) {
 		wait_window(all, l, times->window_ms);
-		look_later(l, 2 * times->look_ms, deadline_ms);
+		look_later(l, times->look_ms, deadline_ms);
 	}
 	return rc == 0 ? classify(all, l, deadline_ms, in, err) : -1;
 }

@@ -9,12 +9,12 @@
 #include "migrate/migrate.h"
 
 /* Places that are looked at, at most: one in each of so many equal parts of the memory, in no order,
- * until the time for it has passed; and pages at each. 12 MiB in all. */
-#define MEASURE_PLACES 384
-#define MEASURE_PAGES 8u
+ * until the time for it has passed; and pages at each. 16 MiB in all. */
+#define MEASURE_PLACES 256
+#define MEASURE_PAGES 16u
 /* Fewer places tell nothing. */
 #define MEASURE_PLACES_MIN 24
-/* Two looks at these places take so long at most, each, and what is between them. */
+/* How long a look at these places takes at most, and what passes before the second one. */
 struct measure_times {
 	int64_t look_ms, window_ms;
 };

@@ -15,8 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What a level above the first is tried for, at most; it is told from a part of the pages then. */
-#define TRY_NS 25000000
+/* Levels above the first are tried with so many pages that are not zero. */
+#define TRIED_PAGES 96
+#define ALL SIZE_MAX / STREAM_PAGE
 
 static const char usage[] =
 	"usage: drover-wire sample --pages N [--source NAME=PATH]...\n"
@@ -33,6 +34,7 @@ struct sample {
 	struct batch *batch;
 	uint8_t *payload, *first, *later; /* `later` NULL: there are none */
 	size_t pages;
+	int64_t cpu_ns, wall_ns; /* of all that was encoded */
 };
 
 /* What encoding some pages has come to. */
@@ -42,11 +44,11 @@ struct sum {
 	int64_t ns; /* of processor time */
 };
 
-static int64_t cpu_ns(void)
+static int64_t clock_ns(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	clock_gettime(clock, &ts);
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
@@ -86,34 +88,43 @@ static bool wanted(const struct sample *s, const uint8_t *pages, size_t i)
 	return pages != s->later || memcmp(page(s->first, i), page(pages, i), STREAM_PAGE) != 0;
 }
 
-/* Encodes a batch of the pages from *i on, which is moved. */
-static void encode_some(
-	struct sample *s, const uint8_t *pages, size_t *i, int level, bool keep, struct sum *sum)
+/* Puts pages from *i on, which is moved, into the batch, at most `most` that are not zero. */
+static void fill(struct sample *s, const uint8_t *pages, size_t *i, size_t most)
 {
 	struct batch *b = s->batch;
-	int64_t start_ns;
 
 	batch_reset(b);
-	for (; *i < s->pages && has_room(b); ++*i)
+	for (; *i < s->pages && has_room(b) && b->raw_len < most * STREAM_PAGE; ++*i)
 		if (wanted(s, pages, *i))
 			put_page(b, page(pages, *i), *i);
-	if (!b->items_len)
-		return;
-	sum->pages += b->items_len;
-	start_ns = cpu_ns();
-	batch_plan(b, s->cache, s->sources, keep);
-	sum->bytes += batch_encode(s->coder, b, level, s->payload);
-	sum->ns += cpu_ns() - start_ns;
-	batch_counts_add(&sum->counts, &b->counts);
+}
+
+/* Encodes what is in the batch. */
+static void encode_batch(struct sample *s, int level, bool keep, struct sum *sum)
+{
+	int64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID), wall = clock_ns(CLOCK_MONOTONIC), ns;
+
+	batch_plan(s->batch, s->cache, s->sources, keep);
+	sum->bytes += batch_encode(s->coder, s->batch, level, s->payload);
+	ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	s->cpu_ns += ns;
+	s->wall_ns += clock_ns(CLOCK_MONOTONIC) - wall;
+	sum->ns += ns;
+	sum->pages += s->batch->items_len;
+	batch_counts_add(&sum->counts, &s->batch->counts);
 }
 
 static struct sum encode(
-	struct sample *s, const uint8_t *pages, int level, bool keep, int64_t most_ns)
+	struct sample *s, const uint8_t *pages, int level, bool keep, size_t most)
 {
 	struct sum sum = {0};
+	size_t i = 0;
 
-	for (size_t i = 0; i < s->pages && sum.ns < most_ns;)
-		encode_some(s, pages, &i, level, keep, &sum);
+	do {
+		fill(s, pages, &i, most);
+		if (s->batch->items_len)
+			encode_batch(s, level, keep, &sum);
+	} while (i < s->pages && most == ALL);
 	return sum;
 }
 
@@ -128,31 +139,60 @@ static json_t *sum_json(const struct sum *sum)
 	return o;
 }
 
+/* What all pages take by what some of them take: `some` of which took `light` at the first level. */
+static struct sum scaled(const struct sum *all, const struct sum *light, const struct sum *some)
+{
+	struct sum sum = *all;
+
+	if (light->bytes)
+		sum.bytes = all->bytes * some->bytes / light->bytes;
+	if (light->ns > 0)
+		sum.ns = (int64_t)((double)all->ns * (double)some->ns / (double)light->ns);
+	return sum;
+}
+
+static void add_level(json_t *list, unsigned l, const struct sum *sum)
+{
+	json_t *o = sum_json(sum);
+
+	json_object_set_new(o, "level", json_integer(level_list[l]));
+	json_array_append_new(list, o);
+}
+
 /* From the first that compresses: what is stored is as long as it is. */
 static json_t *levels(struct sample *s)
 {
+	struct sum all = encode(s, s->first, level_list[1], false, ALL);
+	struct sum light = encode(s, s->first, level_list[1], false, TRIED_PAGES);
 	json_t *list = json_array();
 
-	for (unsigned l = 1; l < LEVEL_COUNT; l++) {
-		struct sum sum = encode(
-			s, s->first, level_list[l], false, l == 1 ? INT64_MAX : TRY_NS);
-		json_t *o = sum_json(&sum);
+	add_level(list, 1, &all);
+	for (unsigned l = 2; l < LEVEL_COUNT; l++) {
+		struct sum some = encode(s, s->first, level_list[l], false, TRIED_PAGES);
+		struct sum sum = scaled(&all, &light, &some);
 
-		json_object_set_new(o, "level", json_integer(level_list[l]));
-		json_array_append_new(list, o);
+		add_level(list, l, &sum);
 	}
 	return list;
 }
 
-/* The cache keeps what is sent whole for the second time (cache.h); from the third on there are
- * differences. */
+/* Lets the cache have the first version of the pages that have changed. It keeps what is sent whole
+ * for the second time (cache.h). */
+static void fill_cache(struct sample *s)
+{
+	for (size_t i = 0; i < s->pages; i++)
+		for (int twice = 0; twice < 2; twice++)
+			if (wanted(s, s->later, i))
+				page_cache_put(s->cache, 0, i * STREAM_PAGE, page(s->first, i));
+}
+
+/* What has changed: sent whole, and as a difference as from the third time on. */
 static json_t *changes(struct sample *s)
 {
-	struct sum whole = encode(s, s->later, level_list[1], false, INT64_MAX), difference;
+	struct sum whole = encode(s, s->later, level_list[1], false, ALL), difference;
 
-	encode(s, s->first, 0, true, INT64_MAX);
-	encode(s, s->first, 0, true, INT64_MAX);
-	difference = encode(s, s->later, level_list[1], true, INT64_MAX);
+	fill_cache(s);
+	difference = encode(s, s->later, level_list[1], true, ALL);
 	return json_pack("{s:o, s:o}", "whole", sum_json(&whole), "difference",
 		sum_json(&difference));
 }
@@ -222,6 +262,8 @@ static int run(struct sample *s, struct error **err)
 	line = json_pack("{s:o}", "levels", levels(s));
 	if (s->later)
 		json_object_set_new(line, "changed", changes(s));
+	json_object_set_new(line, "cpu_ns", json_integer(s->cpu_ns));
+	json_object_set_new(line, "wall_ns", json_integer(s->wall_ns));
 	run_status(s->run, "sampled", line);
 	return 0;
 }
