@@ -72,8 +72,7 @@ static json_t *check_here(struct migrations *m, const char *vm, const char *to,
 		estimating = estimating_start(m, vm, to, options, ESTIMATING_WELL);
 	report = preflight_run(m, vm, to, options, err);
 	if (report && estimating)
-		json_object_set_new(
-			report, "estimate", estimating_finish(estimating, 0, false));
+		json_object_set_new(report, "estimate", estimating_finish(estimating, 0, false));
 	estimating_free(estimating);
 	return report;
 }

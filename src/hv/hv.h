@@ -215,23 +215,36 @@ int hv_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
  * known.
  */
 
-/* How many bytes of pages the guest changes in a second, seen over about window_ms; a page that is
- * changed several times in that time counts once. *window_ms gets how long it was really seen over.
- * (QEMU: calc-dirty-rate by samples of its pages, of which those before 8.2 know only whole
- * seconds. Blocks of less than 128 MiB are not seen by it, so that small guests are refused.)
- * ERROR_TIMEOUT at the deadline, and at once where it is known to be too near. */
-int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t *window_ms,
-	int64_t deadline_ms, int64_t *bps, struct error **err);
+/* How many bytes of pages the guest changes in a second; a page that is changed several times in
+ * the time that it is watched counts once. ERROR_TIMEOUT at the deadline, and at once where it is
+ * known to be too near. (QEMU: calc-dirty-rate by samples of its pages, of which those before 8.2
+ * know only whole seconds. Blocks of less than 128 MiB are not seen by it: such guests are
+ * refused.) */
+struct hv_dirty_rate {
+	int64_t window_ms; /* in: to be watched for about so long; out: for how long it was */
+	int64_t bps;
+	int64_t step_bps; /* what one page of the hypervisor's samples stands for: it tells no less
+			   */
+};
+int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline_ms,
+	struct hv_dirty_rate *rate, struct error **err);
+
+#define HV_PAGE 4096u
 /* Offsets in a guest's memory below this may be no memory, and are not read. */
 #define HV_SAMPLE_FIRST (1u << 20)
-/* Reads `count` pieces of `len` bytes of the guest's memory into `out`, one after the other: the
- * piece number i from offsets[i] on, all within memory_bytes. Stops at the deadline (that is no
- * error); *got says how many there are. The guest goes on: a piece may be of several moments. What
- * the hypervisor writes on the way is one file of `len` bytes in the VM's run directory, which no
- * user but root can read, and which is gone afterwards. */
-int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t *offsets,
-	size_t count, size_t len, int64_t deadline_ms, uint8_t *out, size_t *got,
-	struct error **err);
+/* Where pages are taken: at each of `count` offsets (multiples of `step`), `pages` of them, the
+ * next one always `step` bytes further on. */
+struct hv_sample {
+	const uint64_t *offsets;
+	size_t count, pages, step;
+};
+/* Reads these pages of the guest's memory of memory_bytes into `out`, one after the other. Stops at
+ * the deadline (that is no error); *got says of how many offsets they are there. The guest goes on:
+ * the pages are of several moments. ERROR_BUSY while another call does this with the same VM. (QEMU
+ * writes all from an offset's first page to its last into one file in the VM's run directory, which
+ * no user but root can read, and which is gone afterwards.) */
+int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
+	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err);
 
 /* Disk images, by qemu-img. size_bytes 0 with a backing file: its size. */
 int hv_image_create(const struct hv *hv, const char *path, const char *format, uint64_t size_bytes,

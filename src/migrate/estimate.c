@@ -15,35 +15,45 @@
 
 /* What a page costs besides its compression, in the hypervisors, the kernels and the data movers,
  * and what finding a page of zeros does: docs/estimate.md, "Constants". Microseconds. */
-static const struct estimate_range page_us = {3.5, 9.0};
+static const struct estimate_range page_us = {4.0, 9.0};
 static const struct estimate_range zero_us = {0.1, 0.5};
 /* Before the first byte of the stream when nothing is ready yet; what is around the rounds: orders,
  * device state, the handover, the end of the source's hypervisor. Milliseconds. */
 static const struct estimate_range begin_ms = {200, 600};
 static const struct estimate_range around_ms = {25, 150};
 /* What a guest stands still for besides the last pages. */
-static const struct estimate_range still_ms = {4, 120};
+static const struct estimate_range still_ms = {4, 100};
 /* What is sent besides pages: device state, handshakes, acknowledgements. */
 static const struct estimate_range other_bytes = {40e3, 400e3};
 #define TLS_SHARE 1.004
 /* Without a sample, so many bytes of each page of memory are sent. */
-static const struct estimate_range unknown_page = {100, PAGE};
+static const struct estimate_range unknown_page = {30, PAGE};
 /* Errors of the random choice are allowed so many times their standard deviation. */
-#define SIGMAS 1.7
+#define SIGMAS 1.6
 #define SLOWER_MAX 8
+/* Pages of one place tell as much as so many places of one page. */
+#define PLACE_WORTH 1.2
 /* Pages that are seen to have changed are so many of one place. */
-#define CLUSTER 4
+#define CLUSTER 2
 /* Pages may be stored where a link carries them so much faster than they can be compressed. */
 #define STORED_SPARE 2
+/* And are, as far as compression leaves more than the first part of them: all from the second on.
+ */
+#define STORED_FROM 0.5
+#define STORED_ALL 0.75
+/* What changed pages take, of what those take that were seen. */
+#define CHANGED_LOW 0.8
+#define CHANGED_HIGH 1.25
 /* A guest is not the same later: its dirty rate may be these parts of what was seen. */
-static const struct estimate_range dirty_share = {0.8, 1.25};
+static const struct estimate_range dirty_share = {0.9, 1.15};
 
 /* One way how it may go. */
 struct way {
 	double link_bps;
 	double memory_pages, zero_pages;
-	double page_bytes, page_s; /* on the wire, and in the pipeline, of a page that is not zero */
-	double dirty_pps;          /* pages a second that change */
+	double page_bytes,
+		page_s;   /* on the wire, and in the pipeline, of a page that is not zero */
+	double dirty_pps; /* pages a second that change */
 	double dirty_bytes, again_bytes; /* of such a page, the first two times and later */
 	double again_s;
 };
@@ -139,10 +149,13 @@ static struct played play(
 	return p;
 }
 
-/* The standard deviation of a share that was seen at `places` places. */
+/* The standard deviation of a share that was seen at `places` places, one in each part of the
+ * memory, which tells more than places anywhere, and several pages at each. */
 static double deviation(double share, double places)
 {
-	return sqrt(share * (1 - share) / (places > 1 ? places : 1)) + 0.5 / (places > 1 ? places : 1);
+	places *= PLACE_WORTH;
+	return sqrt(share * (1 - share) / (places > 1 ? places : 1)) +
+	       0.5 / (places > 1 ? places : 1);
 }
 
 static double share_low(double share, double places)
@@ -162,8 +175,9 @@ static double slower(const struct estimate_input *in, bool good)
 	double waited = in->sample_cpu_ns > 0 ? in->sample_wall_ns / in->sample_cpu_ns : 1;
 	double queued = in->load / clamp(in->processors, 1, 1e4);
 	double least = waited < queued ? waited : queued, most = waited < queued ? queued : waited;
+	double apart = (most - least) / 4;
 
-	return clamp(good ? least : most, 1, SLOWER_MAX);
+	return clamp(good ? least + apart : most - apart, 1, SLOWER_MAX);
 }
 
 /* Processors that encode; the others' work needs one of two. */
@@ -216,35 +230,56 @@ static struct coding choose_level(
 	return best;
 }
 
+/* Which part of the data may go as it is: all where the link carries pages much faster than they
+ * can be compressed; the more, the less compression leaves of them. */
+static double stored_share(const struct estimate_input *in, double link_bps)
+{
+	const struct estimate_pages *first = &in->levels[0];
+
+	if (PAGE / link_bps * 1e6 * STORED_SPARE < page_us.high)
+		return 1;
+	if (first->data < 1)
+		return 0;
+	return clamp((first->bytes / first->data / PAGE - STORED_FROM) / (STORED_ALL - STORED_FROM),
+		0, 1);
+}
+
+static double mix(double a, double b, double share)
+{
+	return a + (b - a) * share;
+}
+
+/* Of a page of memory that is sent as data; all others take next to nothing. */
+static double data_factor(const struct estimate_input *in, bool good)
+{
+	double data = in->levels[0].data / in->levels[0].pages;
+
+	if (data <= 0)
+		return 1;
+	return (good ? share_low(data, in->places) : share_high(data, in->places)) / data;
+}
+
+/* In the good way at the level that the link leads to, in the bad one at the first. */
 static void set_pages(const struct estimate_input *in, struct way *w, bool good)
 {
 	const struct estimate_pages *first = &in->levels[0];
 	double slow = slower(in, good), threads = encoders(in, good) / slow;
-	double base_us = (good ? page_us.low : page_us.high) * slow;
-	double zero, data, bytes_share;
-	struct coding hard, light = coding_of(first, threads);
+	double base_us = (good ? page_us.low : page_us.high) * slow, zero, each;
+	struct coding c;
 
-	if (*in->no_sample || in->levels_count == 0 || first->pages < 1) {
-		w->page_bytes = good ? unknown_page.low : unknown_page.high;
-		w->page_s = base_us * 1e-6;
+	w->page_bytes = good ? unknown_page.low : unknown_page.high;
+	w->page_s = base_us * 1e-6;
+	if (*in->no_sample || in->levels_count == 0 || first->pages < 1)
 		return;
-	}
+	c = good ? choose_level(in, w->link_bps, threads, base_us) : coding_of(first, threads);
 	zero = first->zero / first->pages;
-	data = (first->pages - first->zero - first->reference) / first->pages;
+	each = c.bytes * (1 - zero);
+	if (!good)
+		each = mix(each, first->data / first->pages * PAGE, stored_share(in, w->link_bps));
 	zero = good ? share_high(zero, in->places) : share_low(zero, in->places);
 	w->zero_pages = zero * w->memory_pages;
-	/* What the pages take goes with how many of them are data, in the good way at the level that
-	 * the link leads to, in the bad one at the first. */
-	hard = choose_level(in, w->link_bps, threads, base_us);
-	bytes_share = data > 0 ? (good ? share_low(data, in->places) : share_high(data, in->places)) /
-					 data
-			       : 1;
-	w->page_bytes = (good ? hard.bytes : light.bytes) * bytes_share *
-			((1 - first->zero / first->pages) / clamp(1 - zero, 1e-6, 1));
-	if (!good && PAGE / w->link_bps * 1e6 * STORED_SPARE < page_us.high)
-		w->page_bytes = data / clamp(1 - first->zero / first->pages, 1e-6, 1) * PAGE *
-				bytes_share;
-	w->page_s = (good ? (hard.us > base_us ? hard.us : base_us) : light.us + base_us) * 1e-6;
+	w->page_bytes = each * data_factor(in, good) / clamp(1 - zero, 1e-6, 1);
+	w->page_s = (c.us > base_us ? c.us : base_us) * 1e-6;
 }
 
 static double bytes_each(const struct estimate_pages *p, double otherwise)
@@ -252,46 +287,45 @@ static double bytes_each(const struct estimate_pages *p, double otherwise)
 	return p->pages >= 1 ? p->bytes / p->pages : otherwise;
 }
 
-/* How many pages a second change, by the hypervisor and by the sample, which tells the less of it
- * the fewer it has seen change. */
+/* How many pages a second change, by the hypervisor and by the sample together: what one page that
+ * was seen to change stands for, and how many were, which tells the less the fewer they are. */
 static double dirty_pps(const struct estimate_input *in, double memory_pages, bool good)
 {
-	bool looked = !*in->no_sample && in->window_ms > 0 && in->seen_again >= 1;
-	double seen = 0, one = 0, pps, off;
+	double seen = 0, exposure = 0, off;
 
-	if (*in->no_dirty && !looked)
-		return good ? 0 : memory_pages;
-	if (looked) {
-		one = memory_pages / in->seen_again * 1000 / (double)in->window_ms;
-		seen = in->whole.pages;
+	if (!*in->no_sample && in->window_ms > 0 && in->seen_again >= 1) {
+		exposure += in->seen_again * (double)in->window_ms / 1000 / memory_pages;
+		seen += in->whole.pages;
 	}
-	pps = looked ? seen * one : in->dirty_bps / PAGE;
-	if (looked && !*in->no_dirty)
-		pps = (pps + in->dirty_bps / PAGE) / 2;
-	off = looked ? SIGMAS / sqrt(1 + seen / CLUSTER) : 0.5;
+	if (!*in->no_dirty && in->dirty_step_bps > 0) {
+		exposure += PAGE / in->dirty_step_bps;
+		seen += in->dirty_bps / in->dirty_step_bps;
+	}
+	if (exposure <= 0)
+		return good ? 0 : memory_pages;
+	off = SIGMAS * sqrt(CLUSTER * (seen + (good ? 0 : 1)));
 	if (good)
-		return pps * clamp(1 - off, 0, 1) * dirty_share.low;
-	return (pps * (1 + off) + one) * dirty_share.high;
+		return clamp(seen - off, 0, seen) / exposure * dirty_share.low;
+	return (seen + off) / exposure * dirty_share.high;
 }
 
 static void set_dirty(const struct estimate_input *in, struct way *w, bool good)
 {
 	bool known = !*in->no_sample && in->window_ms > 0 && in->whole.pages >= 8;
-	double factor = good ? 0.8 : 1.25;
+	double factor = good ? CHANGED_LOW : CHANGED_HIGH, stored;
 
 	if (in->paused)
 		return;
 	w->dirty_pps = dirty_pps(in, w->memory_pages, good);
 	w->again_s = (good ? page_us.low : page_us.high) * slower(in, good) * 1e-6;
 	if (!known) {
-		w->dirty_bytes = good ? w->page_bytes / 4 : w->page_bytes;
-		w->again_bytes = good ? 64 : w->page_bytes;
+		w->dirty_bytes = good ? w->page_bytes / 4 : PAGE;
+		w->again_bytes = good ? 64 : PAGE;
 		return;
 	}
-	w->dirty_bytes = bytes_each(&in->whole, PAGE) * factor;
-	w->again_bytes = bytes_each(&in->difference, PAGE) * factor;
-	w->again_s += in->whole.ns / in->whole.pages * 1e-9 * slower(in, good) /
-		      encoders(in, good);
+	stored = good ? 0 : stored_share(in, w->link_bps);
+	w->dirty_bytes = mix(bytes_each(&in->whole, PAGE) * factor, PAGE, stored);
+	w->again_bytes = mix(bytes_each(&in->difference, PAGE) * factor, PAGE, stored / 2);
 }
 
 static struct way make_way(const struct estimate_input *in, bool good)
@@ -382,18 +416,19 @@ static void set_ranges(const struct estimate_input *in, const struct played *goo
 {
 	double before_low = (double)in->elapsed_ms + (in->ready ? 0 : begin_ms.low);
 	double before_high = (double)in->elapsed_ms + (in->ready ? 0 : begin_ms.high);
+	double still_high = still_ms.high * slower(in, false);
 
 	e->total_ms.low = before_low + around_ms.low + good->stream_s * 1000;
 	e->total_ms.high = before_high + around_ms.high + bad->stream_s * 1000;
 	e->wire_bytes.low = (good->bytes + other_bytes.low) * TLS_SHARE;
 	e->wire_bytes.high = (bad->bytes + other_bytes.high) * TLS_SHARE;
-	e->downtime_ms.low = still_ms.low + (good->still_s < bad->still_s ? good->still_s
-									  : bad->still_s) *
-						   (in->pause ? 1000 : 0);
+	e->downtime_ms.low =
+		still_ms.low + (good->still_s < bad->still_s ? good->still_s : bad->still_s) *
+				       (in->pause ? 1000 : 0);
 	e->downtime_ms.high =
-		still_ms.high + (in->pause ? bad->still_s * 1000 : (double)in->downtime_limit_ms);
+		still_high + (in->pause ? bad->still_s * 1000 : (double)in->downtime_limit_ms);
 	if (!in->pause && bad->converges && !in->postcopy)
-		e->downtime_ms.high = still_ms.high + 2000 * bad->still_s + 20;
+		e->downtime_ms.high = still_high + 2000 * bad->still_s + 20;
 	if (!bad->converges)
 		e->total_ms.high = e->wire_bytes.high = INFINITY;
 }
@@ -402,11 +437,12 @@ void estimate_make(const struct estimate_input *in, struct estimate *e)
 {
 	struct way w[2] = {make_way(in, true), make_way(in, false)};
 	struct played good = play(in, &w[0], &zero_us);
-	struct played bad =
-		play(in, &w[1], &(struct estimate_range){zero_us.high, zero_us.high});
+	struct played bad = play(in, &w[1], &(struct estimate_range){zero_us.high, zero_us.high});
 
 	*e = (struct estimate){0};
-	e->converges = bad.converges ? ESTIMATE_YES : good.converges ? ESTIMATE_UNSURE : ESTIMATE_NO;
+	e->converges = bad.converges    ? ESTIMATE_YES
+		       : good.converges ? ESTIMATE_UNSURE
+					: ESTIMATE_NO;
 	if (*in->no_link && e->converges == ESTIMATE_YES && !in->paused && !in->pause)
 		e->converges = ESTIMATE_UNSURE;
 	set_ranges(in, &good, &bad, e);
@@ -420,7 +456,8 @@ void estimate_make(const struct estimate_input *in, struct estimate *e)
 	explain_dirty(in, &w[0], &w[1], e);
 	explain_end(in, e);
 	if (e->time_known && in->timeout_ms && e->total_ms.high > (double)in->timeout_ms)
-		because(e, "--timeout of %lld s may end it before", (long long)in->timeout_ms / 1000);
+		because(e, "--timeout of %lld s may end it before",
+			(long long)in->timeout_ms / 1000);
 }
 
 /* Whole, and never more than a program can read. */
@@ -490,7 +527,8 @@ json_t *estimate_compare(const json_t *estimate, const json_t *report)
 			json_is_integer(high) ? (double)json_integer_value(high) : INFINITY);
 		json_object_set_new(result, names[i],
 			json_pack("{s:O, s:b, s:i}", "actual", actual, "inside", off == 0,
-				"off_percent", (int)clamp(off < 0 ? floor(off) : ceil(off), -100, 1e6)));
+				"off_percent",
+				(int)clamp(off < 0 ? floor(off) : ceil(off), -100, 1e6)));
 	}
 	return result;
 }

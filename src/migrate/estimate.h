@@ -31,18 +31,18 @@ struct estimate_pages {
 /* What was measured. A part that was not says why, as the rest of a sentence; "" when it was. */
 struct estimate_input {
 	uint64_t memory_bytes;
-	bool paused;          /* the guest stands still: nothing changes */
-	int processors;       /* of this node */
-	double load;          /* processes that want one, of late (getloadavg); 0: not known */
-	int64_t elapsed_ms;   /* since the beginning; what it takes until the stream begins, too,
-				 when `ready` */
-	bool ready;           /* both hypervisors wait for the order */
+	bool paused;        /* the guest stands still: nothing changes */
+	int processors;     /* of this node */
+	double load;        /* processes that want one, of late (getloadavg); 0: not known */
+	int64_t elapsed_ms; /* since the beginning; what it takes until the stream begins, too,
+			       when `ready` */
+	bool ready;         /* both hypervisors wait for the order */
 
 	char no_link[192];
 	struct estimate_range link_bps; /* bytes per second */
 
 	char no_sample[192];
-	double places; /* where pages were taken, at random, some next to each other */
+	double places; /* where pages were taken, at random, several at each */
 	int levels_count;
 	struct estimate_pages levels[ESTIMATE_LEVELS]; /* from the first that compresses */
 	double sample_cpu_ns, sample_wall_ns; /* that looking at them took, of each clock */
@@ -52,8 +52,7 @@ struct estimate_input {
 	struct estimate_pages whole, difference;
 
 	char no_dirty[192];
-	double dirty_bps; /* bytes of pages, each counted once in dirty_window_ms */
-	int64_t dirty_window_ms;
+	double dirty_bps, dirty_step_bps; /* as struct hv_dirty_rate has them */
 
 	/* As they were asked for. */
 	int64_t downtime_limit_ms, bandwidth_bps, timeout_ms;
@@ -61,11 +60,7 @@ struct estimate_input {
 	int postcopy_rounds;
 };
 
-enum estimate_end {
-	ESTIMATE_YES,
-	ESTIMATE_UNSURE,
-	ESTIMATE_NO
-};
+enum estimate_end { ESTIMATE_YES, ESTIMATE_UNSURE, ESTIMATE_NO };
 const char *estimate_end_name(enum estimate_end end); /* "yes", "unsure", "no" */
 
 struct estimate {

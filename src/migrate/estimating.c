@@ -15,8 +15,8 @@ static const struct care {
 	int probe_ms;
 	struct measure_times guest;
 	int64_t limit_ms; /* for all of it */
-} cares[] = {[ESTIMATING_WELL] = {400, {300, 400}, 2000},
-	[ESTIMATING_QUICKLY] = {160, {160, 100}, 900}};
+} cares[] = {
+	[ESTIMATING_WELL] = {400, {300, 400}, 2000}, [ESTIMATING_QUICKLY] = {160, {200, 100}, 900}};
 
 struct estimating {
 	struct migrations *all;
@@ -88,8 +88,7 @@ static void *measure_its_guest(void *arg)
 	struct estimating *s = arg;
 	struct estimate_input in = {0};
 
-	measure_guest(
-		s->all, s->vm, &s->care.guest, s->begin_ms + s->care.limit_ms, &in);
+	measure_guest(s->all, s->vm, &s->care.guest, s->begin_ms + s->care.limit_ms, &in);
 	keep(s, &s->guest, &s->have_guest, &in);
 	leave(s);
 	return NULL;
@@ -143,8 +142,7 @@ static struct estimate_input take(struct estimating *s)
 	struct estimate_input in;
 
 	pthread_mutex_lock(&s->lock);
-	while (!(s->have_link && s->have_guest) &&
-		cond_wait_until(&s->changed, &s->lock, deadline))
+	while (!(s->have_link && s->have_guest) && cond_wait_until(&s->changed, &s->lock, deadline))
 		;
 	in = s->guest;
 	in.link_bps = s->link.link_bps;

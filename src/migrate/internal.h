@@ -58,10 +58,10 @@ struct migration {
 	struct mover *mover;
 	struct estimating *estimating; /* source: until the stream begins */
 	json_t *estimate;              /* source: NULL: none was made */
-	struct process_id mover_left; /* one that an earlier droverd started, and that goes on */
-	bool told;                    /* source: the destination has said that its copy has ended */
-	struct node_link *link;       /* source: to the destination's droverd */
-	int64_t started_ms;           /* wall clock */
+	struct process_id mover_left;  /* one that an earlier droverd started, and that goes on */
+	bool told;              /* source: the destination has said that its copy has ended */
+	struct node_link *link; /* source: to the destination's droverd */
+	int64_t started_ms;     /* wall clock */
 	/* clock_ms of the report; 0: not yet */
 	int64_t begin_ms, stream_ms, switchover_ms, paused_ms, resumed_ms, complete_ms;
 	/* destination: when the source was asked how it stands, and when it last said, clock_ms */

@@ -18,8 +18,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define PAGE 4096u
-#define PIECE (MEASURE_PAGES * PAGE)
+/* What is kept of a place, and what it takes in the guest's memory. */
+#define PIECE (MEASURE_PAGES * HV_PAGE)
+#define PLACE (MEASURE_PAGES * MEASURE_STEP)
 #define ANSWER_MAX (16u << 10)
 #define END_MS 1000
 
@@ -28,10 +29,10 @@ struct look {
 	uint64_t memory_bytes;
 	size_t count; /* pieces that are there */
 	uint64_t offsets[MEASURE_PLACES];
-	uint8_t *pages; /* the pieces, and behind them the same ones a moment later */
-	size_t size;    /* of it, bytes */
-	int fd;         /* of that memory */
-	bool again;     /* they are there a second time */
+	uint8_t *pages;             /* the pieces, and behind them the same ones a moment later */
+	size_t size;                /* of it, bytes */
+	int fd;                     /* of that memory */
+	bool again;                 /* they are there a second time */
 	int64_t first_ms, later_ms; /* in the middle of each look */
 };
 
@@ -43,15 +44,15 @@ static void say(char out[192], const struct error *e)
 /* One place in each of `count` equal parts. */
 static void choose_places(struct look *l)
 {
-	uint64_t pieces = (l->memory_bytes - HV_SAMPLE_FIRST) / PIECE, random[2 * MEASURE_PLACES];
+	uint64_t places = (l->memory_bytes - HV_SAMPLE_FIRST) / PLACE, random[2 * MEASURE_PLACES];
 
-	l->count = pieces < MEASURE_PLACES ? (size_t)pieces : MEASURE_PLACES;
+	l->count = places < MEASURE_PLACES ? (size_t)places : MEASURE_PLACES;
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
 		memset(random, 0, sizeof(random));
 	for (size_t i = 0; i < l->count; i++) {
-		uint64_t from = pieces * i / l->count, to = pieces * (i + 1) / l->count;
+		uint64_t from = places * i / l->count, to = places * (i + 1) / l->count;
 
-		l->offsets[i] = HV_SAMPLE_FIRST + (from + random[2 * i] % (to - from)) * PIECE;
+		l->offsets[i] = HV_SAMPLE_FIRST + (from + random[2 * i] % (to - from)) * PLACE;
 	}
 	/* In no order, so that the first of them tell of all. */
 	for (size_t i = l->count; i > 1; i--) {
@@ -91,7 +92,8 @@ static int look(struct look *l, int64_t limit_ms, int64_t deadline_ms, uint8_t *
 	int64_t *when_ms, struct error **err)
 {
 	int64_t begin_ms = clock_ms(), until_ms = begin_ms + limit_ms;
-	int rc = hv_vm_sample_memory(vm_hv(l->vm), l->memory_bytes, l->offsets, l->count, PIECE,
+	struct hv_sample where = {l->offsets, l->count, MEASURE_PAGES, MEASURE_STEP};
+	int rc = hv_vm_sample_memory(vm_hv(l->vm), l->memory_bytes, &where,
 		until_ms < deadline_ms ? until_ms : deadline_ms, out, got, err);
 
 	*when_ms = (begin_ms + clock_ms()) / 2;
@@ -102,12 +104,12 @@ static int look_first(struct look *l, int64_t limit_ms, int64_t deadline_ms, str
 {
 	if (look(l, limit_ms, deadline_ms, l->pages, &l->count, &l->first_ms, err) < 0)
 		return -1;
-	return l->count >= MEASURE_PLACES_MIN
-		       ? 0
-		       : error_set(err, ERROR_TIMEOUT, 0,
-				 "its hypervisor gave %zu pieces of its memory in time, which tells "
-				 "nothing",
-				 l->count);
+	return l->count >= MEASURE_PLACES_MIN ? 0
+					      : error_set(err, ERROR_TIMEOUT, 0,
+							"its hypervisor gave %zu pieces of its "
+							"memory in time, which tells "
+							"nothing",
+							l->count);
 }
 
 /* What is not there a second time is left out of the first look, too. */
@@ -282,13 +284,13 @@ static int classify(struct migrations *all, const struct look *l, int64_t deadli
 static void watch_dirty(
 	struct look *l, int64_t window_ms, int64_t deadline_ms, struct estimate_input *in)
 {
+	struct hv_dirty_rate rate = {.window_ms = window_ms};
 	cleanup_error struct error *e = NULL;
-	int64_t bps = 0;
 
-	if (hv_vm_dirty_rate(vm_hv(l->vm), l->memory_bytes, &window_ms, deadline_ms, &bps, &e) < 0)
+	if (hv_vm_dirty_rate(vm_hv(l->vm), l->memory_bytes, deadline_ms, &rate, &e) < 0)
 		say(in->no_dirty, e);
-	in->dirty_bps = (double)bps;
-	in->dirty_window_ms = window_ms;
+	in->dirty_bps = (double)rate.bps;
+	in->dirty_step_bps = (double)rate.step_bps;
 }
 
 /* Lets the rest of the window pass where nobody else has watched that long. */

@@ -120,8 +120,7 @@ static void take_end(struct mover *m, const json_t *json)
 		{"other_bytes", "other_bytes"}, {"unknown_bytes", "unknown_bytes"},
 		{"levels", "levels"}, {"reconnections", "reconnections"},
 		{"steady_bps", "steady_bps"}, {"steady_least_bps", "steady_least_bps"},
-		{"steady_most_bps", "steady_most_bps"},
-		{"cpu_ms", "wire_cpu_ms"}};
+		{"steady_most_bps", "steady_most_bps"}, {"cpu_ms", "wire_cpu_ms"}};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		json_t *value = json_object_get(json, names[i][0]);
@@ -256,8 +255,7 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		"--id", o->id, "--peer", o->peer, "--peer-fingerprint", o->fingerprint, "--cert",
 		cert, "--key", key, "--ca", ca, "--status-fd", status,
 		o->connect ? "--input" : "--output", o->carried ? o->carried : passed,
-		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen,
-		NULL};
+		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen, NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, passed_fd, o->listen_fd};
 	struct process_options options = {.argv = argv,
 		.own_session = true,

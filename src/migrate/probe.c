@@ -58,8 +58,7 @@ static int find_rate(struct mover *mover, struct estimate_range *bps, struct err
 		return -1;
 	if (least <= 0)
 		return error_set(err, ERROR_TIMEOUT, 0, "too little came through to tell");
-	*bps = (struct estimate_range){
-		(double)least * LEAST_SHARE, (double)most * MOST_SHARE};
+	*bps = (struct estimate_range){(double)least * LEAST_SHARE, (double)most * MOST_SHARE};
 	return 0;
 }
 
@@ -68,7 +67,8 @@ static int ask(struct migrations *all, const char *node, const json_t *request, 
 {
 	struct error *e = NULL;
 
-	if (node_call(all->set.peers, node, "POST", "/v1/probes", request, CALL_MS, answer, &e) == 0)
+	if (node_call(all->set.peers, node, "POST", "/v1/probes", request, CALL_MS, answer, &e) ==
+		0)
 		return 0;
 	if (e->kind != ERROR_NOT_FOUND)
 		return error_move(err, e);
@@ -163,8 +163,8 @@ static int take_place(struct migrations *all, struct error **err)
 		    : 0;
 }
 
-static int begin(struct migrations *all, const char *from, const char *id, int *port,
-	struct error **err)
+static int begin(
+	struct migrations *all, const char *from, const char *id, int *port, struct error **err)
 {
 	cleanup_fd int listen_fd = dest_listen(&all->set, port, err);
 	struct received *r;

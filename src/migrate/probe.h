@@ -1,6 +1,6 @@
 /*
- * Probes of the link: for a moment the data mover carries made-up bytes to another node, over a lane
- * like a migration's, and says how many arrived in a second.
+ * Probes of the link: for a moment the data mover carries made-up bytes to another node, over a
+ * lane like a migration's, and says how many arrived in a second.
  *
  * A probe ends by itself after its time or 128 MiB, whichever comes first, and a destination ends
  * one that does not, after PROBE_LIFE_MS. A migration that finds no free port for its lane ends the

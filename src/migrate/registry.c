@@ -291,8 +291,7 @@ static int64_t postcopy_ms(const struct migration *m)
 static void add_estimate(const struct migration *m, json_t *report)
 {
 	if (m->resumed_ms)
-		json_object_set_new(
-			m->estimate, "compared", estimate_compare(m->estimate, report));
+		json_object_set_new(m->estimate, "compared", estimate_compare(m->estimate, report));
 	json_object_set(report, "estimate", m->estimate);
 }
 

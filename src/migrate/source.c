@@ -123,8 +123,8 @@ static int expect(struct migration *m, struct error **err)
 	return node_link_call(m->link, &queue, NULL, err);
 }
 
-int source_lane_address(struct migrations *all, const char *peer, int port, char lane[300],
-	struct error **err)
+int source_lane_address(
+	struct migrations *all, const char *peer, int port, char lane[300], struct error **err)
 {
 	struct pool_node *node = pool_node_read(all->set.pool, peer, err);
 	char host[256];

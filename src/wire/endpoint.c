@@ -163,8 +163,7 @@ static int open_fd(struct endpoint *e, struct error **err)
 static int parse_probe(struct endpoint *e, struct error **err)
 {
 	e->size = ENDPOINT_PROBE_MAX;
-	return fs_parse_number(
-		"a probe", e->path, 1, ENDPOINT_PROBE_MS_MAX, &e->probe_ms, err);
+	return fs_parse_number("a probe", e->path, 1, ENDPOINT_PROBE_MS_MAX, &e->probe_ms, err);
 }
 
 int endpoint_open_input(struct endpoint *e, const char *text, struct error **err)

@@ -6,8 +6,8 @@ void rate_arrived(struct rate *r, uint64_t bytes, int64_t now_us)
 
 	if (n == RATE_POINTS)
 		return;
-	if (n > 0 && (bytes <= r->points[n - 1].bytes ||
-			     now_us < r->points[n - 1].us + RATE_STEP_US))
+	if (n > 0 &&
+		(bytes <= r->points[n - 1].bytes || now_us < r->points[n - 1].us + RATE_STEP_US))
 		return;
 	r->points[n].us = now_us;
 	r->points[n].bytes = bytes;

@@ -18,7 +18,7 @@ struct report {
 	const struct stream_counts *stream; /* NULL at the receiver */
 	const char *parser;                 /* NULL there */
 	const struct level *level;          /* NULL there */
-	struct rate_found steady; /* of a probe, at the sender */
+	struct rate_found steady;           /* of a probe, at the sender */
 	int64_t drain_us; /* from the end of the stream here until it was written there; 0 there */
 };
 

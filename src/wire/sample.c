@@ -114,8 +114,7 @@ static void encode_batch(struct sample *s, int level, bool keep, struct sum *sum
 	batch_counts_add(&sum->counts, &s->batch->counts);
 }
 
-static struct sum encode(
-	struct sample *s, const uint8_t *pages, int level, bool keep, size_t most)
+static struct sum encode(struct sample *s, const uint8_t *pages, int level, bool keep, size_t most)
 {
 	struct sum sum = {0};
 	size_t i = 0;
@@ -139,7 +138,8 @@ static json_t *sum_json(const struct sum *sum)
 	return o;
 }
 
-/* What all pages take by what some of them take: `some` of which took `light` at the first level. */
+/* What all pages take by what some of them take: `some` of which took `light` at the first level.
+ */
 static struct sum scaled(const struct sum *all, const struct sum *light, const struct sum *some)
 {
 	struct sum sum = *all;
@@ -193,8 +193,8 @@ static json_t *changes(struct sample *s)
 
 	fill_cache(s);
 	difference = encode(s, s->later, level_list[1], true, ALL);
-	return json_pack("{s:o, s:o}", "whole", sum_json(&whole), "difference",
-		sum_json(&difference));
+	return json_pack(
+		"{s:o, s:o}", "whole", sum_json(&whole), "difference", sum_json(&difference));
 }
 
 /* How many whole pages there were. */
@@ -223,7 +223,8 @@ static int read_all(struct sample *s, struct error **err)
 	if (n < 0)
 		return -1;
 	if ((size_t)n < s->pages)
-		return error_set(err, ERROR_REQUEST, 0, "there are %zd pages, not %zu", n, s->pages);
+		return error_set(
+			err, ERROR_REQUEST, 0, "there are %zd pages, not %zu", n, s->pages);
 	n = read_pages(s->later, s->pages, err);
 	if (n >= 0 && (size_t)n < s->pages)
 		s->later = NULL;
@@ -322,7 +323,8 @@ int sample_main(int argc, char **argv)
 		return 0;
 	log_error("%s", err->message);
 	if (s.run)
-		run_status(s.run, "error", json_pack("{s:s, s:s}", "kind",
-						   error_kind_name(err->kind), "message", err->message));
+		run_status(s.run, "error",
+			json_pack("{s:s, s:s}", "kind", error_kind_name(err->kind), "message",
+				err->message));
 	return error_kind_exit(err->kind);
 }

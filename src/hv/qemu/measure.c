@@ -87,23 +87,28 @@ static int look(struct hv_vm *vm, int64_t *bps, struct error **err)
 	return 1;
 }
 
-int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t *window_ms,
-	int64_t deadline_ms, int64_t *bps, struct error **err)
+int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline_ms,
+	struct hv_dirty_rate *rate, struct error **err)
 {
+	int64_t samples;
 	int rc;
 
 	if (memory_bytes < BLOCK_MIN)
 		return error_set(err, ERROR_REFUSED, 0,
 			"%s: QEMU does not measure how fast so little memory changes", vm->name);
-	if (start(vm, samples_for(memory_bytes), window_ms, deadline_ms, err) < 0)
+	samples = samples_for(memory_bytes);
+	if (start(vm, samples, &rate->window_ms, deadline_ms, err) < 0)
 		return -1;
-	while ((rc = look(vm, bps, err)) == 0) {
+	while ((rc = look(vm, &rate->bps, err)) == 0) {
 		if (clock_ms() >= deadline_ms)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s: QEMU did not say in time how fast its memory changes",
 				vm->name);
 		qmp_wait_event(vm->qmp, qmp_event_seq(vm->qmp), clock_ms() + LOOK_MS, NULL);
 	}
+	/* One of so many samples a GiB, in that time; and it tells whole MiB. */
+	rate->step_bps =
+		(int64_t)(GIB / (uint64_t)samples) * SECOND_MS / rate->window_ms + (1 << 20);
 	return rc < 0 ? -1 : 0;
 }
 
@@ -131,7 +136,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sampled {
 	struct hv_vm *vm;
 	struct sampled *next;
-} *all_sampled;
+} * all_sampled;
 
 static int begin(struct sampled *mine, struct error **err)
 {
@@ -180,37 +185,43 @@ static int make_file(struct hv_vm *vm, const char *path, struct error **err)
 	return -1;
 }
 
-static int read_piece(struct hv_vm *vm, const char *path, int fd, uint64_t address, size_t len,
-	uint8_t *out, struct error **err)
+/* The pages from one offset on. */
+static int read_pages(struct hv_vm *vm, const char *path, int fd, uint64_t address,
+	const struct hv_sample *where, uint8_t *out, struct error **err)
 {
-	ssize_t n;
+	uint64_t len = (uint64_t)(where->pages - 1) * where->step + HV_PAGE;
 
 	if (qemu_run(vm, "pmemsave",
 		    json_pack("{s:I, s:I, s:s}", "val", (json_int_t)address, "size",
 			    (json_int_t)len, "filename", path),
 		    NULL, err) < 0)
 		return -1;
-	n = pread(fd, out, len, 0);
-	if (n == (ssize_t)len)
-		return 0;
-	return error_set(err, ERROR_HYPERVISOR, n < 0 ? errno : 0,
-		"%s: its hypervisor did not write what was asked for to %s", vm->name, path);
+	for (size_t i = 0; i < where->pages; i++) {
+		ssize_t n = pread(fd, out + i * HV_PAGE, HV_PAGE, (off_t)(i * where->step));
+
+		if (n != (ssize_t)HV_PAGE)
+			return error_set(err, ERROR_HYPERVISOR, n < 0 ? errno : 0,
+				"%s: its hypervisor did not write what was asked for to %s",
+				vm->name, path);
+	}
+	return 0;
 }
 
-/* All pieces, as hv_vm_sample_memory. */
-static int read_pieces(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t *offsets,
-	size_t count, size_t len, int64_t deadline_ms, uint8_t *out, size_t *got,
-	struct error **err)
+/* All of them, as hv_vm_sample_memory. */
+static int read_all(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
+	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err)
 {
 	cleanup_free char *path = qemu_path(vm->run_dir, "sample");
 	cleanup_fd int fd = make_file(vm, path, err);
+	size_t len = (where->pages - 1) * where->step + HV_PAGE;
 	uint64_t address = 0;
 	int rc = fd < 0 ? -1 : 0;
 
-	while (rc == 0 && *got < count && clock_ms() < deadline_ms) {
-		rc = find_physical(memory_bytes, offsets[*got], len, &address, err);
+	while (rc == 0 && *got < where->count && clock_ms() < deadline_ms) {
+		rc = find_physical(memory_bytes, where->offsets[*got], len, &address, err);
 		if (rc == 0)
-			rc = read_piece(vm, path, fd, address, len, out + *got * len, err);
+			rc = read_pages(vm, path, fd, address, where,
+				out + *got * where->pages * HV_PAGE, err);
 		if (rc == 0)
 			++*got;
 	}
@@ -219,9 +230,8 @@ static int read_pieces(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t *
 	return rc;
 }
 
-int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t *offsets,
-	size_t count, size_t len, int64_t deadline_ms, uint8_t *out, size_t *got,
-	struct error **err)
+int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
+	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err)
 {
 	struct sampled mine = {.vm = vm};
 	int rc;
@@ -229,7 +239,7 @@ int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const uint64_t 
 	*got = 0;
 	if (begin(&mine, err) < 0)
 		return -1;
-	rc = read_pieces(vm, memory_bytes, offsets, count, len, deadline_ms, out, got, err);
+	rc = read_all(vm, memory_bytes, where, deadline_ms, out, got, err);
 	end(&mine);
 	return rc;
 }
