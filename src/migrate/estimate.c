@@ -15,12 +15,12 @@
 
 /* What a page costs besides its compression, in the hypervisors, the kernels and the data movers,
  * and what finding a page of zeros does: docs/estimate.md, "Constants". Microseconds. */
-static const struct estimate_range page_us = {4.0, 9.0};
+static const struct estimate_range page_us = {4.0, 10.0};
 static const struct estimate_range zero_us = {0.1, 0.5};
 /* Before the first byte of the stream when nothing is ready yet; what is around the rounds: orders,
  * device state, the handover, the end of the source's hypervisor. Milliseconds. */
-static const struct estimate_range begin_ms = {200, 600};
-static const struct estimate_range around_ms = {25, 150};
+static const struct estimate_range begin_ms = {200, 450};
+static const struct estimate_range around_ms = {25, 120};
 /* What a guest stands still for besides the last pages. */
 static const struct estimate_range still_ms = {4, 100};
 /* What is sent besides pages: device state, handshakes, acknowledgements. */
@@ -41,6 +41,9 @@ static const struct estimate_range unknown_page = {30, PAGE};
  */
 #define STORED_FROM 0.5
 #define STORED_ALL 0.75
+/* What pages take of what those of a sample take: neighbours are compressed together. */
+#define CODED_LOW 0.88
+#define CODED_HIGH 1.05
 /* What changed pages take, of what those take that were seen. */
 #define CHANGED_LOW 0.8
 #define CHANGED_HIGH 1.25
@@ -273,7 +276,7 @@ static void set_pages(const struct estimate_input *in, struct way *w, bool good)
 		return;
 	c = good ? choose_level(in, w->link_bps, threads, base_us) : coding_of(first, threads);
 	zero = first->zero / first->pages;
-	each = c.bytes * (1 - zero);
+	each = c.bytes * (1 - zero) * (good ? CODED_LOW : CODED_HIGH);
 	if (!good)
 		each = mix(each, first->data / first->pages * PAGE, stored_share(in, w->link_bps));
 	zero = good ? share_high(zero, in->places) : share_low(zero, in->places);
@@ -411,15 +414,29 @@ static void explain_end(const struct estimate_input *in, struct estimate *e)
 		(long long)in->downtime_limit_ms);
 }
 
+/* What is good of one measured value may be bad for another. */
+static void order(struct estimate_range *r)
+{
+	struct estimate_range was = *r;
+
+	if (isnan(was.low) || isnan(was.high))
+		*r = (struct estimate_range){0, INFINITY};
+	else if (was.low > was.high)
+		*r = (struct estimate_range){was.high, was.low};
+	r->low = r->low > 0 ? r->low : 0;
+	r->high = r->high > 0 ? r->high : 0;
+}
+
 static void set_ranges(const struct estimate_input *in, const struct played *good,
 	const struct played *bad, struct estimate *e)
 {
+	double slow = slower(in, false);
 	double before_low = (double)in->elapsed_ms + (in->ready ? 0 : begin_ms.low);
-	double before_high = (double)in->elapsed_ms + (in->ready ? 0 : begin_ms.high);
-	double still_high = still_ms.high * slower(in, false);
+	double before_high = (double)in->elapsed_ms + (in->ready ? 0 : begin_ms.high * slow);
+	double still_high = still_ms.high * slow;
 
 	e->total_ms.low = before_low + around_ms.low + good->stream_s * 1000;
-	e->total_ms.high = before_high + around_ms.high + bad->stream_s * 1000;
+	e->total_ms.high = before_high + around_ms.high * slow + bad->stream_s * 1000;
 	e->wire_bytes.low = (good->bytes + other_bytes.low) * TLS_SHARE;
 	e->wire_bytes.high = (bad->bytes + other_bytes.high) * TLS_SHARE;
 	e->downtime_ms.low =
@@ -429,6 +446,9 @@ static void set_ranges(const struct estimate_input *in, const struct played *goo
 		still_high + (in->pause ? bad->still_s * 1000 : (double)in->downtime_limit_ms);
 	if (!in->pause && bad->converges && !in->postcopy)
 		e->downtime_ms.high = still_high + 2000 * bad->still_s + 20;
+	order(&e->total_ms);
+	order(&e->wire_bytes);
+	order(&e->downtime_ms);
 	if (!bad->converges)
 		e->total_ms.high = e->wire_bytes.high = INFINITY;
 }
