@@ -14,6 +14,7 @@ The debian guest (1 vCPU, 1 GiB) goes from node1 to node2 of the lab and back. O
 of QEMU's configurations of a case, which take turns, and another boot those of drover. Measured:
   total_s   from the command, which starts the destination's QEMU too, until the guest runs there;
             drover's has the end of the source's copy in it, too
+  estimate  (drover) the range of the total time that was estimated before, and whether it held
   stream_s  from the first byte of the hypervisor's stream until the guest runs there
   wire_mb   what left the source through the migration link, in 10^6 bytes, with all headers
   gap_ms    longest time without an answer that a client sees who sends a datagram a millisecond
@@ -210,6 +211,7 @@ def main():
     report.print_medians(runs)
     report.print_comparisons(runs)
     print()
+    report.print_estimates(runs)
     report.print_failures(runs)
     if notes.get("base_image_indexed") is False:
         print("The base image has no index: this drover does not make one.")

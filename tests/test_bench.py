@@ -53,6 +53,20 @@ def test_random_pages_are_held_against_what_was_not_referenced(capsys):
     assert "wire 1.01 (at most 1.01: met)" in capsys.readouterr().out
 
 
+def test_estimates_that_held_are_counted(capsys):
+    def estimate(low, high, held):
+        return runs("idle", "drover", 20.0, estimate={
+            "total_ms": [low, high], "inside": held, "actual_ms": 1})[0]
+
+    report.print_estimates([estimate(500, 1000, True), estimate(500, 1500, False),
+                            estimate(500, None, True)] + runs("idle", "default", 180.0))
+    said = capsys.readouterr().out
+    assert said == ("estimates of the total time: 1 of 3 inside; "
+                    "the high end is 2.5 times the low one\n")
+    report.print_estimates(runs("idle", "default", 180.0))
+    assert capsys.readouterr().out == ""
+
+
 def test_gap_without_a_limit_may_be_a_little_longer(capsys):
     report.print_comparisons(runs("idle-unlimited", "default", 200.0, gap_ms=50.0) +
                              runs("idle-unlimited", "drover", 200.0, gap_ms=61.0))

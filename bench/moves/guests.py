@@ -150,6 +150,17 @@ class QemuGuest(Guest):
         self.left.end()
 
 
+def estimated(report):
+    """What was estimated for a move's total time, and whether that held; nothing where nothing
+    was."""
+    estimate = report.get("estimate")
+    if not estimate:
+        return {}
+    total = estimate.get("compared", {}).get("total_ms", {})
+    return {"estimate": {"total_ms": estimate["total_ms"], "inside": total.get("inside"),
+                         "actual_ms": report["total_ms"]}}
+
+
 class DroverGuest(Guest):
     """drover migrate."""
 
@@ -187,7 +198,7 @@ class DroverGuest(Guest):
                 error.get("message", str(said)))
         report = said["result"]["report"]
         self.at, self.to = self.to, self.at
-        return {"total_s": total_s, "report": report,
+        return {"total_s": total_s, "report": report, **estimated(report),
                 "stream_s": (report["stream_ms"] + report["downtime_ms"]) / 1000}
 
     def moved(self):

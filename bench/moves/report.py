@@ -118,6 +118,19 @@ def print_comparisons(runs):
                       "\n    ".join(_compare(case, ours, theirs, target)))
 
 
+def print_estimates(runs):
+    """How many moves took as long as was estimated before them. A range without an end holds for
+    nothing."""
+    made = [run["estimate"] for run in runs if run["status"] == "ok" and "estimate" in run]
+    if not made:
+        return
+    held = [one for one in made if one["inside"] and one["total_ms"][1] is not None]
+    widths = [one["total_ms"][1] / max(1, one["total_ms"][0]) for one in made
+              if one["total_ms"] and one["total_ms"][1] is not None]
+    print(f"estimates of the total time: {len(held)} of {len(made)} inside" +
+          (f"; the high end is {statistics.median(widths):.1f} times the low one" if widths else ""))
+
+
 def print_failures(runs):
     for run in runs:
         if run["status"] != "ok":
