@@ -76,6 +76,9 @@ void estimate_make(const struct estimate_input *in, struct estimate *e);
 /* {"total_ms":[low,high],"wire_bytes":[…],"downtime_ms":[…],"converges","because":[…]}; a range
  * that is not known is null, and so is an end that there is not. */
 json_t *estimate_json(const struct estimate *e);
+/* What it was made from, for those who want to look closer: the members of struct estimate_input by
+ * their names, without what was asked for. */
+json_t *estimate_measured_json(const struct estimate_input *in);
 /* One line of it for those who follow a migration: "0.5 to 1.1 s". The caller frees it. */
 char *estimate_text(const json_t *estimate);
 /* How far off it was, from a migration's report: {"total_ms":{"actual","inside","off_percent"},…};

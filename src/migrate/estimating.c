@@ -190,6 +190,7 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 	in.postcopy_rounds = o->postcopy_rounds;
 	estimate_make(&in, &e);
 	result = estimate_json(&e);
+	json_object_set_new(result, "measured", estimate_measured_json(&in));
 	json_object_set_new(result, "took_ms", json_integer(clock_ms() - s->begin_ms));
 	return result;
 }
