@@ -14,14 +14,14 @@ struct three {
 };
 /* What a page costs besides its compression, in the hypervisors, the kernels and the data movers,
  * and what finding a page of zeros does. Microseconds. */
-static const struct three page_us = {7.0, 4.0, 12.0};
+static const struct three page_us = {7.0, 4.0, 13.0};
 static const struct three zero_us = {0.2, 0.1, 0.5};
 /* Before the first byte of the stream when nothing is ready yet; what is around the rounds: orders,
  * device state, the handover, the end of the source's hypervisor. Milliseconds. */
-static const struct three begin_ms = {300, 180, 500};
-static const struct three around_ms = {60, 25, 160};
+static const struct three begin_ms = {350, 230, 700};
+static const struct three around_ms = {60, 25, 200};
 /* What a guest stands still for besides the last pages, and in a switch to post-copy. */
-static const struct three still_ms = {20, 5, 80};
+static const struct three still_ms = {40, 6, 250};
 static const struct three switch_ms = {100, 30, 400};
 /* What is sent besides pages: device state, handshakes, acknowledgements. */
 static const struct three other_bytes = {200e3, 40e3, 500e3};
@@ -29,16 +29,18 @@ static const struct three other_bytes = {200e3, 40e3, 500e3};
 /* Without a sample: of each page of memory. */
 static const struct three unknown_page = {500, 30, PAGE};
 /* What pages take of what those of a sample take: neighbours are compressed together. */
-static const struct three coded = {0.97, 0.9, 1.06};
+static const struct three coded = {0.94, 0.85, 1.06};
 /* What changed pages take, of what those take that were seen. */
 static const struct three changed = {1, 0.75, 1.3};
 /* A guest is not the same later: its dirty rate may be these parts of what was seen. */
-static const struct three dirty_share = {1, 0.85, 1.2};
+static const struct three dirty_share = {1, 0.8, 1.3};
+/* It works on a part of the memory that it uses, and changes no more. */
+static const struct three worked_on = {0.6, 0.3, 1};
 /* Errors of the random choice are allowed so many times their standard deviation. */
-#define SIGMAS 1.7
+#define SIGMAS 1.8
 #define SLOWER_MAX 8
 /* Pages of one place tell as much as so many places of one page. */
-#define PLACE_WORTH 1.2
+#define PLACE_WORTH 1
 /* Pages that are seen to have changed are so many of one place. */
 #define CLUSTER 2
 /* Pages may be stored where a link carries them so much faster than they can be compressed; and as
@@ -157,11 +159,10 @@ static double stored_most(const struct estimate_input *in, double link_bps)
 		0, 1);
 }
 
-static double stored_share(
-	const struct estimate_input *in, double link_bps, enum choice choice)
+static double stored_share(const struct estimate_input *in, double link_bps, enum choice choice)
 {
 	double most = stored_most(in, link_bps);
-	struct three t = {most / 3, 0, most * 0.9};
+	struct three t = {most * 0.4, 0, most};
 
 	return pick(&t, choice);
 }
@@ -182,8 +183,8 @@ static double data_factor(const struct estimate_input *in, enum choice choice)
 static double zero_share(const struct estimate_input *in, enum choice choice)
 {
 	double zero = clamp(in->levels[0].zero / in->levels[0].pages, 0, 1);
-	struct three t = {zero, share_off(zero, in->places, SIGMAS),
-		share_off(zero, in->places, -SIGMAS)};
+	struct three t = {
+		zero, share_off(zero, in->places, SIGMAS), share_off(zero, in->places, -SIGMAS)};
 
 	return pick(&t, choice);
 }
@@ -261,6 +262,7 @@ static void set_dirty(
 	if (in->paused)
 		return;
 	w->dirty_pps = dirty_pps(in, w->memory_pages, choices[FACTOR_DIRTY]);
+	w->dirty_most = (w->memory_pages - w->zero_pages) * pick(&worked_on, choice);
 	if (!has_sample(in) || in->window_ms <= 0 || in->whole.pages < 8) {
 		w->dirty_bytes = pick(&unknown, choice);
 		w->again_bytes = pick(&unknown_again, choice);
@@ -339,12 +341,12 @@ static bool ends(const struct estimate_input *in, const struct way *w, int round
 static struct stream play_stream(const struct estimate_input *in, const struct way *w)
 {
 	struct stream p = {.s = w->zero_pages * w->zero_s};
-	double pages = w->memory_pages - w->zero_pages, most = pages, left;
+	double pages = w->memory_pages - w->zero_pages, left;
 
 	for (int round = 1; round <= ROUNDS_MAX && !p.converges; round++, pages = left) {
 		double s = send(&p, w, round, pages);
 
-		left = in->pause ? 0 : clamp(w->dirty_pps * s, 0, most);
+		left = in->pause ? 0 : clamp(w->dirty_pps * s, 0, w->dirty_most);
 		if (ends(in, w, round, pages, left, &p))
 			send(&p, w, round + 1, left);
 	}
@@ -358,12 +360,10 @@ struct played way_play(const struct estimate_input *in, const enum choice choice
 	enum choice around = choices[FACTOR_AROUND];
 	struct way w = way_make(in, choices);
 	struct stream s = play_stream(in, &w);
-	double slow = way_slower(in, choices[FACTOR_PROCESSOR]);
-	double before = (double)in->elapsed_ms + (in->ready ? 0 : pick(&begin_ms, around) * slow);
+	double before = (double)in->elapsed_ms + (in->ready ? 0 : pick(&begin_ms, around));
 
-	return (struct played){.total_ms = before + pick(&around_ms, around) * slow + s.s * 1000,
+	return (struct played){.total_ms = before + pick(&around_ms, around) + s.s * 1000,
 		.wire_bytes = (s.bytes + pick(&other_bytes, around)) * TLS_SHARE,
-		.downtime_ms = pick(s.switched ? &switch_ms : &still_ms, around) * slow +
-			       s.still_s * 1000,
+		.downtime_ms = pick(s.switched ? &switch_ms : &still_ms, around) + s.still_s * 1000,
 		.converges = s.converges};
 }

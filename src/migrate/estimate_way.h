@@ -28,7 +28,7 @@ struct way {
 	double zero_s; /* to find a page of zeros */
 	/* Of a page that is not zero: on the wire, and in the pipeline. */
 	double page_bytes, page_s;
-	double dirty_pps;                /* pages a second that change */
+	double dirty_pps, dirty_most;    /* pages that change in a second, and at most */
 	double dirty_bytes, again_bytes; /* of such a page, the first two times and later */
 	double again_s;
 };
