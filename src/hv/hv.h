@@ -242,7 +242,8 @@ struct hv_sample {
  * the deadline (that is no error); *got says of how many offsets they are there. The guest goes on:
  * the pages are of several moments. ERROR_BUSY while another call does this with the same VM. (QEMU
  * writes all from an offset's first page to its last into one file in the VM's run directory, which
- * no user but root can read, and which is gone afterwards.) */
+ * no user but root can read, and which is gone afterwards, unless QEMU did not answer: then the
+ * next call, or the VM's end, removes it.) */
 int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
 	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err);
 

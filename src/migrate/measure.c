@@ -335,8 +335,13 @@ void measure_guest(struct migrations *all, const char *vm, const struct measure_
 	l.memory_bytes = in->memory_bytes = vm_definition(l.vm)->memory_bytes;
 	state = hv_vm_state(vm_hv(l.vm));
 	in->paused = state == HV_PAUSED || state == HV_STARTING;
-	if (measure(all, &l, times, deadline_ms, in, &e) < 0)
+	if (state != HV_RUNNING && !in->paused)
+		snprintf(in->no_sample, sizeof(in->no_sample), "its hypervisor is \"%s\"",
+			hv_state_name(state));
+	else if (measure(all, &l, times, deadline_ms, in, &e) < 0)
 		say(in->no_sample, e);
+	if (state != HV_RUNNING && !in->paused)
+		strcpy(in->no_dirty, in->no_sample);
 	close_memory(&l);
 	vm_unref(l.vm);
 }

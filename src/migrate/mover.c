@@ -257,7 +257,10 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		o->connect ? "--input" : "--output", o->carried ? o->carried : passed,
 		o->connect ? "--connect" : "--listen-fd", o->connect ? o->connect : listen, NULL};
 	int pass[] = {files[0], files[1], files[2], status_fd, passed_fd, o->listen_fd};
+	/* Faults are tried at migrations. */
+	static const char *const bare[] = {"LC_ALL=C", NULL};
 	struct process_options options = {.argv = argv,
+		.env = o->carried ? bare : NULL,
 		.own_session = true,
 		.set_user = true,
 		.uid = o->uid,

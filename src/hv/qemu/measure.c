@@ -22,6 +22,8 @@
 /* Nothing tells that it has been measured: it is asked so often. */
 #define LOOK_MS 10
 #define SECOND_MS 1000
+/* A piece of memory is given within this, or not at all. */
+#define PIECE_MS 2000
 /* Shorter, QEMU does not measure. */
 #define WINDOW_MIN_MS 50
 #define GIB (1ull << 30)
@@ -191,7 +193,7 @@ static int read_pages(struct hv_vm *vm, const char *path, int fd, uint64_t addre
 {
 	uint64_t len = (uint64_t)(where->pages - 1) * where->step + HV_PAGE;
 
-	if (qemu_run(vm, "pmemsave",
+	if (qemu_run_for(vm, PIECE_MS, "pmemsave",
 		    json_pack("{s:I, s:I, s:s}", "val", (json_int_t)address, "size",
 			    (json_int_t)len, "filename", path),
 		    NULL, err) < 0)
@@ -214,20 +216,22 @@ static int read_all(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sam
 	cleanup_free char *path = qemu_path(vm->run_dir, "sample");
 	cleanup_fd int fd = make_file(vm, path, err);
 	size_t len = (where->pages - 1) * where->step + HV_PAGE;
+	struct error *e = NULL;
 	uint64_t address = 0;
 	int rc = fd < 0 ? -1 : 0;
 
 	while (rc == 0 && *got < where->count && clock_ms() < deadline_ms) {
-		rc = find_physical(memory_bytes, where->offsets[*got], len, &address, err);
+		rc = find_physical(memory_bytes, where->offsets[*got], len, &address, &e);
 		if (rc == 0)
 			rc = read_pages(vm, path, fd, address, where,
-				out + *got * where->pages * HV_PAGE, err);
+				out + *got * where->pages * HV_PAGE, &e);
 		if (rc == 0)
 			++*got;
 	}
-	if (fd >= 0)
+	/* One that is late still writes to it, and must not make a file of its own of that. */
+	if (fd >= 0 && !(e && e->kind == ERROR_TIMEOUT))
 		unlink(path);
-	return rc;
+	return e ? error_move(err, e) : rc;
 }
 
 int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
