@@ -127,7 +127,7 @@ def test_a_probe_leaves_the_only_port_to_a_migration(guest):
     """One port for lanes: the probe that has it ends for the migration."""
     conf = guest.to.path(f"{SHARED}/drover.conf")
     text = conf.read_text()
-    conf.write_text(f"{text}\n[wire]\nport_min=7850\nport_max=7850\n")
+    conf.write_text(text.replace("[wire]\n", "[wire]\nport_min=7850\nport_max=7850\n", 1))
     guest.to.stop_daemon()
     guest.to.start_daemon()
     there = guest.to
