@@ -66,6 +66,16 @@ int dest_listen(const struct migrate_settings *set, int *port, struct error **er
 	return fd;
 }
 
+int dest_listen_lane(struct migrations *all, int *port, struct error **err)
+{
+	int fd = dest_listen(&all->set, port, NULL);
+
+	if (fd >= 0)
+		return fd;
+	probe_end_all(all);
+	return dest_listen(&all->set, port, err);
+}
+
 /* With the lock held: whether the source, or somebody here, has called it off. */
 static int check_abort(struct migration *m, struct error **err)
 {
@@ -109,12 +119,7 @@ static int open_lane(struct migration *m, struct error **err)
 
 	if (fault_point("migrate.dst.before_listen", err) < 0)
 		return -1;
-	listen_fd = dest_listen(&m->all->set, &port, NULL);
-	if (listen_fd < 0) {
-		/* A probe may have the last port. */
-		probe_end_all(m->all);
-		listen_fd = dest_listen(&m->all->set, &port, err);
-	}
+	listen_fd = dest_listen_lane(m->all, &port, err);
 	if (listen_fd < 0)
 		return -1;
 	m->mover = migration_start_mover(m, listen_fd, NULL, err);

@@ -9,6 +9,8 @@
 
 /* Listens for a lane on the first free port of the settings' range: the socket, or -1. */
 int dest_listen(const struct migrate_settings *set, int *port, struct error **err);
+/* The same for a migration, for which probes give up the ports that they have (probe.h). */
+int dest_listen_lane(struct migrations *all, int *port, struct error **err);
 /* Lets the source's calls know where the lane is (0: nowhere), and whether the hypervisor waits. */
 void dest_publish(struct migration *m, int port, bool ready);
 /* The VM is ours: lets the guest run and, in post-copy, waits for all of its pages. On error the VM

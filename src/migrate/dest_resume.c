@@ -44,7 +44,7 @@ static void renew_lane(struct migration *m)
 
 	migration_release_mover(m, clock_ms());
 	if (fault_point("migrate.dst.before_renew", &e) == 0)
-		listen_fd = dest_listen(&m->all->set, &port, &e);
+		listen_fd = dest_listen_lane(m->all, &port, &e);
 	if (listen_fd >= 0)
 		m->mover = migration_start_mover(m, listen_fd, NULL, &e);
 	if (!m->mover || hv_vm_migrate_recover(vm_hv(m->vm), socket, &e) < 0 ||
