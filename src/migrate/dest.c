@@ -72,8 +72,10 @@ int dest_listen_lane(struct migrations *all, int *port, struct error **err)
 
 	if (fd >= 0)
 		return fd;
-	probe_end_all(all);
-	return dest_listen(&all->set, port, err);
+	probes_hold(all);
+	fd = dest_listen(&all->set, port, err);
+	probes_release(all);
+	return fd;
 }
 
 /* With the lock held: whether the source, or somebody here, has called it off. */

@@ -23,6 +23,7 @@ struct estimating {
 	char vm[FS_NAME_MAX + 1];
 	char node[FS_NAME_MAX + 1];
 	struct migrate_options options;
+	uint64_t memory_bytes;
 	struct care care;
 	int64_t begin_ms;
 
@@ -112,10 +113,16 @@ static void spawn(struct estimating *s, void *(*body)(void *))
 struct estimating *estimating_start(struct migrations *all, const char *vm, const char *node,
 	const struct migrate_options *options, enum estimating_care care)
 {
-	struct estimating *s = calloc(1, sizeof(*s));
+	struct vm *found = vms_find(all->set.vms, vm);
+	struct estimating *s;
 
+	if (!found)
+		return NULL;
+	s = calloc(1, sizeof(*s));
 	if (!s)
 		abort();
+	s->memory_bytes = vm_definition(found)->memory_bytes;
+	vm_unref(found);
 	s->all = all;
 	snprintf(s->vm, sizeof(s->vm), "%s", vm);
 	snprintf(s->node, sizeof(s->node), "%s", node);
@@ -157,17 +164,6 @@ static struct estimate_input take(struct estimating *s)
 	return in;
 }
 
-/* Of a guest that was not measured, the memory is known all the same. */
-static void take_memory(struct estimating *s, struct estimate_input *in)
-{
-	struct vm *vm = in->memory_bytes ? NULL : vms_find(s->all->set.vms, s->vm);
-
-	if (!vm)
-		return;
-	in->memory_bytes = vm_definition(vm)->memory_bytes;
-	vm_unref(vm);
-}
-
 json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 {
 	int64_t begin_ms = clock_ms();
@@ -176,7 +172,7 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 	struct estimate e;
 	json_t *result;
 
-	take_memory(s, &in);
+	in.memory_bytes = s->memory_bytes;
 	in.processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	if (getloadavg(&in.load, 1) != 1)
 		in.load = 0;

@@ -14,7 +14,7 @@ enum estimating_care { ESTIMATING_WELL, ESTIMATING_QUICKLY };
 
 struct estimating;
 
-/* Begins to measure, in threads of its own. */
+/* Begins to measure, in threads of its own. NULL where the VM does not run here. */
 struct estimating *estimating_start(struct migrations *all, const char *vm, const char *node,
 	const struct migrate_options *options, enum estimating_care care);
 /* Waits for what is still being measured, for as long as that care allows; then the estimate, as

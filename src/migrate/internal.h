@@ -99,7 +99,7 @@ struct migrations {
 	int threads;
 	bool closing;
 	int probes;      /* of other nodes, being received (probe.h) */
-	bool probes_end; /* they are to end */
+	int probes_held; /* by how many that want none (probes_hold) */
 	int64_t moved, failed, wire_bytes, downtime_sum_ms; /* for the metrics */
 };
 

@@ -332,7 +332,7 @@ void measure_guest(struct migrations *all, const char *vm, const struct measure_
 		strcpy(in->no_dirty, in->no_sample);
 		return;
 	}
-	l.memory_bytes = in->memory_bytes = vm_definition(l.vm)->memory_bytes;
+	l.memory_bytes = vm_definition(l.vm)->memory_bytes;
 	state = hv_vm_state(vm_hv(l.vm));
 	in->paused = state == HV_PAUSED || state == HV_STARTING;
 	if (state != HV_RUNNING && !in->paused)

@@ -22,7 +22,7 @@ struct measure_times {
 	int64_t look_ms, window_ms;
 };
 
-/* Fills memory_bytes, paused, and what is said of sample, changes and dirty rate; what cannot be
+/* Fills in whether it is paused, and what is said of sample, changes and dirty rate; what cannot be
  * had says why there. Ends at the deadline, or a little after it. */
 void measure_guest(struct migrations *all, const char *vm, const struct measure_times *times,
 	int64_t deadline_ms, struct estimate_input *in);

@@ -114,7 +114,7 @@ static bool is_over(struct migrations *all)
 	bool over;
 
 	pthread_mutex_lock(&all->lock);
-	over = all->closing || all->probes_end;
+	over = all->closing || all->probes_held > 0;
 	pthread_mutex_unlock(&all->lock);
 	return over;
 }
@@ -152,14 +152,14 @@ static int take_place(struct migrations *all, struct error **err)
 	bool full;
 
 	pthread_mutex_lock(&all->lock);
-	full = all->probes >= PROBES_MAX || all->closing;
+	full = all->probes >= PROBES_MAX || all->probes_held > 0 || all->closing;
 	if (!full) {
 		all->probes++;
 		all->threads++;
 	}
 	pthread_mutex_unlock(&all->lock);
-	return full ? error_set(err, ERROR_BUSY, 0, "%s measures %d links already", all->set.node,
-			      PROBES_MAX)
+	return full ? error_set(err, ERROR_BUSY, 0,
+			      "%s measures other links, or has no port for another", all->set.node)
 		    : 0;
 }
 
@@ -201,14 +201,20 @@ json_t *probe_receive(
 	return json_pack("{s:i}", "port", port);
 }
 
-void probe_end_all(struct migrations *all)
+void probes_hold(struct migrations *all)
 {
 	int64_t deadline = clock_ms() + END_MS;
 
 	pthread_mutex_lock(&all->lock);
-	all->probes_end = true;
+	all->probes_held++;
 	while (all->probes > 0 && clock_ms() < deadline)
 		migrations_wait(all, deadline);
-	all->probes_end = false;
+	pthread_mutex_unlock(&all->lock);
+}
+
+void probes_release(struct migrations *all)
+{
+	pthread_mutex_lock(&all->lock);
+	all->probes_held--;
 	pthread_mutex_unlock(&all->lock);
 }

@@ -26,7 +26,10 @@ int probe_link(struct migrations *all, const char *node, int ms, int64_t deadlin
  * for. */
 json_t *probe_receive(
 	struct migrations *all, const char *from, const json_t *request, struct error **err);
-/* Ends those that are received here, and waits for that. */
-void probe_end_all(struct migrations *all);
+/* Ends those that are received here and waits for that; there are no others until they are
+ * released.
+ */
+void probes_hold(struct migrations *all);
+void probes_release(struct migrations *all);
 
 #endif
