@@ -38,6 +38,8 @@ WORKS = {
     "heavy": [("fill", 64, "random"), ("dirty", 5, "page")],
 }
 KEYS = ("total_ms", "wire_bytes", "downtime_ms")
+SCALES = {"total_ms": 1, "wire_bytes": 1e6, "downtime_ms": 1}
+WHERE = ("migrate", "check")
 IMAGE = "images/debian.qcow2"
 BOOT_TIMEOUT_S = 180
 
@@ -76,20 +78,22 @@ def inside(range_, actual):
     return low <= actual and (high is None or actual <= high)
 
 
+def range_text(range_, actual, scale):
+    """"[1.2..3.4]", "[1.2..]" without an end, "[-]" for nothing; with OUT when it did not hold."""
+    if not range_:
+        return "[-]"
+    ends = ("" if end is None else f"{end / scale:.4g}" for end in range_)
+    return f"[{'..'.join(ends)}]" + ("" if inside(range_, actual) else " OUT")
+
+
 def show(result):
     words = [f"{result['work']:7} {result['rate_mbit']:5} Mbit/s run {result['run']}:",
              "moved" if result["moved"] else "NOT MOVED"]
     for key in KEYS:
-        scale = 1e6 if key == "wire_bytes" else 1
-        for where in ("migrate", "check"):
-            range_ = (result[where] or {}).get(key)
-            text = "-" if not range_ else "..".join(
-                "" if end is None else f"{end / scale:.4g}" for end in range_)
-            held = inside(range_, result["actual"][key]) if result["moved"] else None
-            words.append(f"{key if where == 'migrate' else ''} "
-                         f"{format(result['actual'][key] / scale, '.4g') if where == 'migrate' else ''}"
-                         f" [{text}]{'' if held is not False else ' OUT'}")
-    words.append(f"converges {[(result[w] or {}).get('converges') for w in ('migrate', 'check')]}")
+        scale, actual = SCALES[key], result["actual"][key]
+        words += [key, f"{actual / scale:.4g}"]
+        words += [range_text((result[where] or {}).get(key), actual, scale) for where in WHERE]
+    words.append(f"converges {[(result[where] or {}).get('converges') for where in WHERE]}")
     print(" ".join(words), flush=True)
 
 
@@ -174,7 +178,7 @@ def main():
     out = BUILD / "bench" / "estimate.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
-    for where in ("migrate", "check"):
+    for where in WHERE:
         print(f"{where}: inside: " + ", ".join(
             f"{key} {count(results, where, key)}" for key in KEYS))
 

@@ -127,8 +127,8 @@ def print_estimates(runs):
     held = [one for one in made if one["inside"] and one["total_ms"][1] is not None]
     widths = [one["total_ms"][1] / max(1, one["total_ms"][0]) for one in made
               if one["total_ms"] and one["total_ms"][1] is not None]
-    print(f"estimates of the total time: {len(held)} of {len(made)} inside" +
-          (f"; the high end is {statistics.median(widths):.1f} times the low one" if widths else ""))
+    width = f"; the high end is {statistics.median(widths):.1f} times the low one" if widths else ""
+    print(f"estimates of the total time: {len(held)} of {len(made)} inside{width}")
 
 
 def print_failures(runs):

@@ -38,8 +38,8 @@ enum verdict source_take_word(const json_t *answer, struct error **err);
 /* The guest runs on the other side: ends our copy. */
 void source_end_copy(struct migration *m);
 /* Where a node listens for a lane: HOST:PORT. */
-int source_lane_address(struct migrations *all, const char *peer, int port, char lane[300],
-	struct error **err);
+int source_lane_address(
+	struct migrations *all, const char *peer, int port, char lane[300], struct error **err);
 /* Ends the data mover and gives the connection to the destination back. */
 void source_release_lane(struct migration *m);
 /* The pool's verdict, else the destination's word; asks both again until one is known. UNKNOWN:

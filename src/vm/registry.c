@@ -159,7 +159,8 @@ void vm_give_back(struct vm *vm)
 
 void vm_remove_run_dir(const struct vm *vm)
 {
-	static const char *const files[] = {"vm.conf", "epoch", "migrate.sock", "wire.log", "sample"};
+	static const char *const files[] = {
+		"vm.conf", "epoch", "migrate.sock", "wire.log", "sample"};
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		cleanup_free char *path = fs_format("%s/%s", vm->run_dir, files[i]);
