@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 static const struct care {
-	int probe_ms;
+	const char *probe; /* how long, and how much at most */
 	struct measure_times guest;
 	int64_t limit_ms; /* for all of it */
-} cares[] = {
-	[ESTIMATING_WELL] = {400, {300, 400}, 2000}, [ESTIMATING_QUICKLY] = {160, {200, 100}, 900}};
+} cares[] = {[ESTIMATING_WELL] = {"400", {300, 400}, 2000},
+	[ESTIMATING_QUICKLY] = {"160,4M", {200, 100}, 900}};
 
 struct estimating {
 	struct migrations *all;
@@ -76,8 +76,8 @@ static void *measure_link(void *arg)
 	cleanup_error struct error *e = NULL;
 	struct estimate_input in = {0};
 
-	if (probe_link(s->all, s->node, s->care.probe_ms, s->begin_ms + s->care.limit_ms,
-		    &in.link_bps, &e) < 0)
+	if (probe_link(s->all, s->node, s->care.probe, s->begin_ms + s->care.limit_ms, &in.link_bps,
+		    &e) < 0)
 		snprintf(in.no_link, sizeof(in.no_link), "%.191s", e->message);
 	keep(s, &s->link, &s->have_link, &in);
 	leave(s);

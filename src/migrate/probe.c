@@ -77,11 +77,11 @@ static int ask(struct migrations *all, const char *node, const json_t *request, 
 		"the link was not measured, for %s has an older drover", node);
 }
 
-int probe_link(struct migrations *all, const char *node, int ms, int64_t deadline_ms,
+int probe_link(struct migrations *all, const char *node, const char *probe, int64_t deadline_ms,
 	struct estimate_range *bps, struct error **err)
 {
 	cleanup_json json_t *request = NULL, *answer = NULL;
-	cleanup_free char *carried = fs_format("probe:%d", ms);
+	cleanup_free char *carried = fs_format("probe:%s", probe);
 	struct mover *mover;
 	char id[33], lane[300];
 	int64_t port;

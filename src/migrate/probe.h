@@ -16,10 +16,10 @@
 #define PROBES_MAX 4
 #define PROBE_LIFE_MS 5000
 
-/* Source: measures the link to a node for `ms`; *bps gets the least and the most, in bytes a
- * second. ERROR_NOT_FOUND for a node whose drover is older than probes, ERROR_BUSY, ERROR_TIMEOUT,
- * and whatever makes a lane fail. */
-int probe_link(struct migrations *all, const char *node, int ms, int64_t deadline_ms,
+/* Source: measures the link to a node by a probe ("400", "160,4M": wire/endpoint.h); *bps gets the
+ * least and the most, in bytes a second. ERROR_NOT_FOUND for a node whose drover is older than
+ * probes, ERROR_BUSY, ERROR_TIMEOUT, and whatever makes a lane fail. */
+int probe_link(struct migrations *all, const char *node, const char *probe, int64_t deadline_ms,
 	struct estimate_range *bps, struct error **err);
 
 /* Destination: receives a probe of another node, request {"id"}: {"port"} where it is listened

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -160,10 +161,19 @@ static int open_fd(struct endpoint *e, struct error **err)
 	return 0;
 }
 
+/* MS or MS,BYTES */
 static int parse_probe(struct endpoint *e, struct error **err)
 {
+	char ms[16];
+	size_t len = strcspn(e->path, ",");
+
+	snprintf(ms, sizeof(ms), "%.*s", (int)(len < sizeof(ms) ? len : sizeof(ms) - 1), e->path);
 	e->size = ENDPOINT_PROBE_MAX;
-	return fs_parse_number("a probe", e->path, 1, ENDPOINT_PROBE_MS_MAX, &e->probe_ms, err);
+	if (fs_parse_number("a probe", ms, 1, ENDPOINT_PROBE_MS_MAX, &e->probe_ms, err) < 0)
+		return -1;
+	return e->path[len] ? fs_parse_size("a probe", e->path + len + 1, ENDPOINT_PROBE_MAX,
+				      &e->size, err)
+			    : 0;
 }
 
 int endpoint_open_input(struct endpoint *e, const char *text, struct error **err)

@@ -14,7 +14,8 @@
  *     generate:SIZE    input only: a made-up stream of that many bytes ("8G"), for measurements.
  *                      Its 64-bit little-endian word number i is i times ENDPOINT_STEP.
  *     probe:MS         input only: the same for that long, from 1 to ENDPOINT_PROBE_MS_MAX
- *                      milliseconds, but at most ENDPOINT_PROBE_MAX bytes: what measures a link
+ *                      milliseconds, but at most ENDPOINT_PROBE_MAX bytes: what measures a link;
+ *                      probe:MS,BYTES is at most so many bytes
  *     null             output only: read by nobody
  *
  * A socket goes both ways: what the hypervisor writes back at the output is the return path, and is

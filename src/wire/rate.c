@@ -43,6 +43,8 @@ struct rate_found rate_find(const struct rate *r)
 	if (us < RATE_LEAST_US)
 		return found;
 	half = point_at(r, begin_us + us / 2);
+	/* All of it, of one that was over after few. */
+	half = half < last ? half : 0;
 	quarter = point_at(r, begin_us + us * 3 / 4);
 	found.bps = between(r, half, last);
 	third = quarter > half ? between(r, half, quarter) : found.bps;

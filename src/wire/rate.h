@@ -12,9 +12,9 @@
 
 /* Acknowledgements that are kept, those that come within RATE_STEP_US of another not. */
 #define RATE_POINTS 1024u
-#define RATE_STEP_US 1000
+#define RATE_STEP_US 200
 /* What was measured in less than this tells nothing. */
-#define RATE_LEAST_US 40000
+#define RATE_LEAST_US 2000
 
 struct rate {
 	unsigned count;

@@ -39,7 +39,14 @@ def test_a_probe_keeps_to_a_bandwidth_limit(bench):
     assert 4 << 20 < sent["steady_bps"] < 12 << 20, sent
 
 
-@pytest.mark.parametrize("ms", ["0", "1001", "", "x"])
+def test_a_probe_ends_after_its_bytes(bench):
+    receiver, port = bench.recv("null")
+    sent = bench.send("probe:1000,3M", port, "--codec", "plain").end()
+    receiver.end()
+    assert sent["stream_bytes"] == 3 << 20
+
+
+@pytest.mark.parametrize("ms", ["0", "1001", "", "x", "100,", "100,129M", "100,x", ",1M"])
 def test_a_probe_has_a_length_that_makes_sense(bench, ms):
     assert bench.send(f"probe:{ms}", 1).error()[0] == "usage"
 

@@ -49,6 +49,17 @@ static void test_too_little_tells_nothing(void **state)
 	assert_int_equal(rate_find(&r).bps, 0);
 }
 
+static void test_few_tell_all_the_same(void **state)
+{
+	struct rate r = {0};
+
+	(void)state;
+	rate_arrived(&r, 1000000, 0);
+	rate_arrived(&r, 5000000, 4000);
+	assert_int_equal(rate_find(&r).bps, 1000000000);
+	assert_int_equal(rate_find(&r).least_bps, 1000000000);
+}
+
 static void test_only_so_many_are_kept(void **state)
 {
 	struct rate r = {0};
@@ -57,7 +68,7 @@ static void test_only_so_many_are_kept(void **state)
 	for (unsigned i = 1; i <= 2 * RATE_POINTS; i++)
 		rate_arrived(&r, i * 1000, (int64_t)i * RATE_STEP_US);
 	assert_int_equal(r.count, RATE_POINTS);
-	assert_int_equal(rate_find(&r).bps, 1000000);
+	assert_int_equal(rate_find(&r).bps, 1000 * 1000000ll / RATE_STEP_US);
 	/* One that says less than another, or comes at once after it. */
 	r.count = 10;
 	rate_arrived(&r, 1, 1000000000);
@@ -71,6 +82,7 @@ int main(void)
 		cmocka_unit_test(test_what_came_first_does_not_count),
 		cmocka_unit_test(test_a_rate_that_changes_has_a_least_and_a_most),
 		cmocka_unit_test(test_too_little_tells_nothing),
+		cmocka_unit_test(test_few_tell_all_the_same),
 		cmocka_unit_test(test_only_so_many_are_kept),
 	};
 
