@@ -8,7 +8,8 @@ from vms import Guest, drover, leftovers
 
 RATE_MBIT = 200
 FIGURES = ("total_ms", "wire_bytes", "downtime_ms")
-MOVES, MOVES_INSIDE = 3, 2
+# About one estimate in ten does not hold on a busy machine (docs/estimate.md).
+MOVES, MOVES_INSIDE = 3, 1
 
 
 @pytest.fixture(name="two", scope="module")
