@@ -8,8 +8,9 @@ from vms import Guest, drover, leftovers
 
 RATE_MBIT = 200
 FIGURES = ("total_ms", "wire_bytes", "downtime_ms")
-# About one estimate in ten does not hold on a busy machine (docs/estimate.md).
-MOVES, MOVES_INSIDE = 3, 1
+# About one estimate in ten does not hold on a busy machine, and those of one guest miss together
+# (docs/estimate.md): by so many percent each may.
+MOVES, OFF_PERCENT = 3, 60
 
 
 @pytest.fixture(name="two", scope="module")
@@ -45,8 +46,8 @@ def assert_nothing_is_left(guest):
         assert leftovers(node, guest.pids(node)) == []
 
 
-def inside(report):
-    return report["estimate"]["compared"]["total_ms"]["inside"]
+def off(report):
+    return abs(report["estimate"]["compared"]["total_ms"]["off_percent"])
 
 
 def test_an_idle_guest_is_said_to_converge_and_what_it_takes(guest):
@@ -95,7 +96,7 @@ def test_the_report_says_how_far_off_it_was(guest):
         assert set(compared) == set(FIGURES), report["estimate"]
         for figure in FIGURES:
             assert compared[figure]["actual"] == report[figure]
-    assert sum(map(inside, reports)) >= MOVES_INSIDE, [
+    assert max(map(off, reports)) <= OFF_PERCENT, [
         (report["total_ms"], report["estimate"]) for report in reports]
     _, (listed,) = drover(guest.at, "migration", "ls")
     last = max(listed["migrations"], key=lambda m: m["started_ms"])
