@@ -64,7 +64,7 @@ def check(node, vm, to):
 
 def move(node, vm, to):
     """The report of a move, or of one that was ended for it took too long."""
-    run = node.run("drover", "migrate", vm.name, to.name, "--timeout", str(LIMIT_S), "--json",
+    run = node.run("drover", "migrate", vm.name, to.name, "--estimate", "--timeout", str(LIMIT_S), "--json",
                    check=False, timeout=LIMIT_S + 60)
     said = last_json(run)
     return {"moved": run.returncode == 0, **said.get("result", said)}

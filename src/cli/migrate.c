@@ -38,7 +38,9 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_VALUE, "reconnect", "SECONDS", "how long a broken lane is made again (60)", NULL},
 	{CLI_FLAG, "check", NULL, "moves nothing: says whether it would be moved, and why not",
 		NULL},
-	{CLI_FLAG, "no-estimate", NULL, "measures nothing before, and estimates nothing", NULL},
+	{CLI_FLAG, "estimate", NULL,
+		"measures the link and the guest while it prepares, and estimates the move", NULL},
+	{CLI_FLAG, "no-estimate", NULL, "with --check: measures and estimates nothing", NULL},
 	{CLI_LIST, "force", "CHECK[,CHECK]", "moves it although that check fails", NULL},
 	{CLI_FLAG, "detach", NULL, "prints the migration's id and returns", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
@@ -94,7 +96,9 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 		(json_int_t)downtime_ms, "bandwidth", (json_int_t)bandwidth, "timeout_ms",
 		(json_int_t)timeout_s * 1000, "reconnect_s", (json_int_t)reconnect_s, "postcopy",
 		postcopy, "pause", cli_flag(args, "pause"), "force", cli_force(args), "estimate",
-		cli_flag(args, "no-estimate") ? json_false() : NULL);
+		cli_flag(args, "no-estimate") ? json_false()
+		: cli_flag(args, "estimate")  ? json_true()
+					      : NULL);
 }
 
 int cli_migrate(struct cli *cli, struct error **err)

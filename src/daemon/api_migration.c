@@ -66,13 +66,17 @@ static json_t *check_here(struct migrations *m, const char *vm, const char *to,
 	const struct migrate_options *options, struct error **err)
 {
 	struct estimating *estimating = NULL;
+	cleanup_json json_t *estimate = NULL;
 	json_t *report;
 
 	if (!options->no_estimate)
 		estimating = estimating_start(m, vm, to, options, ESTIMATING_WELL);
 	report = preflight_run(m, vm, to, options, err);
-	if (report && estimating)
-		json_object_set_new(report, "estimate", estimating_finish(estimating, 0, false));
+	estimate = report && estimating ? estimating_finish(estimating, 0, false) : NULL;
+	if (estimate) {
+		estimating_remember(m, vm, to, options, estimate);
+		json_object_set(report, "estimate", estimate);
+	}
 	estimating_free(estimating);
 	return report;
 }

@@ -18,6 +18,10 @@ static const struct care {
 } cares[] = {[ESTIMATING_WELL] = {"400", {300, 400}, 2000},
 	[ESTIMATING_QUICKLY] = {"160,4M", {200, 100}, 900}};
 
+/* A guest that was looked at longer ago may do something else by now. */
+#define REMEMBERED_MS 600000
+#define REMEMBERED_MAX 256
+
 struct estimating {
 	struct migrations *all;
 	char vm[FS_NAME_MAX + 1];
@@ -189,6 +193,71 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 	json_object_set_new(result, "measured", estimate_measured_json(&in));
 	json_object_set_new(result, "took_ms", json_integer(clock_ms() - s->begin_ms));
 	return result;
+}
+
+/* What distinguishes one move from another, as far as an estimate goes. */
+static char *move_key(const char *vm, const char *node, const struct migrate_options *o)
+{
+	return fs_format("%s/%s/%lld/%lld/%lld/%d/%d/%d", vm, node, (long long)o->downtime_limit_ms,
+		(long long)o->bandwidth_bps, (long long)o->timeout_ms, o->pause, o->postcopy,
+		o->postcopy_rounds);
+}
+
+/* With the lock held: those that nobody will ask for. */
+static void forget_old(struct migrations *all)
+{
+	const char *key;
+	json_t *made;
+	void *next;
+
+	if (json_object_size(all->estimates) >= REMEMBERED_MAX)
+		json_object_clear(all->estimates);
+	json_object_foreach_safe(all->estimates, next, key, made)
+	{
+		if (clock_ms() - json_integer_value(json_object_get(made, "ms")) > REMEMBERED_MS)
+			json_object_del(all->estimates, key);
+	}
+}
+
+static void forget_vm(struct migrations *all, const char *vm)
+{
+	size_t len = strlen(vm);
+	const char *key;
+	json_t *made;
+	void *next;
+
+	json_object_foreach_safe(all->estimates, next, key, made)
+	{
+		if (!strncmp(key, vm, len) && key[len] == '/')
+			json_object_del(all->estimates, key);
+	}
+}
+
+void estimating_remember(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, const json_t *estimate)
+{
+	cleanup_free char *key = move_key(vm, node, options);
+
+	pthread_mutex_lock(&all->lock);
+	forget_old(all);
+	json_object_set_new(all->estimates, key,
+		json_pack("{s:I, s:o}", "ms", (json_int_t)clock_ms(), "estimate",
+			json_deep_copy(estimate)));
+	pthread_mutex_unlock(&all->lock);
+}
+
+json_t *estimating_recall(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options)
+{
+	cleanup_free char *key = move_key(vm, node, options);
+	json_t *found;
+
+	pthread_mutex_lock(&all->lock);
+	forget_old(all);
+	found = json_deep_copy(json_object_get(json_object_get(all->estimates, key), "estimate"));
+	forget_vm(all, vm);
+	pthread_mutex_unlock(&all->lock);
+	return found;
 }
 
 void estimating_free(struct estimating *s)

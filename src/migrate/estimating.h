@@ -21,6 +21,13 @@ struct estimating *estimating_start(struct migrations *all, const char *vm, cons
  * estimate_json with "took_ms". `elapsed_ms` since the migration began, and whether both
  * hypervisors are ready; 0 and false when there is none yet. Once. */
 json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready);
+/* Keeps an estimate for the report of the move that follows within ten minutes. */
+void estimating_remember(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, const json_t *estimate);
+/* Such an estimate, for a move that begins: all of that VM are forgotten. The caller's; NULL where
+ * there is none. */
+json_t *estimating_recall(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options);
 /* What is still being measured goes on by itself and is freed then. NULL is nothing to free. */
 void estimating_free(struct estimating *s);
 

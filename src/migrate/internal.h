@@ -98,8 +98,10 @@ struct migrations {
 	struct migration *list;
 	int threads;
 	bool closing;
-	int probes;      /* of other nodes, being received (probe.h) */
-	int probes_held; /* by how many that want none (probes_hold) */
+	int probes;        /* of other nodes, being received (probe.h) */
+	int probes_held;   /* by how many that want none (probes_hold) */
+	json_t *estimates; /* of `drover migrate --check`, for the moves that follow (estimating.h)
+			    */
 	int64_t moved, failed, wire_bytes, downtime_sum_ms; /* for the metrics */
 };
 

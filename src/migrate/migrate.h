@@ -57,9 +57,10 @@ struct migrate_options {
 	bool pause;                /* the guest is paused first: no rounds, a long downtime */
 	bool postcopy;             /* the guest may run on the other side before all is there … */
 	int postcopy_rounds;       /* … after so many rounds; 0: when it does not converge */
-	int reconnect_s;  /* for how long a broken lane is made again; 0: drover-wire's own limit */
-	uint32_t forced;  /* checks of preflight.h that may fail */
-	bool no_estimate; /* nothing is measured before */
+	int reconnect_s; /* for how long a broken lane is made again; 0: drover-wire's own limit */
+	uint32_t forced; /* checks of preflight.h that may fail */
+	/* As said: a check measures and estimates unless it is not to, a move only if it is to. */
+	bool estimate, no_estimate;
 };
 /* A lane is made again for so long where nothing else is said: what drover-wire does. */
 #define MIGRATE_RECONNECT_S 60

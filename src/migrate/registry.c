@@ -71,6 +71,7 @@ struct migrations *migrations_open(const struct migrate_settings *settings, stru
 		return NULL;
 	}
 	all->set = *settings;
+	all->estimates = json_object();
 	pthread_mutex_init(&all->lock, NULL);
 	cond_init(&all->changed);
 	return all;
@@ -141,6 +142,7 @@ void migrations_free(struct migrations *all)
 		all->list = m->next;
 		migration_free(m);
 	}
+	json_decref(all->estimates);
 	pthread_cond_destroy(&all->changed);
 	pthread_mutex_destroy(&all->lock);
 	free(all);
@@ -439,7 +441,7 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 	static const char *const known[] = {"downtime_ms", "bandwidth", "timeout_ms", "pause",
 		"postcopy", "reconnect_s", "force", "estimate", NULL};
 	int64_t reconnect_s;
-	bool estimate;
+	const json_t *estimate = json_object_get(object, "estimate");
 
 	*o = (struct migrate_options){.downtime_limit_ms = DOWNTIME_DEFAULT_MS};
 	if (!object || json_is_null(object))
@@ -454,12 +456,12 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
 			err) < 0 ||
 		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
-		json_opt_bool(object, "estimate", true, &estimate, err) < 0 ||
+		json_opt_bool(object, "estimate", false, &o->estimate, err) < 0 ||
 		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		preflight_parse_force(json_object_get(object, "force"), &o->forced, err) < 0)
 		return -1;
 	o->reconnect_s = (int)reconnect_s;
-	o->no_estimate = !estimate;
+	o->no_estimate = json_is_false(estimate);
 	return parse_postcopy(object, o, err);
 }
 

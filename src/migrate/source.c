@@ -426,6 +426,7 @@ static void finish_estimate(struct migration *m)
 
 	if (!m->estimating)
 		return;
+	json_free(&m->estimate);
 	m->estimate = estimating_finish(m->estimating, clock_ms() - m->begin_ms, true);
 	estimating_free(m->estimating);
 	m->estimating = NULL;
@@ -496,6 +497,7 @@ static int begin(struct migrations *all, const char *vm, const char *node,
 		migration_ended(m, MIGRATE_FAILED, NULL);
 		return -1;
 	}
+	m->estimate = estimating_recall(all, vm, node, options);
 	m->estimating = estimating;
 	log_info("migration %s: %s to %s", id, vm, node);
 	migration_spawn(m, source_run);
@@ -508,7 +510,7 @@ int migrations_start(struct migrations *all, const char *vm, const char *node,
 	struct estimating *estimating = NULL;
 	cleanup_json json_t *report = NULL;
 
-	if (!options->no_estimate)
+	if (options->estimate)
 		estimating = estimating_start(all, vm, node, options, ESTIMATING_QUICKLY);
 	report = preflight_run(all, vm, node, options, err);
 	if (!report || preflight_refusal(report, err) < 0 ||

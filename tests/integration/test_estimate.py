@@ -90,7 +90,7 @@ def test_what_changes_faster_than_the_link_is_said_not_to_converge(guest):
 
 
 def test_the_report_says_how_far_off_it_was(guest):
-    reports = [move(guest) for _ in range(MOVES)]
+    reports = [move(guest, "--estimate") for _ in range(MOVES)]
     for report in reports:
         compared = report["estimate"]["compared"]
         assert set(compared) == set(FIGURES), report["estimate"]
@@ -105,9 +105,19 @@ def test_the_report_says_how_far_off_it_was(guest):
     assert_nothing_is_left(guest)
 
 
+def test_a_move_has_the_estimate_of_the_check_before_it_once(guest):
+    estimate = check(guest)["estimate"]
+    compared = move(guest)["estimate"]
+    assert compared["total_ms"] == estimate["total_ms"], compared
+    assert set(compared["compared"]) == set(FIGURES), compared
+    assert "estimate" not in move(guest)
+    check(guest)
+    assert "estimate" not in move(guest, "--bandwidth", "100M"), "another move"
+
+
 def test_none_is_made_when_it_is_turned_off(guest):
     assert "estimate" not in check(guest, "--no-estimate")
-    assert "estimate" not in move(guest, "--no-estimate")
+    assert "estimate" not in move(guest)
 
 
 def test_a_sample_that_cannot_be_had_is_said_and_stops_nothing(guest):
@@ -115,7 +125,7 @@ def test_a_sample_that_cannot_be_had_is_said_and_stops_nothing(guest):
     guest.at.run("mkdir", place)
     try:
         estimate = check(guest)["estimate"]
-        report = move(guest)
+        report = move(guest, "--estimate")
     finally:
         for node in (guest.at, guest.to):
             node.run("sh", "-c", f"rmdir {place} || true")
@@ -134,7 +144,7 @@ def test_a_probe_leaves_the_only_port_to_a_migration(guest):
     guest.to.start_daemon()
     there = guest.to
     try:
-        report = move(guest)
+        report = move(guest, "--estimate")
         assert "estimate" in report
     finally:
         conf.write_text(text)
@@ -149,7 +159,7 @@ def test_a_link_that_cannot_be_measured_is_said_and_stops_nothing(guest):
     url = f"https://{guest.to.address}:7780/v1/probes"
     guest.at.run("sh", "-c", "for i in 1 2 3 4; do "
                  f"curl -skf {files} -d '{{\"id\": \"p'$i'\"}}' {url} || exit 1; done")
-    report = move(guest)
+    report = move(guest, "--estimate")
     assert report["estimate"]["total_ms"] is None, report["estimate"]
     assert any("the time is not known" in reason for reason in report["estimate"]["because"])
     assert report["estimate"]["wire_bytes"], report["estimate"]
