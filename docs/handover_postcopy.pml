@@ -14,7 +14,7 @@
  *   FOLLOW_A_CLAIM       A takes B's claim for B's guest running
  *   FORGET_LATER_OWNERS  A does not look for an owner after B
  *   FORGET_RAN           B, started again in post-copy without its hypervisor, says "ended"
- *   TELL_ONCE            A tells B once that pages are lost
+ *   TELL_ONCE            A tells B once that pages are lost, and B does not ask
  *   MEND_WHOLE           A asks for a new lane though B says that it has all pages
  * ACKNOWLEDGES: A's hypervisor is SWITCHING until it hears that B's has loaded what it begins with
  * (QEMU from 10.1 on). Errors are known there (docs/handover.md).
@@ -256,6 +256,13 @@ inline source_settle_switched()
 
 #define WITHOUT_WORD switchedB /* WORD_MS have passed */
 
+/* dest_source_has_failed(): B asks now and then */
+#ifdef TELL_ONCE
+#define A_HAS_FAILED false
+#else
+#define A_HAS_FAILED (upA && stepA == ENDED && !doneA)
+#endif
+
 /* let_run() where a page is missing: sit_out_hang(), and dest_wait_answer() after a restart. What is
  * given up then is nobody's, for the order may be carried out yet. */
 inline sit_out_hang(worked)
@@ -267,9 +274,9 @@ end_hangs_B:
 		assert(MINE_B);
 		hangsB = false; hvB = RUNNING; ranB = true; worked = true }
 	:: atomic { hvB == GONE -> hangsB = false; worked = false }
-	:: atomic { hvB == LOADED && ((upA && stepA == ENDED && !doneA) || gives > 0) ->
+	:: atomic { hvB == LOADED && (A_HAS_FAILED || gives > 0) ->
 		if
-		:: upA && stepA == ENDED && !doneA
+		:: A_HAS_FAILED
 		:: gives > 0 -> gives--; given_up = true
 		fi;
 		hangsB = false; worked = false }
@@ -284,8 +291,11 @@ end_waits_B:
 	if
 	:: atomic { hvB == RUNNING && wholeB -> stepB = ENDED; doneB = true }
 	:: atomic { hvB == GONE -> stepB = ENDED; doneB = false; ranB_closed = true }
-	:: atomic { hvB == RUNNING && !wholeB && !streaming && (abortB || gives > 0) ->
-		if :: abortB :: !abortB -> gives--; given_up = true fi;
+	:: atomic { hvB == RUNNING && !wholeB && !streaming && (abortB || gives > 0 || A_HAS_FAILED) ->
+		if
+		:: abortB || A_HAS_FAILED
+		:: gives > 0 -> gives--; given_up = true
+		fi;
 		stepB = ENDED; doneB = false; ranB_closed = true }
 	fi
 }
