@@ -27,6 +27,7 @@
 /* Settings of a node that concern its hypervisor. Strings belong to the caller and must outlive hv.
  */
 struct hv_settings {
+	const char *driver;     /* "qemu"; NULL: that */
 	const char *binary;     /* /usr/bin/qemu-system-x86_64 */
 	const char *img_binary; /* /usr/bin/qemu-img */
 	const char *data_dirs;  /* firmware, "DIR:DIR", or NULL */

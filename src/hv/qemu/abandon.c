@@ -67,7 +67,7 @@ static int take_images(struct hv_vm *vm, struct error **err)
 	return -1;
 }
 
-int hv_vm_migrate_abandon(struct hv_vm *vm, struct error **err)
+int qemu_vm_migrate_abandon(struct hv_vm *vm, struct error **err)
 {
 	cleanup_free char *path = qemu_path(vm->run_dir, SOCKET);
 	cleanup_free char *serve = fs_format("gdbserver unix:%s,server=on,wait=off", path);

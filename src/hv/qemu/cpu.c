@@ -195,11 +195,6 @@ char *qemu_cpu_argument(const struct vm_def *def, struct error **err)
 	return (char *)text.data;
 }
 
-const struct hv_cpu_models *hv_cpu_models(const struct hv *hv)
-{
-	return &hv->models;
-}
-
 /* What this node lacks for it: what QEMU says of the model, and of the features by their names. */
 static void find_missing(const struct hv *hv, const struct cpu_spec *spec, const json_t *of_model,
 	struct cpu_set *missing)
@@ -246,7 +241,7 @@ static int lacks(const struct hv *hv, const struct vm_def *def, const struct cpu
 		*strange ? ")" : "");
 }
 
-int hv_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err)
+int qemu_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
 	cleanup_cpu_spec struct cpu_spec spec = {{0}};
 	cleanup_cpu_set struct cpu_set missing = {0};

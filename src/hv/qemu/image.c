@@ -55,8 +55,8 @@ static int make_file(const struct hv *hv, const char *path, struct error **err)
 	return 0;
 }
 
-int hv_image_create(const struct hv *hv, const char *path, const char *format, uint64_t size_bytes,
-	const char *backing, const char *backing_format, struct error **err)
+int qemu_image_create(const struct hv *hv, const char *path, const char *format,
+	uint64_t size_bytes, const char *backing, const char *backing_format, struct error **err)
 {
 	cleanup_free char *size = fs_format("%llu", (unsigned long long)size_bytes);
 	const char *argv[12] = {hv->set.img_binary, "create", "-q", "-f", format};
@@ -87,7 +87,7 @@ int hv_image_create(const struct hv *hv, const char *path, const char *format, u
 	return 0;
 }
 
-json_t *hv_image_info(const struct hv *hv, const char *path, struct error **err)
+json_t *qemu_image_info(const struct hv *hv, const char *path, struct error **err)
 {
 	const char *const argv[] = {hv->set.img_binary, "info", "-U", "--output=json", path, NULL};
 	cleanup_free char *out = NULL;

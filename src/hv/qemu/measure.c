@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -89,7 +90,7 @@ static int look(struct hv_vm *vm, int64_t *bps, struct error **err)
 	return 1;
 }
 
-int hv_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline_ms,
+int qemu_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline_ms,
 	struct hv_dirty_rate *rate, struct error **err)
 {
 	int64_t samples;
@@ -234,7 +235,7 @@ static int read_all(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sam
 	return e ? error_move(err, e) : rc;
 }
 
-int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
+int qemu_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
 	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err)
 {
 	struct sampled mine = {.vm = vm};

@@ -47,7 +47,8 @@ static int run_uri(struct hv_vm *vm, const char *command, const char *path, stru
 	return qemu_run(vm, command, arguments, NULL, err);
 }
 
-int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err)
+int qemu_vm_migrate_set(
+	struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err)
 {
 	if (params->downtime_limit_ms < 1 || params->downtime_limit_ms > DOWNTIME_MAX_MS ||
 		params->bandwidth_bps < 0)
@@ -64,7 +65,7 @@ int hv_vm_migrate_set(struct hv_vm *vm, const struct hv_migrate_params *params, 
 		NULL, err);
 }
 
-int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+int qemu_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
 	struct error **err)
 {
 	/* With a return path the destination's answer, or its silence, would decide at the end
@@ -75,7 +76,7 @@ int hv_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_pa
 	if (params->postcopy && qemu_check_postcopy_version(&vm->hv->facts, err) < 0)
 		return error_prefix(err, "%s", vm->name);
 	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
-		hv_vm_migrate_set(vm, params, err) < 0)
+		qemu_vm_migrate_set(vm, params, err) < 0)
 		return -1;
 	return run_uri(vm, "migrate", path, err);
 }
@@ -105,7 +106,7 @@ int qemu_allow_postcopy(
 	return -1;
 }
 
-int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err)
+int qemu_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err)
 {
 	/* The images, and their locks, are taken by `cont` and not when all is loaded. */
 	static const struct capability caps[] = {{"events", true}, {"late-block-activate", true}};
@@ -117,7 +118,7 @@ int hv_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, st
 	return run_uri(vm, "migrate-incoming", path, err);
 }
 
-int hv_vm_migrate_postcopy(struct hv_vm *vm, struct error **err)
+int qemu_vm_migrate_postcopy(struct hv_vm *vm, struct error **err)
 {
 	return qemu_run(vm, "migrate-start-postcopy", NULL, NULL, err);
 }
@@ -209,7 +210,7 @@ static int query(struct hv_vm *vm, struct hv_migrate_status *status, struct erro
 	return 0;
 }
 
-int hv_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
+int qemu_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
 {
 	struct error *why = NULL;
 	char said[QMP_NAME_MAX];
@@ -234,7 +235,7 @@ static int wait_change(struct hv_vm *vm, enum hv_migrate_phase phase, int round,
 	for (;;) {
 		uint64_t seq = qmp_event_seq(vm->qmp);
 
-		if (hv_vm_migrate_status(vm, status, err) < 0)
+		if (qemu_vm_migrate_status(vm, status, err) < 0)
 			return -1;
 		if (status->phase != phase || status->round > round || clock_ms() >= deadline_ms)
 			return 0;
@@ -242,13 +243,13 @@ static int wait_change(struct hv_vm *vm, enum hv_migrate_phase phase, int round,
 	}
 }
 
-int hv_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+int qemu_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
 	struct hv_migrate_status *status, struct error **err)
 {
 	return wait_change(vm, phase, INT_MAX, deadline_ms, status, err);
 }
 
-int hv_vm_migrate_follow(
+int qemu_vm_migrate_follow(
 	struct hv_vm *vm, int64_t deadline_ms, struct hv_migrate_status *status, struct error **err)
 {
 	return wait_change(vm, status->phase, status->round, deadline_ms, status, err);
@@ -277,7 +278,7 @@ static int await_break(struct hv_vm *vm, int64_t deadline, struct error **err)
 	struct error *why = NULL;
 	struct hv_migrate_status status;
 
-	if (hv_vm_migrate_status(vm, &status, err) < 0)
+	if (qemu_vm_migrate_status(vm, &status, err) < 0)
 		return -1;
 	/* Refused when it has seen it meanwhile. */
 	if (status.phase == HV_MIGRATE_POSTCOPY &&
@@ -286,7 +287,7 @@ static int await_break(struct hv_vm *vm, int64_t deadline, struct error **err)
 		return error_move(err, why);
 	error_free(&why);
 	if (status.phase == HV_MIGRATE_POSTCOPY &&
-		hv_vm_migrate_wait(vm, HV_MIGRATE_POSTCOPY, deadline, &status, err) < 0)
+		qemu_vm_migrate_wait(vm, HV_MIGRATE_POSTCOPY, deadline, &status, err) < 0)
 		return -1;
 	if (status.phase != HV_MIGRATE_POSTCOPY_PAUSED)
 		return error_set(err, ERROR_REFUSED, 0,
@@ -323,7 +324,7 @@ static int recover_silent(struct hv_vm *vm, const char *path, struct error **err
 	}
 }
 
-int hv_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err)
+int qemu_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err)
 {
 	int64_t deadline = clock_ms() + HV_ANSWER_MS;
 
@@ -332,7 +333,7 @@ int hv_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err
 	return await_break(vm, deadline, err) < 0 ? -1 : recover_by(vm->qmp, path, deadline, err);
 }
 
-int hv_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err)
+int qemu_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err)
 {
 	cleanup_free char *uri = fs_format("unix:%s", path);
 
@@ -362,12 +363,12 @@ static int stop(struct hv_vm *vm, struct error **err)
 	return 0;
 }
 
-int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
+int qemu_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 {
 	int64_t deadline = clock_ms() + HV_ANSWER_MS;
 	struct hv_migrate_status status;
 
-	if (hv_vm_migrate_status(vm, &status, err) < 0)
+	if (qemu_vm_migrate_status(vm, &status, err) < 0)
 		return -1;
 	if (in_postcopy(status.phase))
 		return no_way_back(vm, err);
@@ -379,7 +380,7 @@ int hv_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 		if (clock_ms() >= deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s: its migration has not stopped in time", vm->name);
-		if (hv_vm_migrate_wait(vm, status.phase, deadline, &status, err) < 0)
+		if (qemu_vm_migrate_wait(vm, status.phase, deadline, &status, err) < 0)
 			return -1;
 	}
 	return in_postcopy(status.phase) ? no_way_back(vm, err) : 0;

@@ -56,7 +56,7 @@ static void join(const json_t *reasons, char *out, size_t size)
 	}
 }
 
-int hv_vm_check_movable(struct hv_vm *vm, struct error **err)
+int qemu_vm_check_movable(struct hv_vm *vm, struct error **err)
 {
 	cleanup_json json_t *answer = NULL;
 	const char *status;

@@ -234,7 +234,7 @@ static int probe_best(struct hv *hv, struct error **err)
 	return probe(hv, "tcg", err);
 }
 
-struct hv *hv_open(const struct hv_settings *settings, struct error **err)
+struct hv *qemu_open(const struct hv_settings *settings, struct error **err)
 {
 	struct hv *hv = calloc(1, sizeof(*hv));
 
@@ -245,14 +245,14 @@ struct hv *hv_open(const struct hv_settings *settings, struct error **err)
 	hv->vcpus = json_object();
 	hv->cpus = json_object();
 	if (probe_best(hv, err) < 0) {
-		hv_close(hv);
+		qemu_close(hv);
 		return NULL;
 	}
 	hv->facts.no_live = qemu_live_defect(&hv->facts);
 	return hv;
 }
 
-void hv_close(struct hv *hv)
+void qemu_close(struct hv *hv)
 {
 	if (!hv)
 		return;
@@ -263,12 +263,7 @@ void hv_close(struct hv *hv)
 	free(hv);
 }
 
-const struct hv_facts *hv_get_facts(const struct hv *hv)
-{
-	return &hv->facts;
-}
-
-json_t *hv_facts_json(const struct hv *hv)
+json_t *qemu_facts_json(const struct hv *hv)
 {
 	json_t *cpus = json_array();
 	const char *name;
@@ -285,7 +280,7 @@ json_t *hv_facts_json(const struct hv *hv)
 		hv->facts.no_live);
 }
 
-void hv_complete_def(const struct hv *hv, struct vm_def *def)
+void qemu_complete_def(const struct hv *hv, struct vm_def *def)
 {
 	if (!def->machine)
 		def->machine = fs_format("%s", json_string_value(json_array_get(hv->machines, 0)));
@@ -307,7 +302,7 @@ static int check_vcpus(const struct hv *hv, const struct vm_def *def, struct err
 		hv->facts.version);
 }
 
-int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
+int qemu_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
 	size_t count = json_array_size(hv->machines), i;
 	json_t *name;
@@ -325,14 +320,14 @@ int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error
 		json_string_value(json_array_get(hv->machines, 0)));
 }
 
-int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
+int qemu_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	if (hv_check_machine(hv, def, err) < 0)
+	if (qemu_check_machine(hv, def, err) < 0)
 		return -1;
-	return strcmp(vm_def_exact_cpu(def), CPU_BASELINE) ? hv_check_cpu(hv, def, err) : 0;
+	return strcmp(vm_def_exact_cpu(def), CPU_BASELINE) ? qemu_check_cpu(hv, def, err) : 0;
 }
 
-int hv_check_postcopy(const struct hv *hv, struct error **err)
+int qemu_check_postcopy(const struct hv *hv, struct error **err)
 {
 	struct probe p;
 	int rc = probe_begin(&p, &hv->set, hv->facts.accel, true, err);

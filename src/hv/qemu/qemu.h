@@ -12,31 +12,54 @@
 #ifndef DROVER_HV_QEMU_QEMU_H
 #define DROVER_HV_QEMU_QEMU_H
 
-#include "hv/hv.h"
+#include "hv/driver.h"
 #include "hv/qemu/qmp.h"
 
 #include <pthread.h>
 
-struct hv {
-	struct hv_settings set;
-	struct hv_facts facts;
-	json_t *machines; /* names that fit, newest first */
-	json_t *vcpus;    /* machine: the most vCPUs that it can have */
-	json_t *cpus;     /* model: array of the features missing here */
-	struct hv_cpu_models models;
-	struct cpu_set given; /* all features that can be given here */
-	char vendor[16];      /* of the CPU that has them all */
-};
-
-struct hv_vm {
-	const struct hv *hv; /* the caller's; outlives this */
-	char *name;          /* "VM web1", for messages */
-	char *run_dir;
-	char *console;
-	struct process_id id;
-	struct qmp *qmp;
-	struct qmp *spare; /* its spare monitor (spare.h), or NULL */
-};
+/* The driver's operations (hv/driver.h), as hv.h describes them. */
+struct hv *qemu_open(const struct hv_settings *settings, struct error **err);
+void qemu_close(struct hv *hv);
+json_t *qemu_facts_json(const struct hv *hv);
+void qemu_complete_def(const struct hv *hv, struct vm_def *def);
+int qemu_check_def(const struct hv *hv, const struct vm_def *def, struct error **err);
+int qemu_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err);
+int qemu_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err);
+int qemu_check_postcopy(const struct hv *hv, struct error **err);
+int qemu_image_create(const struct hv *hv, const char *path, const char *format,
+	uint64_t size_bytes, const char *backing, const char *backing_format, struct error **err);
+json_t *qemu_image_info(const struct hv *hv, const char *path, struct error **err);
+struct hv_vm *qemu_vm_start(struct hv *hv, const struct hv_start *how, struct error **err);
+struct hv_vm *qemu_vm_attach(struct hv *hv, const char *run_dir, struct error **err);
+void qemu_vm_close(struct hv_vm *vm);
+enum hv_state qemu_vm_state(struct hv_vm *vm);
+int qemu_vm_resume(struct hv_vm *vm, struct error **err);
+int qemu_vm_pause(struct hv_vm *vm, struct error **err);
+int qemu_vm_powerdown(struct hv_vm *vm, struct error **err);
+int qemu_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+bool qemu_vm_hangs(struct hv_vm *vm);
+bool qemu_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms);
+int qemu_vm_announce(struct hv_vm *vm, struct error **err);
+int qemu_vm_check_movable(struct hv_vm *vm, struct error **err);
+int qemu_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+	struct error **err);
+int qemu_vm_migrate_set(
+	struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
+int qemu_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err);
+int qemu_vm_migrate_postcopy(struct hv_vm *vm, struct error **err);
+int qemu_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err);
+int qemu_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err);
+int qemu_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err);
+int qemu_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+	struct hv_migrate_status *status, struct error **err);
+int qemu_vm_migrate_follow(struct hv_vm *vm, int64_t deadline_ms, struct hv_migrate_status *status,
+	struct error **err);
+int qemu_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
+int qemu_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
+int qemu_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline_ms,
+	struct hv_dirty_rate *rate, struct error **err);
+int qemu_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
+	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err);
 
 /* Path of a file in a run directory. The caller frees it. */
 char *qemu_path(const char *run_dir, const char *file);

@@ -63,7 +63,7 @@ static struct hv_vm *new_vm(const struct hv *hv, const char *name, const char *r
 	return vm;
 }
 
-void hv_vm_close(struct hv_vm *vm)
+void qemu_vm_close(struct hv_vm *vm)
 {
 	if (!vm)
 		return;
@@ -291,14 +291,14 @@ static void take_back(struct starting *s)
 	qemu_clean(s->how->run_dir);
 }
 
-struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct error **err)
+struct hv_vm *qemu_vm_start(struct hv *hv, const struct hv_start *how, struct error **err)
 {
 	struct starting s = {hv, how, -1, -1, -1, QEMU_SPARE_NONE, {0, 0}};
 	struct hv_vm *vm = NULL;
 	struct error *why = NULL;
 	int rc;
 
-	if (hv_check_def(hv, how->def, err) < 0)
+	if (qemu_check_def(hv, how->def, err) < 0)
 		return NULL;
 	rc = prepare(&s, &why);
 	if (rc == 0)
@@ -308,7 +308,7 @@ struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct erro
 		rc = connect_vm(&s, vm, &why);
 	}
 	if (rc < 0) {
-		hv_vm_close(vm);
+		qemu_vm_close(vm);
 		vm = NULL;
 		if (why->kind != ERROR_RUNNING)
 			take_back(&s);
@@ -340,7 +340,7 @@ static int find_again(struct hv_vm *vm, struct error **err)
 	return vm->qmp ? 0 : -1;
 }
 
-struct hv_vm *hv_vm_attach(struct hv *hv, const char *run_dir, struct error **err)
+struct hv_vm *qemu_vm_attach(struct hv *hv, const char *run_dir, struct error **err)
 {
 	cleanup_free char *name = NULL;
 	struct process_id id;
@@ -363,16 +363,6 @@ struct hv_vm *hv_vm_attach(struct hv *hv, const char *run_dir, struct error **er
 			said[0] ? "; its QEMU said: " : "", said);
 		qemu_clean(run_dir);
 	}
-	hv_vm_close(vm);
+	qemu_vm_close(vm);
 	return NULL;
-}
-
-const struct process_id *hv_vm_process(const struct hv_vm *vm)
-{
-	return &vm->id;
-}
-
-const char *hv_vm_console(const struct hv_vm *vm)
-{
-	return vm->console;
 }

@@ -116,10 +116,11 @@ static bool has_migrated(struct hv_vm *vm)
 {
 	struct hv_migrate_status status;
 
-	return hv_vm_migrate_status(vm, &status, NULL) == 0 && status.phase == HV_MIGRATE_COMPLETED;
+	return qemu_vm_migrate_status(vm, &status, NULL) == 0 &&
+	       status.phase == HV_MIGRATE_COMPLETED;
 }
 
-enum hv_state hv_vm_state(struct hv_vm *vm)
+enum hv_state qemu_vm_state(struct hv_vm *vm)
 {
 	static const struct {
 		const char *name;
@@ -152,7 +153,7 @@ enum hv_state hv_vm_state(struct hv_vm *vm)
 	return HV_FAILED;
 }
 
-bool hv_vm_hangs(struct hv_vm *vm)
+bool qemu_vm_hangs(struct hv_vm *vm)
 {
 	cleanup_error struct error *why = NULL;
 
@@ -172,7 +173,7 @@ static int explain_cont(struct hv_vm *vm, struct error *why, struct error **err)
 	return -1;
 }
 
-int hv_vm_resume(struct hv_vm *vm, struct error **err)
+int qemu_vm_resume(struct hv_vm *vm, struct error **err)
 {
 	struct error *why = NULL;
 	char state[QMP_NAME_MAX];
@@ -192,17 +193,17 @@ int hv_vm_resume(struct hv_vm *vm, struct error **err)
 	return 0;
 }
 
-int hv_vm_pause(struct hv_vm *vm, struct error **err)
+int qemu_vm_pause(struct hv_vm *vm, struct error **err)
 {
 	return qemu_run(vm, "stop", NULL, NULL, err);
 }
 
-int hv_vm_powerdown(struct hv_vm *vm, struct error **err)
+int qemu_vm_powerdown(struct hv_vm *vm, struct error **err)
 {
 	return qemu_run(vm, "system_powerdown", NULL, NULL, err);
 }
 
-int hv_vm_announce(struct hv_vm *vm, struct error **err)
+int qemu_vm_announce(struct hv_vm *vm, struct error **err)
 {
 	/* QEMU's own defaults after a migration: five times within a second. */
 	json_t *how = json_pack(
@@ -211,11 +212,11 @@ int hv_vm_announce(struct hv_vm *vm, struct error **err)
 	return qemu_run(vm, "announce-self", how, NULL, err);
 }
 
-bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
+bool qemu_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 {
 	for (;;) {
 		uint64_t seq = qmp_event_seq(vm->qmp);
-		enum hv_state state = hv_vm_state(vm);
+		enum hv_state state = qemu_vm_state(vm);
 
 		if (state == HV_OFF || state == HV_GONE)
 			return true;
@@ -226,7 +227,7 @@ bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 	}
 }
 
-int hv_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err)
+int qemu_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err)
 {
 	if (qmp_silent(vm->qmp))
 		process_signal(&vm->id, SIGKILL);
