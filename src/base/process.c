@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>

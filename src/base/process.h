@@ -39,6 +39,8 @@ int process_start(const struct process_options *options, struct process_id *id, 
 int process_identify(pid_t pid, struct process_id *id);
 /* Whether that very process lives (a zombie does not). */
 bool process_alive(const struct process_id *id);
+/* Whether it is stopped by a signal (SIGSTOP), with all its threads. */
+bool process_stopped(const struct process_id *id);
 /* Sends a signal to that very process; nothing when it is gone. */
 void process_signal(const struct process_id *id, int signal);
 /* Waits until it has ended, ours or not; false when it has not by deadline_ms (of clock_ms).

@@ -92,3 +92,13 @@ char *process_program(void)
 
 	return sysctl(name, 4, path, &len, NULL, 0) < 0 ? NULL : fs_format("%s", path);
 }
+
+bool process_stopped(const struct process_id *id)
+{
+	int name[] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, id->pid};
+	struct kinfo_proc info;
+	size_t len = sizeof(info);
+
+	return process_alive(id) && sysctl(name, 4, &info, &len, NULL, 0) == 0 &&
+	       len >= sizeof(info) && info.ki_stat == SSTOP;
+}

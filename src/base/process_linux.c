@@ -2,6 +2,7 @@
 
 #include "base/fs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -90,4 +91,28 @@ char *process_program(void)
 		return NULL;
 	path[len] = 0;
 	return fs_format("%s", path);
+}
+
+/* The state in /proc is that of the first thread; each has its own below task/. */
+bool process_stopped(const struct process_id *id)
+{
+	cleanup_free char *path = fs_format("/proc/%d/task", (int)id->pid);
+	DIR *tasks = process_alive(id) ? opendir(path) : NULL;
+	bool stopped = tasks != NULL;
+	struct dirent *task;
+
+	while (stopped && (task = readdir(tasks))) {
+		cleanup_free char *stat_path = fs_format("%s/%s/stat", path, task->d_name);
+		cleanup_free char *stat = NULL;
+		const char *after;
+
+		if (task->d_name[0] == '.')
+			continue;
+		stat = fs_read(stat_path, 4096, NULL, NULL);
+		after = stat ? strrchr(stat, ')') : NULL;
+		stopped = !after || after[1] == 0 || strchr("TXZ", after[2]) != NULL;
+	}
+	if (tasks)
+		closedir(tasks);
+	return stopped;
 }

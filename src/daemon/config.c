@@ -12,6 +12,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __FreeBSD__
+#define CONFIG_HYPERVISOR "bhyve"
+#else
+#define CONFIG_HYPERVISOR "qemu"
+#endif
+
 static int check_dir(const char *key, const char *value, struct error **err)
 {
 	if (value[0] != '/' || strlen(value) > 4000)
@@ -71,6 +77,14 @@ static int check_accel(const char *key, const char *value, struct error **err)
 	return 0;
 }
 
+static int check_hypervisor(const char *key, const char *value, struct error **err)
+{
+	if (strcmp(value, "qemu") && strcmp(value, "bhyve"))
+		return error_set(err, ERROR_DEFINITION, 0, "%s must be qemu or bhyve, not \"%s\"",
+			key, value);
+	return 0;
+}
+
 typedef int check_fn(const char *key, const char *value, struct error **err);
 
 static const struct {
@@ -87,10 +101,20 @@ static const struct {
 	{"node", "wire_user", offsetof(struct config, wire_user), 0, check_text},
 	{"node", "allow_paths", offsetof(struct config, allow_paths), 0, check_dirs},
 	{"node", "group", offsetof(struct config, group), 0, check_text},
+	{"node", "hypervisor", offsetof(struct config, hypervisor), 0, check_hypervisor},
 	{"qemu", "binary", offsetof(struct config, qemu_binary), 0, check_dir},
 	{"qemu", "img", offsetof(struct config, qemu_img), 0, check_dir},
 	{"qemu", "data", offsetof(struct config, qemu_data), 0, check_dirs},
 	{"qemu", "accel", offsetof(struct config, accel), 0, check_accel},
+	{"bhyve", "binary", offsetof(struct config, bhyve), 0, check_dir},
+	{"bhyve", "bhyvectl", offsetof(struct config, bhyvectl), 0, check_dir},
+	{"bhyve", "bhyveload", offsetof(struct config, bhyveload), 0, check_dir},
+	{"bhyve", "grub", offsetof(struct config, grub_bhyve), 0, check_dir},
+	{"bhyve", "bootrom", offsetof(struct config, bootrom), 0, check_dir},
+	{"bhyve", "vmm", offsetof(struct config, vmm), 0, check_dir},
+	{"bhyve", "nmdm", offsetof(struct config, nmdm), 0, check_dir},
+	{"bhyve", "port_min", 0, offsetof(struct config, bhyve_port_min), NULL},
+	{"bhyve", "port_max", 0, offsetof(struct config, bhyve_port_max), NULL},
 	{"wire", "binary", offsetof(struct config, wire_binary), 0, check_dir},
 	{"wire", "port_min", 0, offsetof(struct config, port_min), NULL},
 	{"wire", "port_max", 0, offsetof(struct config, port_max), NULL},
@@ -129,7 +153,8 @@ static int unknown(const struct settings_key *key, struct error **err)
 		section = section || !strcmp(keys[i].section, key->section);
 	if (!section)
 		return error_set(err, ERROR_DEFINITION, 0,
-			"there is no section [%s]; there are [node], [qemu], [wire] and [task]",
+			"there is no section [%s]; there are [node], [qemu], [bhyve], [wire] and "
+			"[task]",
 			key->section);
 	return error_set(err, ERROR_DEFINITION, 0, "[%s] has no key \"%s\"; see drover.conf(5)",
 		key->section, key->key);
@@ -177,6 +202,16 @@ static void set_defaults(struct config *config)
 		.qemu_binary = fs_format("/usr/bin/qemu-system-x86_64"),
 		.qemu_img = fs_format("/usr/bin/qemu-img"),
 		.accel = fs_format("auto"),
+		.hypervisor = fs_format(CONFIG_HYPERVISOR),
+		.bhyve = fs_format("/usr/sbin/bhyve"),
+		.bhyvectl = fs_format("/usr/sbin/bhyvectl"),
+		.bhyveload = fs_format("/usr/sbin/bhyveload"),
+		.grub_bhyve = fs_format("/usr/local/sbin/grub-bhyve"),
+		.bootrom = fs_format("/usr/local/share/uefi-firmware/BHYVE_UEFI.fd"),
+		.vmm = fs_format("/dev/vmm"),
+		.nmdm = fs_format("/dev"),
+		.bhyve_port_min = 7900,
+		.bhyve_port_max = 7999,
 		.wire_binary = find_program("wire/drover-wire", DROVER_WIRE_BINARY),
 		.port_min = 7800,
 		.port_max = 7899,
@@ -192,6 +227,10 @@ static int complete(struct config *config, const char *what, struct error **err)
 	if (config->port_min > config->port_max)
 		return error_set(err, ERROR_DEFINITION, 0, "%s: port_min %d is above port_max %d",
 			what, config->port_min, config->port_max);
+	if (config->bhyve_port_min > config->bhyve_port_max)
+		return error_set(err, ERROR_DEFINITION, 0,
+			"%s: port_min %d of [bhyve] is above its port_max %d", what,
+			config->bhyve_port_min, config->bhyve_port_max);
 	if (http_split_address(config->listen, host, &port, err) < 0)
 		return -1;
 	config->listen_host = fs_format("%s", host);

@@ -1,5 +1,6 @@
 /*
- * Settings of droverd: drover.conf(5), an INI file with the sections node, qemu, wire and task.
+ * Settings of droverd: drover.conf(5), an INI file with the sections node, qemu, bhyve, wire
+ * and task.
  * Every key has a default; a section or key that is not known is an error that names its line,
  * because a misspelt setting must not be lost in silence.
  *
@@ -33,10 +34,15 @@ struct config {
 	char *allow_paths; /* with colons between them; NULL: none besides the pool */
 	char *wire_user;   /* the same for drover-wire; NULL: CONFIG_WIRE_USER, or vm_user */
 	char *group;       /* of the Unix socket: drover */
+	char *hypervisor;  /* qemu or bhyve: what all VMs of this node are run by */
 	/* [qemu] */
 	char *qemu_binary, *qemu_img;
 	char *qemu_data; /* DIR[:DIR…], NULL: QEMU's own */
 	char *accel;     /* auto, kvm, tcg */
+	/* [bhyve] */
+	char *bhyve, *bhyvectl, *bhyveload, *grub_bhyve, *bootrom;
+	char *vmm, *nmdm;                   /* directories: /dev/vmm, /dev */
+	int bhyve_port_min, bhyve_port_max; /* where an incoming bhyve listens: 7900 to 7999 */
 	/* [wire] */
 	char *wire_binary;
 	int port_min, port_max; /* of the lanes: 7800 to 7899 */

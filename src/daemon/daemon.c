@@ -131,7 +131,17 @@ void daemon_init(struct daemon *daemon, const struct config *config, struct db *
 {
 
 	*daemon = (struct daemon){.config = config, .db = db};
-	daemon->hv_settings = (struct hv_settings){.binary = config->qemu_binary,
+	daemon->hv_settings = (struct hv_settings){.driver = config->hypervisor,
+		.bhyve = config->bhyve,
+		.bhyvectl = config->bhyvectl,
+		.bhyveload = config->bhyveload,
+		.grub_bhyve = config->grub_bhyve,
+		.bootrom = config->bootrom,
+		.vmm_dir = config->vmm,
+		.nmdm_dir = config->nmdm,
+		.port_min = config->bhyve_port_min,
+		.port_max = config->bhyve_port_max,
+		.binary = config->qemu_binary,
 		.img_binary = config->qemu_img,
 		.data_dirs = config->qemu_data,
 		.accel = config->accel,

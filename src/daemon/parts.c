@@ -19,6 +19,19 @@ static void *make(size_t size)
 	return made;
 }
 
+static int check_binary(const struct config *config, struct error **err)
+{
+	bool bhyve = !strcmp(config->hypervisor, "bhyve");
+	const char *binary = bhyve ? config->bhyve : config->qemu_binary;
+
+	if (access(binary, X_OK) == 0)
+		return 0;
+	return error_set(err, ERROR_HYPERVISOR, errno,
+		"no VM can run here: %s cannot be started; install %s or set binary in [%s] of "
+		"drover.conf",
+		binary, bhyve ? "bhyve" : "QEMU", config->hypervisor);
+}
+
 int parts_open_hv(struct daemon *daemon, struct error **err)
 {
 	struct hv *hv = atomic_load(&daemon->hv);
@@ -26,11 +39,8 @@ int parts_open_hv(struct daemon *daemon, struct error **err)
 	if (hv)
 		return 0;
 	/* Found out without starting anything, for it is tried again and again. */
-	if (access(daemon->config->qemu_binary, X_OK) < 0)
-		return error_set(err, ERROR_HYPERVISOR, errno,
-			"no VM can run here: %s cannot be started; install QEMU or set binary in "
-			"[qemu] of drover.conf",
-			daemon->config->qemu_binary);
+	if (check_binary(daemon->config, err) < 0)
+		return -1;
 	hv = hv_open(&daemon->hv_settings, err);
 	if (!hv)
 		return -1;

@@ -100,6 +100,11 @@ int host_bridge_check(const char *bridge, struct error **err);
  */
 int host_tap_open(const char *bridge, char name[32], struct error **err);
 
+/* The same for a program that opens the device itself, by its name: it stays, up and a port of
+ * `bridge`, until host_tap_remove. ERROR_NETWORK. */
+int host_tap_create(const char *bridge, char name[32], struct error **err);
+void host_tap_remove(const char *name);
+
 /* For how long, in microseconds since it was connected, a TCP socket has had data on its way that
  * the other side's kernel was ready to take: the time for which its link was in use. -1: it cannot
  * be told here. (tcpi_busy_time and tcpi_rwnd_limited of Linux, since 4.10.) */
@@ -108,6 +113,10 @@ int64_t host_tcp_busy_us(int fd);
 /* Who connected to, or listens at the other end of, a connected Unix socket: as the kernel noted it
  * then. `pid` may be NULL. False when it cannot be told. */
 bool host_socket_peer(int fd, pid_t *pid, uid_t *uid);
+
+/* Whether the other end of a TCP connection of this machine (127.0.0.1) is open in that process. One
+ * that a listening process has not accepted yet is not. */
+bool host_tcp_peer_is(int fd, pid_t pid);
 
 /* User "name", "UID" or "UID:GID" of the settings; ERROR_DEFINITION. */
 int host_user(const char *user, unsigned *uid, unsigned *gid, struct error **err);

@@ -398,3 +398,27 @@ int host_tap_open(const char *bridge, char name[32], struct error **err)
 	snprintf(name, 32, "%s", request.ifr_name);
 	return fd;
 }
+
+int host_tap_create(const char *bridge, char name[32], struct error **err)
+{
+	int fd = host_tap_open(bridge, name, err);
+	int rc = fd >= 0 ? ioctl(fd, TUNSETPERSIST, 1) : -1;
+
+	if (fd >= 0 && rc < 0)
+		error_set(err, ERROR_NETWORK, errno, "cannot keep tap device %s", name);
+	if (fd >= 0)
+		close(fd);
+	return rc < 0 ? -1 : 0;
+}
+
+void host_tap_remove(const char *name)
+{
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+	int fd = open(TUN, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	if (fd >= 0 && if_nametoindex(name) && ioctl(fd, TUNSETIFF, &request) == 0)
+		ioctl(fd, TUNSETPERSIST, 0);
+	if (fd >= 0)
+		close(fd);
+}

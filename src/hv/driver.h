@@ -61,6 +61,12 @@ struct hv_driver {
 	int (*vm_sample_memory)(struct hv_vm *vm, uint64_t memory_bytes,
 		const struct hv_sample *where, int64_t deadline_ms, uint8_t *out, size_t *got,
 		struct error **err);
+
+	/* NULL but for a driver with hv_facts.runs_at_once. */
+	int (*vm_migrate_seen)(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
+	void (*vm_migrate_connected)(struct hv_vm *vm, int fd);
+	int (*vm_migrate_port)(const struct hv_vm *vm);
+	bool (*vm_never_ran)(struct hv_vm *vm);
 };
 
 extern const struct hv_driver qemu_driver, bhyve_driver;
@@ -79,7 +85,8 @@ struct hv {
 	json_t *vcpus;    /* machine: the most vCPUs that it can have */
 	json_t *cpus;     /* model: array of the features missing here */
 	/* bhyve's */
-	struct bhyve *bhyve;
+	unsigned abilities; /* BHYVE_… */
+	char model[128];    /* of the host's CPU, as bhyve compares it */
 };
 
 struct hv_vm {

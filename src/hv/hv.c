@@ -1,10 +1,12 @@
 #include "hv/driver.h"
 
+#include "base/fs.h"
+
 #include <string.h>
 
 const struct hv_driver *hv_find_driver(const char *name)
 {
-	static const struct hv_driver *const drivers[] = {&qemu_driver};
+	static const struct hv_driver *const drivers[] = {&qemu_driver, &bhyve_driver};
 
 	for (size_t i = 0; i < sizeof(drivers) / sizeof(*drivers); i++)
 		if (!strcmp(drivers[i]->name, name))
@@ -63,17 +65,28 @@ json_t *hv_facts_json(const struct hv *hv)
 
 void hv_complete_def(const struct hv *hv, struct vm_def *def)
 {
+	if (!def->hypervisor)
+		def->hypervisor = fs_format("%s", hv->driver->name);
 	hv->driver->complete_def(hv, def);
+}
+
+static int check_driver(const struct hv *hv, const struct vm_def *def, struct error **err)
+{
+	if (!strcmp(def->hypervisor, hv->driver->name))
+		return 0;
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"VM %s is one of %s (its key hypervisor), and this node runs VMs by %s", def->name,
+		def->hypervisor, hv->driver->name);
 }
 
 int hv_check_def(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	return hv->driver->check_def(hv, def, err);
+	return check_driver(hv, def, err) < 0 ? -1 : hv->driver->check_def(hv, def, err);
 }
 
 int hv_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err)
 {
-	return hv->driver->check_machine(hv, def, err);
+	return check_driver(hv, def, err) < 0 ? -1 : hv->driver->check_machine(hv, def, err);
 }
 
 int hv_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err)
@@ -241,6 +254,31 @@ int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv
 	return driver->vm_sample_memory ? driver->vm_sample_memory(vm, memory_bytes, where,
 						  deadline_ms, out, got, err)
 					: cannot_measure(vm, err);
+}
+
+int hv_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err)
+{
+	const struct hv_driver *driver = vm->hv->driver;
+
+	return driver->vm_migrate_seen ? driver->vm_migrate_seen(vm, phase, err) : 0;
+}
+
+void hv_vm_migrate_connected(struct hv_vm *vm, int fd)
+{
+	if (vm->hv->driver->vm_migrate_connected)
+		vm->hv->driver->vm_migrate_connected(vm, fd);
+	else
+		close_fd(&fd);
+}
+
+int hv_vm_migrate_port(const struct hv_vm *vm)
+{
+	return vm->hv->driver->vm_migrate_port ? vm->hv->driver->vm_migrate_port(vm) : 0;
+}
+
+bool hv_vm_never_ran(struct hv_vm *vm)
+{
+	return vm->hv->driver->vm_never_ran && vm->hv->driver->vm_never_ran(vm);
 }
 
 const char *hv_state_name(enum hv_state state)

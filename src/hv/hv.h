@@ -27,13 +27,19 @@
 /* Settings of a node that concern its hypervisor. Strings belong to the caller and must outlive hv.
  */
 struct hv_settings {
-	const char *driver;     /* "qemu"; NULL: that */
+	const char *driver;     /* "qemu" or "bhyve"; NULL: qemu */
 	const char *binary;     /* /usr/bin/qemu-system-x86_64 */
 	const char *img_binary; /* /usr/bin/qemu-img */
 	const char *data_dirs;  /* firmware, "DIR:DIR", or NULL */
 	const char *accel;      /* "auto", "kvm", "tcg" */
 	uid_t uid;              /* the user that hypervisors run as */
 	gid_t gid;
+	/* bhyve, which runs as root and confines itself: */
+	const char *bhyve, *bhyvectl, *bhyveload, *grub_bhyve; /* programs */
+	const char *bootrom;    /* UEFI firmware of VMs that name none */
+	const char *vmm_dir;    /* /dev/vmm: an entry a VM */
+	const char *nmdm_dir;   /* /dev: where nmdm(4) has its devices */
+	int port_min, port_max; /* where an incoming bhyve may listen */
 };
 
 struct hv_facts {
@@ -41,6 +47,11 @@ struct hv_facts {
 	char version[64]; /* "10.0.2" */
 	int major, minor, micro;
 	char accel[8]; /* what VMs will be run with: "kvm" or "tcg" */
+	/* It opens its taps by their names (hv_start.tap_names). */
+	bool taps_by_name;
+	/* A guest that was received runs at once, and one whose stream breaks goes on at once: see
+	 * "Hypervisors that run a guest at once" below. */
+	bool runs_at_once;
 	/* Why a guest cannot be moved while it runs with this version and accelerator, as the rest
 	 * of a sentence; NULL when it can. (QEMU before 8 under TCG loses guest pages.) */
 	const char *no_live;
@@ -80,9 +91,15 @@ struct hv_start {
 	const struct vm_def *def;
 	/* Absolute paths of the definition's disks, in order. */
 	const char *const *disk_paths;
-	const int *tap_fds;  /* one a nic; stay the caller's, who closes them after the start */
+	const int *tap_fds; /* one a nic; stay the caller's, who closes them after the start */
 	const char *run_dir; /* the VM's: made if absent; sockets, log and identity are put here */
 	bool incoming;       /* waits for a migration stream, CPUs stopped, images not locked */
+	/* Instead where the driver wants names: taps that are there, which from a start that has
+	 * succeeded on are removed by hv_vm_end. */
+	const char *const *tap_names;
+	/* The VM's file with the variables of UEFI firmware, where all nodes see it; made from the
+	 * firmware's own when it is not there (bhyve only). */
+	const char *nvram;
 };
 
 /*
@@ -137,8 +154,10 @@ const char *hv_vm_console(const struct hv_vm *vm);
 struct hv_migrate_params {
 	int64_t downtime_limit_ms;
 	int64_t bandwidth_bps; /* bytes per second that the hypervisor may write; 0: no limit */
-	/* It may be switched to post-copy. Said once, to hv_vm_migrate. */
-	bool postcopy;
+	/* Said once, to hv_vm_migrate: it may be switched to post-copy; the guest is to stand still
+	 * from the beginning (only with a hypervisor that runs a guest at once, which cannot move
+	 * one that hv_vm_pause has stopped). */
+	bool postcopy, still;
 };
 
 enum hv_migrate_phase {
@@ -167,6 +186,39 @@ struct hv_migrate_status {
 	int64_t downtime_ms;    /* as the hypervisor counts it; when completed */
 	char failure[512];      /* what the hypervisor said */
 };
+
+/*
+ * Hypervisors that run a guest at once (hv_facts.runs_at_once).
+ *
+ * bhyve's source waits, when it has sent everything, for the destination's answer: it ends itself
+ * for good with one answer, and lets its guest go on with any other, and when the connection
+ * breaks. Its destination lets the guest run as soon as it has read the last byte. Neither asks us.
+ * So the data mover reads the stream along, and tells droverd where it stands
+ * (hv_vm_migrate_seen):
+ *
+ * - At the source, from the end of the stream on, the driver keeps the whole process stopped; until
+ *   then nothing closes the connection, for a copy of it is held here (hv_vm_migrate_connected).
+ *   No answer is ever passed on to it but the one that lets it go on, by hv_vm_resume or
+ *   hv_vm_migrate_cancel; else it is ended where it is.
+ * - At the destination the data mover holds back all that comes after the guest's memory. Without
+ *   it the hypervisor gives up when its connection breaks. It is given to it after the claim, and
+ *   hv_vm_resume then waits until the guest runs.
+ *
+ * The stream goes through a TCP socket of 127.0.0.1, for this hypervisor has nothing else.
+ */
+
+/* What has been seen of the stream: HV_MIGRATE_SWITCHOVER (source: the last round goes, for which
+ * the guest stands still) or HV_MIGRATE_COMPLETED (source: the end has gone out; returns when the
+ * process is stopped. Destination: all is there, but for what is held back). */
+int hv_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
+/* The connection between hypervisor and data mover, on either side; taken over. */
+void hv_vm_migrate_connected(struct hv_vm *vm, int fd);
+/* Destination: the port of 127.0.0.1 where hv_vm_migrate_incoming listens. 0: it is the Unix
+ * socket. */
+int hv_vm_migrate_port(const struct hv_vm *vm);
+/* Whether a guest that came here has certainly never run, also of a process that has ended (until
+ * hv_vm_end). False when it is not known. */
+bool hv_vm_never_ran(struct hv_vm *vm);
 
 /* Whether the hypervisor would let this VM be moved now: it knows of a device or an image that it
  * cannot move (ERROR_HYPERVISOR with its words), or is at a migration (ERROR_BUSY). */

@@ -84,14 +84,15 @@ void preflight_check_postcopy(struct preflight *p, struct finding *f)
 void preflight_check_machine(struct preflight *p, struct finding *f)
 {
 	const struct hv_facts *hv = hv_get_facts(p->all->set.hv);
+	const char *machine = p->def->machine ? p->def->machine : p->def->hypervisor;
 	struct error *e = NULL;
 
-	finding_here(f, "%s", p->def->machine);
+	finding_here(f, "%s", machine);
 	if (hv_check_machine(p->all->set.hv, p->def, &e) < 0) {
 		finding_there(f, "not in %s %s", hv->driver, hv->version);
 		finding_fail(f, &e);
 	} else {
-		finding_there(f, "%s", p->def->machine);
+		finding_there(f, "%s", machine);
 	}
 }
 

@@ -73,7 +73,6 @@ struct vm_def *vm_def_new(const char *name)
 {
 	struct vm_def *def = empty_def(name);
 
-	def->hypervisor = fs_format("qemu");
 	def->uuid = random_uuid();
 	def->memory_bytes = 512ull << 20;
 	return def;
@@ -147,7 +146,7 @@ struct vm_def *vm_def_parse(const char *name, const char *text, struct error **e
 	return parse_text(name, text, strlen(text), err);
 }
 
-/* Always fits: no value is longer than 2 KiB, and there are at most 89. */
+/* Always fits: no value is longer than 2 KiB, and there are at most 107. */
 static void add_texts(struct buf *out, const void *base, const struct vm_key *keys)
 {
 	for (; keys->name; keys++) {
@@ -190,7 +189,9 @@ char *vm_def_format(const struct vm_def *def)
 
 const char *vm_def_exact_cpu(const struct vm_def *def)
 {
-	return def->cpu_in_force ? def->cpu_in_force : def->cpu;
+	if (def->cpu_in_force)
+		return def->cpu_in_force;
+	return def->cpu ? def->cpu : VM_DEF_HOST_CPU;
 }
 
 /* The text of a vm.conf that cannot be read, told as what it is for the VM. */

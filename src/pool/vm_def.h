@@ -2,7 +2,7 @@
  * Definition of a VM: vms/VM/vm.conf, an INI file.
  *
  *     [vm]
- *     hypervisor = qemu
+ *     hypervisor = qemu | bhyve
  *     uuid = 6f9619ff-8b86-d011-b42d-00c04fc964ff
  *     memory = 1G
  *     sockets = 1            cores = 1            threads = 1
@@ -11,8 +11,13 @@
  *     cpu_in_force = …       the exact CPU that the guest was given (pool/cpu_spec.h)
  *     kernel = … initrd = … append = …            optional: direct boot
  *     vnc = off | 127.0.0.1:N | unix
+ *     loader = uefi | bhyveload | grub            bhyve: what starts the guest
+ *     bootrom = /usr/local/share/uefi-firmware/BHYVE_UEFI.fd     of loader uefi
  *     [disk0] file = disk0.qcow2   format = qcow2|raw   cache = none|writeback|directsync
+ *             model = virtio-blk|ahci-hd|nvme     bhyve
  *     [nic0]  bridge = br0         mac = 52:54:00:…     model = virtio-net-pci
+ *
+ * Machine type and CPU are QEMU's: a guest of bhyve gets what its host has.
  *
  * What is made without a value gets one when the VM is created (UUID, MAC addresses, machine type
  * with its version), so that it looks the same on every node and after every upgrade. A key that is
@@ -37,6 +42,7 @@ struct vm_disk {
 	char *file;   /* as written: see pool_disk_path */
 	char *format; /* "qcow2" or "raw" */
 	char *cache;  /* "none", "writeback" or "directsync" */
+	char *model;  /* "virtio-blk", "ahci-hd" or "nvme"; NULL: virtio-blk, as always in QEMU */
 };
 
 struct vm_nic {
@@ -47,17 +53,18 @@ struct vm_nic {
 
 struct vm_def {
 	char *name;       /* the directory's; not in the file */
-	char *hypervisor; /* "qemu" */
+	char *hypervisor; /* "qemu" or "bhyve" */
 	char *uuid;
 	uint64_t memory_bytes;       /* a multiple of 1 MiB */
 	int sockets, cores, threads; /* vCPUs: their product, at most 288 */
-	char *machine;               /* "pc-q35-10.0" */
-	char *cpu;                   /* "baseline", or an exact CPU (pool/cpu_spec.h) */
+	char *machine;               /* "pc-q35-10.0"; NULL with bhyve */
+	char *cpu; /* "baseline", or an exact CPU (pool/cpu_spec.h); NULL with bhyve */
 	/* What the guest was given at the last start, where `cpu` does not say it: that was
 	 * baseline, or has been changed since. NULL: `cpu`. Made by drover, set by nobody. */
 	char *cpu_in_force;
 	char *kernel, *initrd, *append; /* NULL: boots from its disk */
 	char *vnc;                      /* NULL: none; "ADDRESS:DISPLAY" or "unix" */
+	char *loader, *bootrom;         /* bhyve's; NULL: uefi, and the node's bootrom */
 	struct vm_disk disks[VM_DEF_DISKS_MAX];
 	int disks_count;
 	struct vm_nic nics[VM_DEF_NICS_MAX];
@@ -72,8 +79,8 @@ void vm_def_free(struct vm_def *def);
 #define cleanup_vm_def __attribute__((cleanup(vm_def_cleanup)))
 void vm_def_cleanup(struct vm_def **def);
 
-/* A definition with one vCPU, 512 MiB and nothing else; UUID made. machine and cpu are NULL: the
- * hypervisor driver fills them in (hv_complete_def). */
+/* A definition with one vCPU, 512 MiB and nothing else; UUID made. hypervisor, machine and cpu are
+ * NULL: the hypervisor driver fills them in (hv_complete_def). */
 struct vm_def *vm_def_new(const char *name);
 /* Sets one key as the command line gives it: "memory", "cpus" (sockets=1, cores=N), "sockets",
  * "disk0.file", "disk" (adds one: "FILE[,format=F][,cache=C]"), "nic" (adds one:
@@ -86,8 +93,10 @@ int vm_def_set(struct vm_def *def, const char *key, const char *value, struct er
  * disks cache none, and format qcow2 (raw for a name that ends in .raw or .img). */
 int vm_def_check(struct vm_def *def, struct error **err);
 
+#define VM_DEF_HOST_CPU "host"
 /* The exact CPU of the guest that was started by this definition: cpu_in_force, or else cpu, which
- * is "baseline" only while it has never been started. Belongs to the definition. */
+ * is "baseline" only while it has never been started; VM_DEF_HOST_CPU with bhyve. Belongs to the
+ * definition. */
 const char *vm_def_exact_cpu(const struct vm_def *def);
 
 /* Reads vms/VM/vm.conf of the pool: ERROR_NO_VM "no VM named X; `drover ls` lists the VMs". */

@@ -45,9 +45,9 @@ static char *one_of(const char *key, const char *value, const char *const *list,
 
 static char *check_hypervisor(const char *key, const char *value, struct error **err)
 {
-	static const char *const list[] = {"qemu", NULL};
+	static const char *const list[] = {"qemu", "bhyve", NULL};
 
-	return one_of(key, value, list, "it is qemu", err);
+	return one_of(key, value, list, "it is qemu or bhyve", err);
 }
 
 static char *check_uuid(const char *key, const char *value, struct error **err)
@@ -187,6 +187,20 @@ static char *check_cache(const char *key, const char *value, struct error **err)
 	return one_of(key, value, list, "it is none, writeback or directsync", err);
 }
 
+static char *check_loader(const char *key, const char *value, struct error **err)
+{
+	static const char *const list[] = {"uefi", "bhyveload", "grub", NULL};
+
+	return one_of(key, value, list, "it is uefi, bhyveload or grub", err);
+}
+
+static char *check_disk_model(const char *key, const char *value, struct error **err)
+{
+	static const char *const list[] = {"virtio-blk", "ahci-hd", "nvme", NULL};
+
+	return one_of(key, value, list, "it is virtio-blk, ahci-hd or nvme", err);
+}
+
 static char *check_bridge(const char *key, const char *value, struct error **err)
 {
 	if (!is_word(value, BRIDGE_MAX))
@@ -238,6 +252,8 @@ const struct vm_key vm_def_text_keys[] = {
 	{"initrd", check_path, offsetof(struct vm_def, initrd), true},
 	{"append", check_append, offsetof(struct vm_def, append), true},
 	{"vnc", check_vnc, offsetof(struct vm_def, vnc), true},
+	{"loader", check_loader, offsetof(struct vm_def, loader), true},
+	{"bootrom", check_path, offsetof(struct vm_def, bootrom), true},
 	{NULL},
 };
 
@@ -245,6 +261,7 @@ const struct vm_key vm_def_disk_keys[] = {
 	{"file", check_path, offsetof(struct vm_disk, file), false},
 	{"format", check_format, offsetof(struct vm_disk, format), true},
 	{"cache", check_cache, offsetof(struct vm_disk, cache), true},
+	{"model", check_disk_model, offsetof(struct vm_disk, model), true},
 	{NULL},
 };
 
@@ -278,9 +295,11 @@ static int complete_disk(struct vm_def *def, int n, struct error **err)
 			return error_set(err, ERROR_DEFINITION, 0,
 				"disk%d and disk%d have the same file %s", i, n, disk->file);
 	if (!disk->format)
-		disk->format = copy(ends_with(disk->file, ".raw") || ends_with(disk->file, ".img")
-					    ? "raw"
-					    : "qcow2");
+		disk->format =
+			copy(ends_with(disk->file, ".raw") || ends_with(disk->file, ".img") ||
+						!strcmp(def->hypervisor, "bhyve")
+					? "raw"
+					: "qcow2");
 	if (!disk->cache)
 		disk->cache = copy("none");
 	return 0;
@@ -325,16 +344,9 @@ static int check_vcpus(const struct vm_def *def, struct error **err)
 	return 0;
 }
 
-int vm_def_check(struct vm_def *def, struct error **err)
+/* What QEMU needs, and what it has not. */
+static int check_qemu(const struct vm_def *def, struct error **err)
 {
-	if (fs_check_name("VM", def->name, err) < 0)
-		return -1;
-	if (!def->hypervisor)
-		return missing("hypervisor", "it is qemu", err);
-	if (!def->uuid)
-		return missing("uuid", "it must be the same on every node", err);
-	if (!def->memory_bytes)
-		return missing("memory", "write a size like 512M or 2G", err);
 	if (!def->machine)
 		return missing(
 			"machine", "write a machine type with its version, like pc-q35-7.2", err);
@@ -342,7 +354,28 @@ int vm_def_check(struct vm_def *def, struct error **err)
 		return missing("cpu",
 			"write " CPU_BASELINE ", or a CPU model that all nodes offer, like qemu64",
 			err);
-	if (check_vcpus(def, err) < 0)
+	if (def->loader || def->bootrom)
+		return error_set(err, ERROR_DEFINITION, 0, "%s is for bhyve; QEMU has none",
+			def->loader ? "loader" : "bootrom");
+	for (int i = 0; i < def->disks_count; i++)
+		if (def->disks[i].model)
+			return error_set(err, ERROR_DEFINITION, 0,
+				"disk%d.model is for bhyve; disks of QEMU are virtio-blk", i);
+	return 0;
+}
+
+int vm_def_check(struct vm_def *def, struct error **err)
+{
+	if (fs_check_name("VM", def->name, err) < 0)
+		return -1;
+	if (!def->hypervisor)
+		return missing("hypervisor", "it is qemu or bhyve", err);
+	if (!def->uuid)
+		return missing("uuid", "it must be the same on every node", err);
+	if (!def->memory_bytes)
+		return missing("memory", "write a size like 512M or 2G", err);
+	if (check_vcpus(def, err) < 0 ||
+		(!strcmp(def->hypervisor, "qemu") && check_qemu(def, err) < 0))
 		return -1;
 	if (!def->kernel && (def->initrd || def->append))
 		return missing("kernel", "initrd and append are for a kernel", err);

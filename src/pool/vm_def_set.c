@@ -13,8 +13,8 @@ static int unknown(const char *key, struct error **err)
 	return error_set(err, ERROR_DEFINITION, 0,
 		"the key \"%.64s\" is not known; known are hypervisor, uuid, memory, sockets, "
 		"cores, "
-		"threads, machine, cpu, kernel, initrd, append and vnc, of disk0 to disk%d file, "
-		"format and cache, of nic0 to nic%d bridge, mac and model",
+		"threads, machine, cpu, kernel, initrd, append, vnc, loader and bootrom, of disk0 "
+		"to disk%d file, format, cache and model, of nic0 to nic%d bridge, mac and model",
 		key, VM_DEF_DISKS_MAX - 1, VM_DEF_NICS_MAX - 1);
 }
 

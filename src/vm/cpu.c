@@ -165,7 +165,7 @@ int vm_make_cpu_exact(struct vms *vms, struct vm_def *def, struct error **err)
 {
 	free(def->cpu_in_force);
 	def->cpu_in_force = NULL;
-	if (strcmp(def->cpu, CPU_BASELINE) != 0)
+	if (!def->cpu || strcmp(def->cpu, CPU_BASELINE) != 0)
 		return 0;
 	def->cpu_in_force = cluster_baseline(vms, err);
 	if (!def->cpu_in_force)

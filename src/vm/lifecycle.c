@@ -41,22 +41,37 @@ static char **disk_paths(const struct pool *pool, const struct vm_def *def, stru
 	return paths;
 }
 
-static void close_taps(int taps[VM_DEF_NICS_MAX])
+/* What the nics of a VM are connected by: descriptors, or names for a driver that wants these. */
+struct taps {
+	bool by_name;
+	int fds[VM_DEF_NICS_MAX];
+	char names[VM_DEF_NICS_MAX][32];
+	const char *list[VM_DEF_NICS_MAX];
+	int count;
+};
+
+/* Those with names stay where the hypervisor has them (`kept`). */
+static void close_taps(struct taps *taps, bool kept)
 {
-	for (int i = 0; i < VM_DEF_NICS_MAX; i++)
-		close_fd(&taps[i]);
+	for (int i = 0; i < taps->count; i++)
+		if (!taps->by_name)
+			close_fd(&taps->fds[i]);
+		else if (!kept)
+			host_tap_remove(taps->names[i]);
 }
 
-static int open_taps(const struct vm_def *def, int taps[VM_DEF_NICS_MAX], struct error **err)
+static int open_taps(const struct vm_def *def, struct taps *taps, struct error **err)
 {
-	char name[32];
+	for (taps->count = 0; taps->count < def->nics_count; taps->count++) {
+		int i = taps->count;
 
-	for (int i = 0; i < VM_DEF_NICS_MAX; i++)
-		taps[i] = -1;
-	for (int i = 0; i < def->nics_count; i++) {
-		taps[i] = host_tap_open(def->nics[i].bridge, name, err);
-		if (taps[i] < 0) {
-			close_taps(taps);
+		taps->list[i] = taps->names[i];
+		if (taps->by_name)
+			taps->fds[i] = host_tap_create(def->nics[i].bridge, taps->names[i], err);
+		else
+			taps->fds[i] = host_tap_open(def->nics[i].bridge, taps->names[i], err);
+		if (taps->fds[i] < 0) {
+			close_taps(taps, false);
 			return error_prefix(err, "nic%d of %s", i, def->name);
 		}
 	}
@@ -84,17 +99,20 @@ static int keep_definition(const struct vm *vm, const struct vm_def *def, struct
 struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, struct error **err)
 {
 	struct hv_start how = {.def = def, .run_dir = vm->run_dir, .incoming = incoming};
+	cleanup_free char *nvram = pool_vm_path(vm->vms->pool, def->name, "nvram.fd");
 	char **paths = disk_paths(vm->vms->pool, def, err);
-	int taps[VM_DEF_NICS_MAX];
+	struct taps taps = {.by_name = hv_get_facts(vm->vms->hv)->taps_by_name};
 	struct hv_vm *hv = NULL;
 
 	if (!paths)
 		return NULL;
-	if (open_taps(def, taps, err) == 0) {
+	if (open_taps(def, &taps, err) == 0) {
 		how.disk_paths = (const char *const *)paths;
-		how.tap_fds = taps;
+		how.tap_fds = taps.fds;
+		how.tap_names = taps.list;
+		how.nvram = nvram;
 		hv = hv_vm_start(vm->vms->hv, &how, err);
-		close_taps(taps);
+		close_taps(&taps, hv != NULL);
 	}
 	free_paths(paths);
 	if (hv && keep_definition(vm, def, err) < 0) {
@@ -452,7 +470,7 @@ static void pin_cpu(struct vm_def *def, const struct vm *vm)
 {
 	const char *exact = vm->hv ? vm_def_exact_cpu(vm->def) : def->cpu;
 
-	if (strcmp(exact, def->cpu) != 0)
+	if (def->cpu && strcmp(exact, def->cpu) != 0)
 		def->cpu_in_force = fs_format("%s", exact);
 }
 

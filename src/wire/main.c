@@ -1,5 +1,6 @@
 #include "base/fault.h"
 #include "base/log.h"
+#include "wire/hold.h"
 #include "wire/index.h"
 #include "wire/sample.h"
 #include "wire/sides.h"
@@ -47,10 +48,14 @@ int main(int argc, char **argv)
 	log_set_migration(options.migration);
 	run = run_open(options.status_fd, &err);
 	if (run && (options.role == FRAME_ROLE_SEND ? send_run(&options, run, &err)
-						    : recv_run(&options, run, &err)) == 0)
+						    : recv_run(&options, run, &err)) == 0) {
+		hold_leave(run, false);
 		leave(0);
+	}
 	log_error("%s", err->message);
-	if (run)
+	if (run) {
 		report(run, err);
+		hold_leave(run, true);
+	}
 	leave(error_kind_exit(err->kind));
 }

@@ -1,6 +1,7 @@
 #include "wire/options.h"
 
 #include "wire/cache.h"
+#include "wire/stream.h"
 
 #include <getopt.h>
 #include <string.h>
@@ -31,6 +32,9 @@ static const char help[] =
 	"  --codec NAME            pages (the default) or plain: the stream as it is; send only\n"
 	"  --parser NAME           auto, qemu, bhyve or opaque; send only\n"
 	"  --memory BYTES          of the guest, for the live rounds of bhyve; send only\n"
+	"  --hold BYTES            the stream is bhyve's, of a guest with so much memory, and "
+	"what\n"
+	"                          comes after that is held back until SIGUSR1; both sides\n"
 	"  --lanes N               TCP connections that carry the stream, 1 to 16; send only\n"
 	"  --threads N             that encode or decode, 1 to 16; as many as processors, up to 4\n"
 	"  --reconnect SECONDS     a connection may be broken for so long; 60\n"
@@ -65,6 +69,7 @@ enum {
 	OPT_CODEC,
 	OPT_PARSER,
 	OPT_MEMORY,
+	OPT_HOLD,
 	OPT_LANES,
 	OPT_THREADS,
 	OPT_RECONNECT
@@ -90,6 +95,7 @@ static const struct option long_options[] = {
 	{"codec", required_argument, NULL, OPT_CODEC},
 	{"parser", required_argument, NULL, OPT_PARSER},
 	{"memory", required_argument, NULL, OPT_MEMORY},
+	{"hold", required_argument, NULL, OPT_HOLD},
 	{"lanes", required_argument, NULL, OPT_LANES},
 	{"threads", required_argument, NULL, OPT_THREADS},
 	{"reconnect", required_argument, NULL, OPT_RECONNECT},
@@ -179,6 +185,8 @@ static int take_number(struct options *o, int option, struct error **err)
 		return fs_parse_size("--bandwidth", optarg, 1ull << 40, &o->bandwidth_bps, err);
 	case OPT_MEMORY:
 		return parse_memory(o, err);
+	case OPT_HOLD:
+		return fs_parse_size("--hold", optarg, STREAM_MEMORY_MAX, &o->hold_bytes, err);
 	case OPT_TIMEOUT:
 		return parse_seconds("--timeout", &o->timeout_ms, err);
 	case OPT_RECONNECT:

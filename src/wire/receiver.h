@@ -8,6 +8,7 @@
 #include "wire/batch.h"
 #include "wire/endpoint.h"
 #include "wire/hash.h"
+#include "wire/hold.h"
 #include "wire/inbox.h"
 #include "wire/link.h"
 #include "wire/setup.h"
@@ -40,6 +41,8 @@ struct receiver {
 	/* The writer's. */
 	struct frame_end end; /* of what has been written */
 	struct hash *hash;
+	struct hold *hold; /* NULL: nothing is held back (hold.h) */
+	struct buf held;
 
 	pthread_mutex_t mutex; /* all that follows; taken inside the link's lock */
 	/* A frame is there for decoders, a batch is free for them; the next piece may be there for

@@ -293,6 +293,10 @@ int recv_run(const struct options *options, struct run *run, struct error **err)
 	r->report.level = RUN_NO_LEVEL;
 	r->deadline_ms = clock_ms() + options->timeout_ms;
 	prepare(r);
+	buf_init(&r->held, HOLD_MAX);
+	if (options->hold_bytes &&
+		(!(r->hold = hold_open(options->hold_bytes, err)) || hold_catch_release(err) < 0))
+		return -1;
 	credentials = tls_credentials_load(options->cert, options->key, options->ca, err);
 	if (!credentials || endpoint_open_output(&r->output, options->endpoint, err) < 0)
 		return -1;

@@ -213,15 +213,45 @@ static void *decoder(void *arg)
 	return NULL;
 }
 
+/* Keeps what is not to be written yet; how much of it is. */
+static ssize_t hold_back(struct receiver *r, const uint8_t *data, size_t len, struct error **err)
+{
+	ssize_t now = r->hold ? hold_feed(r->hold, data, len, err) : (ssize_t)len;
+
+	if (now >= 0 && !buf_add(&r->held, data + now, len - (size_t)now))
+		return error_set(err, ERROR_REQUEST, 0,
+			"more than %u bytes come after the guest's memory", HOLD_MAX);
+	return now;
+}
+
 static int write_bytes(struct receiver *r, const uint8_t *data, size_t len, struct error **err)
 {
-	if (endpoint_write(&r->output, data, len, err) < 0)
+	ssize_t now = hold_back(r, data, len, err);
+
+	if (now < 0 || endpoint_write(&r->output, data, (size_t)now, err) < 0)
 		return error_prefix(
 			err, "after %llu bytes of the stream", (unsigned long long)r->end.bytes);
 	hash_update(r->hash, data, len);
 	r->end.bytes += len;
 	r->report.stream_bytes = r->end.bytes;
 	return 0;
+}
+
+/* All that was held back goes at once: a hypervisor that gets only a part of it, and then the end
+ * of its connection, may take that for all. */
+static int give_held(struct receiver *r, struct error **err)
+{
+	if (!hold_ended(r->hold))
+		return error_set(err, ERROR_REQUEST, 0, "the stream is over before its end");
+	run_status(r->run, "held", NULL);
+	if (fault_point("wire.recv.held", err) < 0)
+		return -1;
+	hold_wait_release();
+	run_status(r->run, "releasing", NULL);
+	if (fault_point("wire.recv.before_release", err) < 0 ||
+		endpoint_write(&r->output, r->held.data, r->held.len, err) < 0)
+		return -1;
+	return fault_point("wire.recv.after_release", err);
 }
 
 static int check_end(struct receiver *r, const struct chunk *chunk, struct error **err)
@@ -236,6 +266,8 @@ static int check_end(struct receiver *r, const struct chunk *chunk, struct error
 			"link from %s: the stream arrived changed: %llu bytes here, %llu there",
 			r->options->peer.name, (unsigned long long)r->end.bytes,
 			(unsigned long long)theirs.bytes);
+	if (r->hold && give_held(r, err) < 0)
+		return -1;
 	if (fault_point("wire.recv.before_ack", err) < 0)
 		return -1;
 	frame_end_encode(&r->end, r->end_payload);

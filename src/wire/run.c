@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* A pipe that poll() calls writable takes a line of up to 4,096 bytes without waiting. */
@@ -147,6 +148,36 @@ int run_wait(struct run *run, int fd, int64_t ms, struct error **err)
 	while (read(wake_pipe[0], drop, sizeof(drop)) > 0)
 		;
 	return outcome(run, err);
+}
+
+/* Whether `fd` is at its end. What has failed may have been left with bytes that nobody reads. */
+static bool is_closed(const struct pollfd *p)
+{
+	char byte;
+
+	if (p->revents & (POLLERR | POLLHUP))
+		return true;
+	return (p->revents & POLLIN) && recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+bool run_wait_told(struct run *run, int fd, bool failed)
+{
+	struct pollfd p[3] = {{.fd = wake_pipe[0], .events = POLLIN}, {.fd = run->status_fd},
+		{.fd = fd, .events = failed ? 0 : POLLIN}};
+	char drop[64];
+
+	for (;;) {
+		if (cancelled || (failed && (p[1].revents & (POLLERR | POLLHUP))))
+			return true;
+		if (is_closed(&p[2]))
+			return false;
+		/* Nobody reads the status, which changes nothing: it is not looked at again. */
+		if (p[1].revents)
+			p[1].fd = -1;
+		poll(p, 3, -1);
+		while (read(wake_pipe[0], drop, sizeof(drop)) > 0)
+			;
+	}
 }
 
 /* The last line is the last. */

@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define RUN_NO_LEVEL 100
@@ -40,6 +41,11 @@ void run_wake(struct run *run);
 /* The main thread waits: until the end (0), a failure (-1), or a wake, something to read at `fd`
  * (-1: none) or `ms` have passed (these 1). */
 int run_wait(struct run *run, int fd, int64_t ms, struct error **err);
+
+/* After the run, for a connection `fd` that must not be closed yet: waits until SIGTERM or SIGINT
+ * has come or, when the run has `failed`, nobody reads the status lines any more; true. False when
+ * the other end of the connection has been closed. */
+bool run_wait_told(struct run *run, int fd, bool failed);
 
 /* Writes one status line, {"event":name,…}; takes `fields` over (NULL: none). From any thread;
  * nothing comes after "end" or "error". A reader that has gone, or reads nothing for a second,

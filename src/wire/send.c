@@ -265,6 +265,8 @@ static int take_return(struct sender *s, const struct chunk *chunk, struct error
 {
 	struct error *why = NULL;
 
+	if (s->hold && has_ended(s))
+		return 0;
 	if (!s->input.both_ways || endpoint_write(&s->input, chunk->data, chunk->len, &why) == 0)
 		return 0;
 	if (!has_ended(s))
@@ -353,6 +355,8 @@ static int prepare(struct sender *s, struct error **err)
 		return -1;
 	s->key = pagehash_open(key, err);
 	if (!s->key || !s->parser)
+		return -1;
+	if (s->options->hold_bytes && !(s->hold = hold_open(s->options->hold_bytes, err)))
 		return -1;
 	if (s->options->memory_bytes && !stream_parser_expect(s->parser, s->options->memory_bytes))
 		abort();

@@ -213,10 +213,34 @@ static bool passes(struct sender *s, const struct batch *b, size_t *parsed)
 	return true;
 }
 
+/* Reads the stream along where its end is not that of its connection; 1 at the end. */
+static int read_along(struct sender *s, const uint8_t *data, size_t len, struct error **err)
+{
+	if (!s->hold)
+		return 0;
+	if (hold_feed(s->hold, data, len, err) < 0)
+		return -1;
+	if (!s->told_last && hold_last_round(s->hold)) {
+		s->told_last = true;
+		run_status(s->run, "last_round", NULL);
+	}
+	return hold_ended(s->hold);
+}
+
+static int closed_early(struct sender *s, struct error **err)
+{
+	if (!s->hold)
+		return 0;
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"the hypervisor closed its connection after %llu bytes, before its stream was over",
+		(unsigned long long)s->end.bytes);
+}
+
 /* Reads a piece; what the parser leaves belongs to the next one. 1 at the end of the stream. */
 static int fill(struct sender *s, struct batch *b, struct error **err)
 {
 	size_t size = piece_size(s), parsed = 0;
+	int over = 0;
 
 	batch_reset(b);
 	memcpy(b->raw, s->left, s->left_len);
@@ -233,14 +257,21 @@ static int fill(struct sender *s, struct batch *b, struct error **err)
 		n = endpoint_read(&s->input, at, (size - b->raw_len) / READ_UNIT * READ_UNIT, err);
 		if (n < 0)
 			return -1;
-		if (n == 0) {
-			stream_parser_end(s->parser, b->raw_len - parsed);
-			return 1;
-		}
+		if (n == 0 && closed_early(s, err) < 0)
+			return -1;
 		hash_update(s->hash, at, (size_t)n);
 		s->end.bytes += (uint64_t)n;
 		b->raw_len += (size_t)n;
-		parse(s, b, &parsed);
+		if (n > 0) {
+			parse(s, b, &parsed);
+			over = read_along(s, at, (size_t)n, err);
+		}
+		if (over < 0)
+			return -1;
+		if (over || n == 0) {
+			stream_parser_end(s->parser, b->raw_len - parsed);
+			return 1;
+		}
 	}
 	s->left_len = b->raw_len - parsed;
 	memcpy(s->left, b->raw + parsed, s->left_len);
@@ -328,6 +359,8 @@ static void send_end(struct sender *s)
 	s->ended = true;
 	pthread_mutex_unlock(&s->mutex);
 	link_send(s->link, &s->end_frame, FRAME_END, s->end_payload, FRAME_END_SIZE);
+	if (s->hold)
+		run_status(s->run, "sent", NULL);
 }
 
 /* For how long the link was in use since the last call; where that cannot be told, all the time. */
@@ -362,6 +395,8 @@ int send_stream_carry(struct sender *s, struct error **err)
 
 	if (endpoint_accept(&s->input, s->deadline_ms, err) < 0)
 		return -1;
+	if (s->hold)
+		hold_keep(s->input.fd);
 	while (!end) {
 		uint64_t before = s->end.bytes;
 		struct piece *piece;

@@ -8,6 +8,7 @@
 #include "wire/batch.h"
 #include "wire/endpoint.h"
 #include "wire/hash.h"
+#include "wire/hold.h"
 #include "wire/inbox.h"
 #include "wire/level.h"
 #include "wire/link.h"
@@ -41,6 +42,8 @@ struct sender {
 	/* The reader's. */
 	int64_t busy_us; /* of link_busy_us, when it last looked */
 	struct stream_parser *parser;
+	struct hold *hold; /* NULL: the stream ends when its connection does (hold.h) */
+	bool told_last;    /* "last_round" has been said */
 	struct page_cache *cache;
 	struct source_set *sources;
 	struct pagehash *key;

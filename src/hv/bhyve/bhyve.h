@@ -1,0 +1,125 @@
+/*
+ * Inside the bhyve driver: what its files share. docs/bhyve.md tells what bhyve does, and where
+ * that is known from.
+ *
+ * In a VM's run directory: `hv.log` (what its loader and bhyve say), `hv.json` (who it is, for the
+ * next droverd), for the loader grub `grub.cfg` and `device.map`.
+ *
+ * A bhyve cannot be started with its CPUs stopped: what hv_vm_start makes of a VM that is not
+ * incoming is a handle without a process, and hv_vm_resume starts the loader and bhyve.
+ */
+#ifndef DROVER_HV_BHYVE_BHYVE_H
+#define DROVER_HV_BHYVE_BHYVE_H
+
+#include "hv/driver.h"
+
+#include <pthread.h>
+
+/* hv.abilities: what this bhyve and bhyvectl have, by what they say of their options. */
+enum {
+	BHYVE_SNAPSHOT = 1, /* bhyvectl --checkpoint and --suspend */
+	BHYVE_RESTORE = 2,  /* bhyve -r */
+	BHYVE_RECEIVE = 4,  /* bhyve -R */
+	BHYVE_MIGRATE = 8,
+	BHYVE_MIGRATE_LIVE = 16
+};
+
+struct bhyve_vm {
+	pthread_mutex_t mutex; /* all that follows */
+	char **argv;           /* to boot it; NULL when found again */
+	char **loader;         /* the loader's, run before it; NULL: none */
+	char **receive;        /* to wait for a stream of it; NULL: not incoming */
+	char vm_name[FS_NAME_MAX + 1];
+	char taps[VM_DEF_NICS_MAX][32];
+	int taps_count;
+	bool incoming; /* waits for a stream, as far as is known */
+	bool has_run;  /* known to have: see bhyve_has_run */
+	bool powered;  /* the guest was told to power off */
+	int port;      /* where an incoming one listens; 0: none */
+	int stream_fd; /* a copy of its connection to the data mover; -1 */
+	uint64_t memory_bytes;
+	enum hv_migrate_phase phase;
+};
+
+/* The operations (hv/driver.h), as hv.h describes them. */
+struct hv *bhyve_open(const struct hv_settings *settings, struct error **err);
+void bhyve_close(struct hv *hv);
+json_t *bhyve_facts_json(const struct hv *hv);
+void bhyve_complete_def(const struct hv *hv, struct vm_def *def);
+int bhyve_check_def(const struct hv *hv, const struct vm_def *def, struct error **err);
+int bhyve_check_machine(const struct hv *hv, const struct vm_def *def, struct error **err);
+int bhyve_check_cpu(const struct hv *hv, const struct vm_def *def, struct error **err);
+int bhyve_check_postcopy(const struct hv *hv, struct error **err);
+int bhyve_image_create(const struct hv *hv, const char *path, const char *format,
+	uint64_t size_bytes, const char *backing, const char *backing_format, struct error **err);
+json_t *bhyve_image_info(const struct hv *hv, const char *path, struct error **err);
+struct hv_vm *bhyve_vm_start(struct hv *hv, const struct hv_start *how, struct error **err);
+struct hv_vm *bhyve_vm_attach(struct hv *hv, const char *run_dir, struct error **err);
+void bhyve_vm_close(struct hv_vm *vm);
+enum hv_state bhyve_vm_state(struct hv_vm *vm);
+int bhyve_vm_resume(struct hv_vm *vm, struct error **err);
+int bhyve_vm_pause(struct hv_vm *vm, struct error **err);
+int bhyve_vm_powerdown(struct hv_vm *vm, struct error **err);
+int bhyve_vm_end(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+bool bhyve_vm_hangs(struct hv_vm *vm);
+bool bhyve_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms);
+int bhyve_vm_announce(struct hv_vm *vm, struct error **err);
+int bhyve_vm_check_movable(struct hv_vm *vm, struct error **err);
+int bhyve_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+	struct error **err);
+int bhyve_vm_migrate_set(
+	struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
+int bhyve_vm_migrate_incoming(
+	struct hv_vm *vm, const char *path, bool postcopy, struct error **err);
+int bhyve_vm_migrate_postcopy(struct hv_vm *vm, struct error **err);
+int bhyve_vm_migrate_recover(struct hv_vm *vm, const char *path, struct error **err);
+int bhyve_vm_migrate_resume(struct hv_vm *vm, const char *path, struct error **err);
+int bhyve_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err);
+int bhyve_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
+	struct hv_migrate_status *status, struct error **err);
+int bhyve_vm_migrate_follow(struct hv_vm *vm, int64_t deadline_ms, struct hv_migrate_status *status,
+	struct error **err);
+int bhyve_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
+int bhyve_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
+int bhyve_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
+void bhyve_vm_migrate_connected(struct hv_vm *vm, int fd);
+int bhyve_vm_migrate_port(const struct hv_vm *vm);
+bool bhyve_vm_never_ran(struct hv_vm *vm);
+
+/* args.c: the command line of bhyve, and in *loader that of the loader which goes before it (NULL
+ * where bhyve boots by its ROM, or goes on with a guest that came from elsewhere). `port` > 0: it
+ * waits there for a stream. Writes the files that a loader reads. Free both by bhyve_args_free. */
+struct bhyve_launch {
+	const struct hv *hv;
+	const struct hv_start *how;
+	int port;
+	const char *console; /* the guest's end of the nmdm pair */
+};
+char **bhyve_args(const struct bhyve_launch *launch, char ***loader, struct error **err);
+void bhyve_args_free(char **args);
+
+/* ctl.c: runs `bhyvectl --vm=NAME OPTION`, at most HV_ANSWER_MS. ERROR_HYPERVISOR with its words.
+ * *out (may be NULL) gets its output. */
+int bhyve_ctl(const struct hv_vm *vm, const char *option, char **out, struct error **err);
+/* Whether /dev/vmm has the VM. */
+bool bhyve_exists(const struct hv_vm *vm);
+/* Removes it from there; nothing when it is not there. */
+int bhyve_destroy(const struct hv_vm *vm, struct error **err);
+/* Whether a vCPU of it has ever left the guest, by the kernel's counters, which stay until it is
+ * destroyed. -1 when it cannot be told. */
+int bhyve_has_run(const struct hv_vm *vm);
+
+/* start.c */
+char *bhyve_path(const char *run_dir, const char *file);
+/* Starts bhyve->loader and bhyve->argv: until /dev/vmm has the VM. */
+int bhyve_launch(struct hv_vm *vm, struct error **err);
+int bhyve_write_identity(const struct hv_vm *vm, struct error **err);
+/* Removes what it left: in the run directory, its taps, /dev/vmm's entry. */
+void bhyve_clean(struct hv_vm *vm);
+/* What is worth reading at the end of its log, as one line; "" when there is nothing. */
+void bhyve_log_tail(const char *run_dir, char out[512]);
+
+/* vm.c: lets a process that was stopped, and its guest, go on. */
+int bhyve_go_on(struct hv_vm *vm, struct error **err);
+
+#endif
