@@ -162,6 +162,19 @@ static int prepare(struct migration *m, struct error **err)
 	return start_hypervisor(m, err);
 }
 
+/* What the hypervisor does not tell of its stream, the data mover does. */
+static int follow(struct migration *m, int64_t deadline_ms, struct error **err)
+{
+	struct hv_vm *hv = vm_hv(m->vm);
+
+	if (!migration_runs_at_once(m))
+		return hv_vm_migrate_wait(hv, m->last.phase, deadline_ms, &m->last, err);
+	if (mover_said(m->mover, "held", deadline_ms) &&
+		hv_vm_migrate_seen(hv, HV_MIGRATE_COMPLETED, err) < 0)
+		return -1;
+	return hv_vm_migrate_status(hv, &m->last, err);
+}
+
 /* Until the hypervisor has loaded the whole stream, or all that post-copy lets it begin with; it
  * stays paused. */
 static int wait_loaded(struct migration *m, struct error **err)
@@ -175,7 +188,7 @@ static int wait_loaded(struct migration *m, struct error **err)
 		if (look_around(m, err) < 0 ||
 			(m->mover ? mover_check(m->mover, err) : dest_check_source(m, err)) < 0)
 			return -1;
-		if (hv_vm_migrate_wait(vm_hv(m->vm), s->phase, clock_ms() + LOOK_MS, s, err) < 0)
+		if (follow(m, clock_ms() + LOOK_MS, err) < 0)
 			return error_prefix(err, "on %s", m->all->set.node);
 		if (s->phase == HV_MIGRATE_FAILED || s->phase == HV_MIGRATE_CANCELLED)
 			return error_set(err, ERROR_HYPERVISOR, 0,

@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 
+#include <signal.h>
 #include <string.h>
 
 #define LOOK_MS 200
@@ -89,6 +90,36 @@ static bool has_run(enum hv_state state, const struct error *e)
 	       (state == HV_FAILED && (e->kind == ERROR_HYPERVISOR || e->kind == ERROR_DISK));
 }
 
+/* For a hypervisor that runs a guest at once: what is held back of its stream is what lets it. */
+static void release_held(struct migration *m)
+{
+	if (migration_runs_at_once(m))
+		mover_release(m->mover ? mover_process(m->mover) : &m->mover_left);
+}
+
+/* The data mover has ended without having given the hypervisor all: it never will, and a part of it
+ * must not run. */
+static void end_half_given(struct migration *m)
+{
+	const struct process_id *hv = hv_vm_process(vm_hv(m->vm));
+	bool ended = m->mover ? mover_check(m->mover, NULL) < 0 : !process_alive(&m->mover_left);
+
+	if (!migration_runs_at_once(m) || !ended || hv_vm_state(vm_hv(m->vm)) != HV_INCOMING)
+		return;
+	log_error("%s: its data mover on %s has ended before it had given the hypervisor all",
+		m->vm_name, m->all->set.node);
+	process_signal(hv, SIGKILL);
+	process_wait(hv, clock_ms() + RETRY_MS, NULL);
+}
+
+static int ended_before(struct migration *m, struct error **err)
+{
+	m->may_have_run = m->may_have_run && !hv_vm_never_ran(vm_hv(m->vm));
+	return error_set(err, ERROR_NOT_RUNNING, 0,
+		"the hypervisor of %s on %s has ended before its guest ran", m->vm_name,
+		m->all->set.node);
+}
+
 /* An order that the hypervisor has not answered in time may still be carried out: asked again until
  * it answers, for only then it is known whether the guest runs. In post-copy no other copy can run,
  * and what keeps this one from it (a disk's lock) is waited for. On error m->may_have_run tells
@@ -101,10 +132,9 @@ static int let_run(struct migration *m, struct error **err)
 		bool hangs;
 
 		if (state == HV_GONE)
-			return error_set(err, ERROR_NOT_RUNNING, 0,
-				"the hypervisor of %s on %s has ended before its guest ran",
-				m->vm_name, m->all->set.node);
+			return ended_before(m, err);
 		m->may_have_run = true;
+		release_held(m);
 		if (hv_vm_resume(vm_hv(m->vm), &e) == 0)
 			return 0;
 		state = hv_vm_state(vm_hv(m->vm));
@@ -112,14 +142,17 @@ static int let_run(struct migration *m, struct error **err)
 			error_free(&e);
 			return 0;
 		}
-		if (state == HV_GONE)
+		if (state == HV_GONE) {
+			m->may_have_run = !hv_vm_never_ran(vm_hv(m->vm));
 			return error_move(err, e);
+		}
 		if ((state == HV_PAUSED || state == HV_INCOMING) && e->kind != ERROR_TIMEOUT) {
 			m->may_have_run = false;
 			if (!migration_in_postcopy(m))
 				return error_move(err, e);
 		}
 		log_warning("%s was told to run and does not: %s", m->vm_name, e->message);
+		end_half_given(m);
 		hangs = e->kind == ERROR_TIMEOUT && migration_in_postcopy(m);
 		error_free(&e);
 		if (hangs && check_hang(m, err) < 0)

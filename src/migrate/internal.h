@@ -158,9 +158,11 @@ struct mover *migration_start_mover(
  * there for a moment only, and who is at its other end is looked at. The mover gets a connection
  * that is made.
  */
-/* Source: listens where the hypervisor will be told to connect. Returns the descriptor. */
-int local_listen(const struct migration *m, struct error **err);
-/* Source: takes the hypervisor's connection and passes it to the mover. ERROR_TIMEOUT. */
+/* Source: listens where the hypervisor will be told to connect: *where (the caller frees it) is the
+ * path of a Unix socket, or "127.0.0.1,PORT". Returns the descriptor. */
+int local_listen(const struct migration *m, char **where, struct error **err);
+/* Source: takes the hypervisor's connection and passes it to the mover; a copy goes to the driver
+ * (hv_vm_migrate_connected). ERROR_TIMEOUT. */
 int local_take(struct migration *m, int listen_fd, struct error **err);
 /* Destination, whose hypervisor listens: the same. ERROR_HYPERVISOR. */
 int local_connect(struct migration *m, struct error **err);
@@ -170,6 +172,9 @@ char *migration_socket(const struct migration *m);
 /* Ends this side's data mover, whoever started it; one of an earlier droverd, which cannot be
  * asked, is first waited for until the deadline. */
 void migration_release_mover(struct migration *m, int64_t deadline_ms);
+/* Whether the hypervisor is one that runs a guest at once (hv.h): the data mover then tells how far
+ * its stream is, and holds the guest back. */
+bool migration_runs_at_once(const struct migration *m);
 /* Whether the hypervisor's stream has been switched to post-copy. */
 bool migration_in_postcopy(const struct migration *m);
 

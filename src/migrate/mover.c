@@ -25,7 +25,15 @@
 #define LEVEL_CHANGES_MAX 64
 #define SOURCES_MAX 64
 
-enum { EVENT_LISTENING = 1, EVENT_CONNECTED = 2, EVENT_END = 4 };
+enum {
+	EVENT_LISTENING = 1,
+	EVENT_CONNECTED = 2,
+	EVENT_END = 4,
+	EVENT_LAST_ROUND = 8,
+	EVENT_SENT = 16,
+	EVENT_HELD = 32,
+	EVENT_RELEASING = 64
+};
 
 struct mover {
 	struct process_id process;
@@ -46,10 +54,17 @@ struct mover {
 
 static unsigned event_bit(const char *event)
 {
-	return !strcmp(event, "listening")   ? EVENT_LISTENING
-	       : !strcmp(event, "connected") ? EVENT_CONNECTED
-	       : !strcmp(event, "end")       ? EVENT_END
-					     : 0;
+	static const struct {
+		const char *name;
+		unsigned bit;
+	} events[] = {{"listening", EVENT_LISTENING}, {"connected", EVENT_CONNECTED},
+		{"end", EVENT_END}, {"last_round", EVENT_LAST_ROUND}, {"sent", EVENT_SENT},
+		{"held", EVENT_HELD}, {"releasing", EVENT_RELEASING}};
+
+	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
+		if (!strcmp(event, events[i].name))
+			return events[i].bit;
+	return 0;
 }
 
 /* With the lock held. */
@@ -250,6 +265,7 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 	cleanup_free char *listen = fs_format("%d", o->listen_fd);
 	cleanup_free char *passed = fs_format("passed:%d", passed_fd);
 	cleanup_free char *reconnect = fs_format("%d", o->reconnect_s);
+	cleanup_free char *hold = fs_format("%llu", (unsigned long long)o->hold_bytes);
 	cleanup_free char *timeout = fs_format("%d", o->timeout_s);
 	const char *argv[ARGUMENTS_MAX + 2 * SOURCE_MAX] = {o->binary, o->connect ? "send" : "recv",
 		"--id", o->id, "--peer", o->peer, "--peer-fingerprint", o->fingerprint, "--cert",
@@ -281,6 +297,8 @@ static int spawn(struct mover *m, const struct mover_options *o, int status_fd, 
 		add_option(argv, "--timeout", timeout);
 	if (o->carried && o->connect)
 		add_option(argv, "--codec", "plain");
+	if (o->hold_bytes)
+		add_option(argv, "--hold", hold);
 	sources_count = add_sources(o->sources, argv, sources);
 	rc = process_start(&options, &m->process, err);
 	for (size_t i = 0; i < sources_count; i++)
@@ -398,6 +416,25 @@ int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct e
 		}
 	pthread_mutex_unlock(&m->lock);
 	return rc;
+}
+
+bool mover_said(struct mover *m, const char *event, int64_t deadline_ms)
+{
+	unsigned bit = event_bit(event);
+	bool said;
+
+	pthread_mutex_lock(&m->lock);
+	while (!(m->events & bit) && !m->error && !m->closed)
+		if (!cond_wait_until(&m->changed, &m->lock, deadline_ms))
+			break;
+	said = m->events & bit;
+	pthread_mutex_unlock(&m->lock);
+	return said;
+}
+
+void mover_release(const struct process_id *id)
+{
+	process_signal(id, SIGUSR1);
 }
 
 void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes)

@@ -31,9 +31,10 @@ struct mover_options {
 	/* Files that both nodes may read, for references; may be NULL. The first SOURCE_MAX
 	 * are used, but none with a '=' in its name. */
 	const struct image_files *sources;
-	int reconnect_s; /* for how long it makes a broken lane again; 0: its own limit */
-	int log_fd;      /* its standard error */
-	uid_t uid;       /* its user, which no hypervisor runs as */
+	uint64_t hold_bytes; /* the guest's memory, for a hypervisor that runs it at once; else 0 */
+	int reconnect_s;     /* for how long it makes a broken lane again; 0: its own limit */
+	int log_fd;          /* its standard error */
+	uid_t uid;           /* its user, which no hypervisor runs as */
 	gid_t gid;
 };
 
@@ -43,6 +44,11 @@ struct mover *mover_start(const struct mover_options *options, struct error **er
  * when it has ended. */
 int mover_pass(struct mover *m, int fd, struct error **err);
 const struct process_id *mover_process(const struct mover *m);
+/* Whether it has said so by the deadline: "last_round", "sent", "held", "releasing" (wire/hold.h).
+ */
+bool mover_said(struct mover *m, const char *event, int64_t deadline_ms);
+/* Has a receiver write what it holds back; again does no harm. */
+void mover_release(const struct process_id *id);
 /* Waits for its event ("listening", "connected", "end"). ERROR_TIMEOUT; when it has failed or ended
  * before, the error that it gave. */
 int mover_wait(struct mover *m, const char *event, int64_t deadline_ms, struct error **err);

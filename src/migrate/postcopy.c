@@ -59,7 +59,7 @@ int source_switch(struct migration *m, struct error **err)
 /* A new lane between new data movers, for hypervisors that wait for one. */
 static int renew_lane(struct migration *m, struct error **err)
 {
-	cleanup_free char *socket = migration_socket(m);
+	cleanup_free char *socket = NULL;
 	cleanup_json json_t *answer = NULL;
 	cleanup_fd int listen_fd = -1;
 	char lane[300];
@@ -75,7 +75,7 @@ static int renew_lane(struct migration *m, struct error **err)
 	m->mover = migration_start_mover(m, -1, lane, err);
 	if (!m->mover || mover_wait(m->mover, "connected", clock_ms() + LANE_MS, err) < 0)
 		return -1;
-	listen_fd = local_listen(m, err);
+	listen_fd = local_listen(m, &socket, err);
 	if (listen_fd < 0 || hv_vm_migrate_resume(vm_hv(m->vm), socket, err) < 0)
 		return -1;
 	return local_take(m, listen_fd, err);

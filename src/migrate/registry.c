@@ -372,6 +372,11 @@ bool migration_in_postcopy(const struct migration *m)
 	return m->last.phase == HV_MIGRATE_POSTCOPY || m->last.phase == HV_MIGRATE_POSTCOPY_PAUSED;
 }
 
+bool migration_runs_at_once(const struct migration *m)
+{
+	return hv_get_facts(m->all->set.hv)->runs_at_once;
+}
+
 struct mover *migration_start_mover(
 	struct migration *m, int listen_fd, const char *connect, struct error **err)
 {
@@ -390,6 +395,9 @@ struct mover *migration_start_mover(
 		.key_pem = set->identity->key_pem,
 		.ca_pem = set->identity->ca_pem,
 		.log_fd = log_fd,
+		.hold_bytes = migration_runs_at_once(m)
+				      ? (m->def ? m->def : vm_definition(m->vm))->memory_bytes
+				      : 0,
 		.reconnect_s = m->options.reconnect_s,
 		.uid = set->wire_uid,
 		.gid = set->wire_gid};

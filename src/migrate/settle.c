@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "migrate/source.h"
 
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +19,8 @@
 #define SETTLE_RETRY_MS 2000
 /* A destination that lets its guest run has said so. */
 #define SAID_MS 15000
+/* It reads what a hypervisor still sends before that hears it. */
+#define ANSWER_MS 60000
 
 /* A switch to post-copy that came to nothing, or to no end: the hypervisor must be made to. */
 static bool must_abandon(struct migration *m)
@@ -260,11 +263,25 @@ static void release_socket(struct migration *m)
 	unlink(socket);
 }
 
+/* The data mover of an earlier droverd has the connection of a hypervisor that waits for an answer:
+ * when it is ended, it gives the one that lets the guest go on. */
+static bool end_mover_left(struct migration *m)
+{
+	if (!migration_runs_at_once(m) || m->mover_left.pid <= 0 || !process_alive(&m->mover_left))
+		return false;
+	process_signal(&m->mover_left, SIGTERM);
+	return true;
+}
+
 static void finish_ours(struct migration *m, struct error *e)
 {
 	cleanup_error struct error *resume = NULL;
 	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	bool left = end_mover_left(m);
 	int rc = keep_going_on(m, &e, &resume);
+
+	if (left)
+		process_wait(&m->mover_left, clock_ms() + ANSWER_MS, NULL);
 
 	if (rc == SOURCE_LEFT) {
 		error_free(&e);

@@ -188,7 +188,7 @@ static struct hv_migrate_params params_for_round(const struct migration *m, int 
 
 static int start_stream(struct migration *m, struct error **err)
 {
-	cleanup_free char *socket = migration_socket(m);
+	cleanup_free char *socket = NULL;
 	struct hv_migrate_params params = params_for_round(m, 1);
 	cleanup_fd int listen_fd = -1;
 
@@ -197,11 +197,12 @@ static int start_stream(struct migration *m, struct error **err)
 		return -1;
 	m->stream_ms = clock_ms();
 	if (m->options.pause) {
-		if (hv_vm_pause(vm_hv(m->vm), err) < 0)
+		params.still = migration_runs_at_once(m);
+		if (!params.still && hv_vm_pause(vm_hv(m->vm), err) < 0)
 			return -1;
 		m->paused_ms = clock_ms();
 	}
-	listen_fd = local_listen(m, err);
+	listen_fd = local_listen(m, &socket, err);
 	if (listen_fd < 0 || hv_vm_migrate(vm_hv(m->vm), socket, &params, err) < 0)
 		return -1;
 	return local_take(m, listen_fd, err);
@@ -309,18 +310,45 @@ static int begin_round(struct migration *m, struct rounds *r, struct error **err
 	return r->wants_switch ? source_switch(m, err) : 0;
 }
 
+/* All has been read from a hypervisor that goes on by itself when its connection breaks: it is
+ * stopped, and looked at afterwards. It cannot have gone on before, if the data mover was well when
+ * it stopped: only that has its connection, and says so before it lets it go on. */
+static int stop_hypervisor(struct migration *m, struct error **err)
+{
+	if (fault_point("migrate.src.before_stop", err) < 0 ||
+		hv_vm_migrate_seen(vm_hv(m->vm), HV_MIGRATE_COMPLETED, err) < 0)
+		return -1;
+	return mover_check(m->mover, err);
+}
+
+/* What the hypervisor does not tell of its stream, the data mover does. */
+static int follow(struct migration *m, int64_t deadline_ms, struct error **err)
+{
+	struct hv_vm *hv = vm_hv(m->vm);
+	bool sent;
+
+	if (!migration_runs_at_once(m))
+		return hv_vm_migrate_follow(hv, deadline_ms, &m->last, err);
+	sent = mover_said(m->mover, "sent", deadline_ms);
+	if (mover_said(m->mover, "last_round", 0) &&
+		hv_vm_migrate_seen(hv, HV_MIGRATE_SWITCHOVER, err) < 0)
+		return -1;
+	if (sent && stop_hypervisor(m, err) < 0)
+		return -1;
+	return hv_vm_migrate_status(hv, &m->last, err);
+}
+
 /* Follows the hypervisor until its guest is paused for good: it has written everything, or all but
  * pages that post-copy brings. */
 static int stream(struct migration *m, struct error **err)
 {
-	struct hv_vm *hv = vm_hv(m->vm);
 	struct hv_migrate_status *s = &m->last;
 	struct rounds rounds = {.number = 1};
 	int64_t asked_ms = clock_ms(), heard_ms = asked_ms;
 	int rc;
 
 	for (;;) {
-		if (hv_vm_migrate_follow(hv, clock_ms() + LOOK_MS, s, err) < 0)
+		if (follow(m, clock_ms() + LOOK_MS, err) < 0)
 			return -1;
 		note_switchover(m);
 		if (s->phase == HV_MIGRATE_COMPLETED || migration_in_postcopy(m))

@@ -202,7 +202,8 @@ static int make_nvram(const struct hv *hv, const struct hv_start *how, struct er
 	cleanup_free char *from = NULL, *text = NULL;
 	size_t len;
 
-	if (!how->nvram || !dot || fs_exists(how->nvram))
+	if ((how->def->loader && strcmp(how->def->loader, "uefi")) || !how->nvram || !dot ||
+		fs_exists(how->nvram))
 		return 0;
 	from = fs_format("%.*s_VARS%s", (int)(dot - rom), rom, dot);
 	text = fs_read(from, NVRAM_MAX, &len, err);
