@@ -13,7 +13,7 @@ const struct cli_option cli_create_options[] = {
 	{CLI_VALUE, "cpus", "N", "virtual CPUs (1)", "vm_cpus"},
 	{CLI_LIST, "disk", "FILE[,...]",
 		"size=SIZE makes it; format=qcow2|raw, cache=none|writeback|directsync, "
-		"backing=FILE, backing_format=F",
+		"backing=FILE, backing_format=F; bhyve: model=virtio-blk|ahci-hd|nvme",
 		NULL},
 	{CLI_LIST, "nic", "bridge=NAME[,...]", "mac=MAC, model=virtio-net-pci|e1000", NULL},
 	{CLI_VALUE, "imgsize", "SIZE", "the same as --disk disk0.qcow2,size=SIZE", NULL},
@@ -26,13 +26,15 @@ const struct cli_option cli_create_options[] = {
 	{CLI_VALUE, "sockets", "N", "topology: --cpus is their product", NULL},
 	{CLI_VALUE, "cores", "N", "a socket", NULL},
 	{CLI_VALUE, "threads", "N", "a core", NULL},
-	{CLI_VALUE, "hypervisor", "NAME", "qemu", "vm_engine"},
+	{CLI_VALUE, "loader", "NAME", "bhyve: uefi, bhyveload or grub (uefi)", NULL},
+	{CLI_VALUE, "bootrom", "FILE", "bhyve: firmware of loader uefi (the node's)", NULL},
+	{CLI_VALUE, "hypervisor", "NAME", "qemu or bhyve (the node's)", "vm_engine"},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 
 /* Options that are keys of vm.conf as they are. */
 static const char *const plain[] = {"memory", "cpus", "sockets", "cores", "threads", "kernel",
-	"initrd", "append", "vnc", "machine", "cpu", "hypervisor", NULL};
+	"initrd", "append", "vnc", "machine", "cpu", "loader", "bootrom", "hypervisor", NULL};
 
 static bool is_one_of(const char *word, const char *const *words)
 {
@@ -97,7 +99,7 @@ static int parse_disk_size(json_t *disk, struct error **err)
 static int add_disk(json_t *disks, const char *text, struct error **err)
 {
 	static const char *const known[] = {
-		"file", "size", "format", "cache", "backing", "backing_format", NULL};
+		"file", "size", "format", "cache", "model", "backing", "backing_format", NULL};
 	json_t *disk = parse_parts("disk", text, "file", known, err);
 
 	if (!disk)

@@ -205,8 +205,8 @@ static int add_disk(
 	struct vm_def *def, struct vm_new_disk *fresh, const json_t *disk, struct error **err)
 {
 	static const char *const known[] = {
-		"file", "format", "cache", "size", "backing", "backing_format", NULL};
-	static const char *const keys[] = {"file", "format", "cache", NULL};
+		"file", "format", "cache", "model", "size", "backing", "backing_format", NULL};
+	static const char *const keys[] = {"file", "format", "cache", "model", NULL};
 	int n = def->disks_count;
 
 	if (n == VM_DEF_DISKS_MAX)

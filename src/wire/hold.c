@@ -55,6 +55,8 @@ static enum stream_step step(struct hold *h, struct stream_cursor *c)
 	step = stream_bhyve_step(&h->stream, c);
 	if (step != STREAM_WAIT)
 		return step;
+	if (c->items_len == c->items_max)
+		return STREAM_ON;
 	if (!stream_bhyve_pass(&h->stream, c->len - c->at))
 		return STREAM_LOST;
 	c->at = c->len;

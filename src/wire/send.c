@@ -358,6 +358,8 @@ static int prepare(struct sender *s, struct error **err)
 		return -1;
 	if (s->options->hold_bytes && !(s->hold = hold_open(s->options->hold_bytes, err)))
 		return -1;
+	if (s->options->hold_bytes)
+		stream_parser_expect(s->parser, s->options->hold_bytes);
 	if (s->options->memory_bytes && !stream_parser_expect(s->parser, s->options->memory_bytes))
 		abort();
 	add_sources(s);

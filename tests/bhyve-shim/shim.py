@@ -1,0 +1,126 @@
+"""What the programs of the shim share.
+
+A test-only stand-in for FreeBSD's bhyve(8), bhyvectl(8) and grub-bhyve on Linux: it takes their
+command lines, and behaves as they do in exit statuses, in what is in /dev/vmm, in timing and on the
+wire (docs/bhyve.md has what is copied from where). Underneath runs a QEMU, whose memory is a file
+that both map; its device state, as a QEMU stream without memory, takes the place of bhyve's kernel
+structures and devices.
+
+$BHYVE_SHIM names a directory. In it, DIR/vmm/NAME stands for /dev/vmm/NAME, and DIR/state/NAME.* is
+what the kernel would know of the VM. $BHYVE_SHIM_QEMU is the QEMU, $BHYVE_SHIM_DATA its firmware.
+$BHYVE_SHIM_WITHOUT has names of options, with commas between them, that this bhyve was not built with.
+$BHYVE_SHIM_EOF ("resume" or "exit") is what a source's stack holds when the connection ends instead of
+an answer; $BHYVE_SHIM_MODEL is the CPU's model string.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+DIRECTORY = Path(os.environ.get("BHYVE_SHIM", "/nonexistent"))
+VMM, STATE = DIRECTORY / "vmm", DIRECTORY / "state"
+WITHOUT = set(filter(None, os.environ.get("BHYVE_SHIM_WITHOUT", "").split(",")))
+
+# bhyve(8): exit status
+REBOOT, POWEROFF, HALT, TRIPLE_FAULT, ERROR = range(5)
+
+
+def state(name, suffix):
+    return STATE / f"{name}.{suffix}"
+
+
+def create(name):
+    """hw.vmm.create"""
+    VMM.mkdir(parents=True, exist_ok=True)
+    STATE.mkdir(parents=True, exist_ok=True)
+    (VMM / name).touch()
+
+
+def exists(name):
+    return (VMM / name).exists()
+
+
+def destroy(name):
+    """hw.vmm.destroy"""
+    (VMM / name).unlink(missing_ok=True)
+    for file in STATE.glob(f"{name}.*"):
+        if file.stem == name:
+            file.unlink(missing_ok=True)
+
+
+def note_run(name):
+    """A vCPU has run: its counters are not 0 any more."""
+    state(name, "exits").write_text("1234\n")
+
+
+def exits(name):
+    file = state(name, "exits")
+    return int(file.read_text()) if file.exists() else 0
+
+
+def read_json(file):
+    return json.loads(file.read_text())
+
+
+def write_json(file, value):
+    temporary = file.with_name(file.name + "#")
+    temporary.write_text(json.dumps(value))
+    temporary.rename(file)
+
+
+def fail(program, message, status=1):
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+class Qmp:
+    """QEMU's control socket."""
+
+    def __init__(self, path, deadline_s=20):
+        self.sock = socket.socket(socket.AF_UNIX)
+        end = time.monotonic() + deadline_s
+        while True:
+            try:
+                self.sock.connect(str(path))
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        self.file = self.sock.makefile("rw")
+        self.events = []
+        self._read()
+        self.run("qmp_capabilities")
+
+    def _read(self):
+        line = self.file.readline()
+        if not line:
+            raise EOFError("QEMU has ended")
+        return json.loads(line)
+
+    def run(self, command, **arguments):
+        message = {"execute": command}
+        if arguments:
+            message["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
+        self.file.write(json.dumps(message) + "\n")
+        self.file.flush()
+        while True:
+            answer = self._read()
+            if "event" in answer:
+                self.events.append(answer)
+            elif "error" in answer:
+                raise RuntimeError(f"{command}: {answer['error']['desc']}")
+            else:
+                return answer["return"]
+
+    def wait_migration(self):
+        while True:
+            status = self.run("query-migrate").get("status")
+            if status == "completed":
+                return
+            if status in ("failed", "cancelled"):
+                raise RuntimeError(f"device state: {status}")
+            time.sleep(0.005)
