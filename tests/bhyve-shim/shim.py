@@ -10,9 +10,11 @@ $BHYVE_SHIM names a directory. In it, DIR/vmm/NAME stands for /dev/vmm/NAME, and
 what the kernel would know of the VM. $BHYVE_SHIM_QEMU is the QEMU, $BHYVE_SHIM_DATA its firmware.
 $BHYVE_SHIM_WITHOUT has names of options, with commas between them, that this bhyve was not built with.
 $BHYVE_SHIM_EOF ("resume" or "exit") is what a source's stack holds when the connection ends instead of
-an answer; $BHYVE_SHIM_MODEL is the CPU's model string.
+an answer; $BHYVE_SHIM_MODEL is the CPU's model string. $BHYVE_SHIM_RUNS is a file, one for all
+nodes, in which it is written when a guest's CPUs run, so that two that do at once are seen.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -52,8 +54,35 @@ def destroy(name):
 
 
 def note_run(name):
-    """A vCPU has run: its counters are not 0 any more."""
+    """A vCPU runs: its counters are not 0 any more."""
     state(name, "exits").write_text("1234\n")
+    note(name, "runs")
+
+
+def still_runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZX"
+    except OSError:
+        return False
+
+
+def note(name, what):
+    """A line NAME PID runs|paused, and NAME PID PID twice for two that run at once."""
+    file = os.environ.get("BHYVE_SHIM_RUNS")
+    if not file:
+        return
+    with open(file, "a+", encoding="ascii") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        log.seek(0)
+        last = {}
+        for line in log:
+            words = line.split()
+            if words[0] == name and words[2] in ("runs", "paused"):
+                last[int(words[1])] = words[2]
+        for pid, state_of in last.items():
+            if what == "runs" and pid != os.getpid() and state_of == "runs" and still_runs(pid):
+                log.write(f"{name} {os.getpid()} {pid} twice\n")
+        log.write(f"{name} {os.getpid()} {what}\n")
 
 
 def exits(name):

@@ -1,12 +1,15 @@
 """Labs whose nodes run VMs by bhyve: by the shim of tests/bhyve-shim (docs/bhyve.md)."""
 
 import itertools
+import os
 import re
+import signal
+import subprocess
 
 from droverlab import guest_client
 from droverlab.lab import SHARED
 from droverlab.paths import ROOT
-from vms import FILL_MIB, Guest, drover
+from vms import FILL_MIB, Guest, drover, error_of, wait_for
 
 SHIM = ROOT / "tests" / "bhyve-shim"
 DIRECTORY = f"{SHARED}/bhyve"
@@ -16,14 +19,14 @@ MEMORY = "160M"
 _addresses = itertools.count(150)
 
 
-def environment(**more):
+def environment(node, **more):
     """droverd's, which its bhyve inherits."""
-    return {"BHYVE_SHIM": DIRECTORY, "BHYVE_SHIM_QEMU": f"{QEMU}/bin/qemu-system-x86_64",
+    return {"BHYVE_SHIM": DIRECTORY, "BHYVE_SHIM_RUNS": str(node.lab.directory / "runs"), "BHYVE_SHIM_QEMU": f"{QEMU}/bin/qemu-system-x86_64",
             "BHYVE_SHIM_DATA": f"{QEMU}/data", "BHYVE_SHIM_MODEL": "Shim CPU @ 1.00GHz", **more}
 
 
 def start_daemon(node, **more):
-    return node.start_daemon(**environment(**more))
+    return node.start_daemon(**environment(node, **more))
 
 
 def bhyve_lab(make_lab, name="bhyve", nodes=2, **more):
@@ -63,3 +66,116 @@ class BhyveGuest(Guest):
         """QEMUs under this VM's bhyve on a node: whatever is called bhyve, this is what would run."""
         return [pid for pid, words in node.processes().items() if "qemu-system" in words[0] and
                 any(re.search(rf"/{re.escape(self.name)}\.qmp,", word) for word in words)]
+
+
+# --- faults ---
+
+HOLD = "/run/held"
+
+
+class Cell:
+    """While `holder`'s process (0: the source's) stands at `point`, `victim` on `side` is killed: "droverd",
+    "drover-wire", "bhyve". `lost`: the guest that was the VM is killed, or its memory: none may be
+    left, and it can be started."""
+
+    def __init__(self, holder, point, victim, side, lost=False, core=False):
+        self.holder, self.point, self.victim, self.side = holder, point, victim, side
+        self.lost, self.core = lost, core
+
+    def __str__(self):
+        return f"{self.point}: {self.victim} of the {('source', 'destination')[self.side]}"
+
+
+SOURCE, DESTINATION = 0, 1
+
+
+def cells():
+    """Both droverds, movers and bhyves at each step around the handover."""
+    points = [(SOURCE, "wire.send.half"), (SOURCE, "migrate.src.before_stop"),
+              (DESTINATION, "wire.recv.held"), (SOURCE, "migrate.src.before_handover"),
+              (DESTINATION, "migrate.dst.before_claim"), (DESTINATION, "migrate.dst.after_claim"),
+              (DESTINATION, "wire.recv.before_release"), (DESTINATION, "wire.recv.after_release"),
+              (DESTINATION, "migrate.dst.before_answer"), (SOURCE, "migrate.src.before_end")]
+    moved = ["migrate.dst.before_answer", "migrate.src.before_end"]
+    core = {("migrate.src.before_stop", "drover-wire", SOURCE),
+            ("migrate.src.before_handover", "droverd", SOURCE),
+            ("migrate.dst.after_claim", "droverd", DESTINATION),
+            ("wire.recv.before_release", "drover-wire", DESTINATION)}
+    for holder, point in points:
+        for victim in ("droverd", "drover-wire", "bhyve"):
+            for side in (SOURCE, DESTINATION):
+                lost = victim == "bhyve" and side == (DESTINATION if point in moved else SOURCE)
+                yield Cell(holder, point, victim, side, lost, (point, victim, side) in core)
+
+
+def movers(node):
+    return [pid for pid, words in node.processes().items() if words[0].endswith("drover-wire")]
+
+
+def kill(node, guest, victim):
+    if victim == "droverd":
+        node.stop_daemon(signal.SIGKILL)
+        return
+    for pid in movers(node) if victim == "drover-wire" else guest.pids(node):
+        os.kill(pid, signal.SIGKILL)
+
+
+def ended(node, guest):
+    """Whether no migration of the guest goes on, by what the node knows."""
+    _, (answer,) = drover(node, "migration", "ls", check=False)
+    return "migrations" in answer and not [
+        m for m in answer["migrations"]
+        if m["vm"] == guest.name and m["state"] in ("running", "undecided")]
+
+
+def assert_never_twice(lab_):
+    runs = lab_.directory / "runs"
+    assert not [line for line in runs.read_text().splitlines() if line.endswith("twice")]
+
+
+def running(lab_, guest):
+    """The nodes where a guest of the VM runs."""
+    return [node for node in lab_.nodes if guest.guests_that_run(node)]
+
+
+def run_cell(lab_, guest, cell):
+    """The guest runs on one node before and after."""
+    here = running(lab_, guest)[0]
+    there = next(node for node in lab_.nodes if node.name != here.name)
+    sides = (here, there)
+    holder = sides[cell.holder]
+    held = holder.path(HOLD)
+    held.unlink(missing_ok=True)
+    reached = held.with_name(held.name + ".reached")
+    reached.unlink(missing_ok=True)
+    holder.stop_daemon()
+    start_daemon(holder, DROVER_FAULT=f"{cell.point}:file={HOLD}")
+    move = here.popen("drover", "migrate", guest.name, there.name, "--json",
+                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(reached.exists, f"{cell.point} of {holder.name}")
+    kill(sides[cell.side], guest, cell.victim)
+    held.touch()
+    move.communicate(timeout=120)
+    for node in sides:
+        if node.daemon_pid is None:
+            start_daemon(node)
+    for node in sides:
+        wait_for(lambda node=node: ended(node, guest), f"the end of it on {node.name}", 120)
+    assert_one_copy(lab_, guest, cell)
+    if holder.daemon_pid:
+        holder.stop_daemon()
+        start_daemon(holder)
+
+
+def assert_one_copy(lab_, guest, cell):
+    assert_never_twice(lab_)
+    if cell.lost:
+        wait_for(lambda: not running(lab_, guest), "the end of what is left of the VM")
+        start = [drover(node, "start", guest.name, check=False) for node in lab_.nodes]
+        assert 0 in [code for code, _ in start], [error_of(said) for _, said in start]
+        guest_client.wait_ready(lab_.guests, guest.address, 60)
+        guest.ask("fill", FILL_MIB, "text")
+    wait_for(lambda: len(running(lab_, guest)) == 1, "one copy of the VM")
+    guest.assert_runs_only_on(running(lab_, guest)[0])
+    for node in lab_.nodes:
+        wait_for(lambda node=node: not movers(node), f"the end of {node.name}'s data movers")
