@@ -62,8 +62,10 @@ static void recover_one(struct migration *m, const struct process_id *mover)
 		return;
 	}
 	/* Its status pipe is gone with the droverd that started it, and so is what it carried: but
-	 * for the pages of a post-copy. */
-	if (!m->options.postcopy || (m->source && m->step <= STEP_STREAM))
+	 * for the pages of a post-copy, and for a connection that must not break before it is
+	 * decided who runs the VM. */
+	if (!migration_runs_at_once(m) &&
+		(!m->options.postcopy || (m->source && m->step <= STEP_STREAM)))
 		migration_release_mover(m, clock_ms());
 	migration_spawn(m, m->source ? source_recover : dest_recover);
 }
