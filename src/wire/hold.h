@@ -9,8 +9,9 @@
  *   told to (SIGTERM) or the hypervisor is gone, since that would close the connection; then it
  *   answers "no". A sender that has failed does the same at once when nobody reads its status.
  * - The receiver writes no byte that comes after the guest's memory before SIGUSR1. It says "held"
- *   when all has come and is what was sent, and "releasing" before it writes the rest. Without the
- *   rest the hypervisor takes a connection that breaks for an error, and not for a guest.
+ *   when all has come and is what was sent, and does without the sender from there on; it says
+ *   "releasing" before it writes the rest. Without the rest the hypervisor takes a connection that
+ * breaks for an error, and not for a guest.
  */
 #ifndef DROVER_WIRE_HOLD_H
 #define DROVER_WIRE_HOLD_H

@@ -28,7 +28,7 @@ struct options {
 	bool plain;            /* --codec plain: the stream goes as it is */
 	const char *parser;    /* --parser: what finds the pages (stream.h) */
 	uint64_t memory_bytes; /* --memory: the guest's; 0: not told */
-	uint64_t hold_bytes; /* --hold: the guest's memory (hold.h); 0: nothing is held back */
+	uint64_t hold_bytes;   /* --hold: the guest's memory (hold.h); 0: nothing is held back */
 	unsigned lanes, threads;
 	uint64_t cache_bytes; /* of pages that were sent before */
 	int64_t reconnect_ms; /* a lane may be down for so long */

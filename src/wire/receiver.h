@@ -54,6 +54,8 @@ struct receiver {
 	struct frame_ack written;
 	struct batch_counts counts;
 	bool set_up, end_sent, complete;
+	bool holds_all; /* nothing is needed from the sender any more (hold.h) */
+	bool writer_failed;
 
 	struct run_counts report;
 };

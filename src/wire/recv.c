@@ -167,8 +167,12 @@ static void *carry_stream(void *arg)
 	struct receiver *r = arg;
 	struct error *err = NULL;
 
-	if (carry(r, &err) < 0)
+	if (carry(r, &err) < 0) {
+		pthread_mutex_lock(&r->mutex);
+		r->writer_failed = true;
+		pthread_mutex_unlock(&r->mutex);
 		recv_stream_fail(r, err);
+	}
 	return NULL;
 }
 
@@ -210,22 +214,50 @@ static bool told_all(struct receiver *r)
 	return told;
 }
 
+/* Whether the sender, and what has become of it, does not matter: all that it had to send is here.
+ */
+static bool does_without_sender(struct receiver *r)
+{
+	bool all;
+
+	pthread_mutex_lock(&r->mutex);
+	all = r->holds_all && !r->writer_failed;
+	pthread_mutex_unlock(&r->mutex);
+	return all && !run_cancelled();
+}
+
+/* 1 while it goes on. */
+static int look(struct receiver *r, struct error **err)
+{
+	int result = run_wait(r->run, -1, RUN_TICK_MS, err);
+
+	if (result != 1)
+		return result;
+	run_status_progress(r->run, &r->report);
+	if (!told_all(r))
+		tell_reading(r);
+	if (link_check(r->link, err) == 0)
+		return 1;
+	if (!told_all(r))
+		return -1;
+	error_free(err);
+	return 0;
+}
+
 static int watch(struct receiver *r, struct error **err)
 {
 	int result;
 
-	while ((result = run_wait(r->run, -1, RUN_TICK_MS, err)) == 1) {
-		run_status_progress(r->run, &r->report);
-		if (!told_all(r))
-			tell_reading(r);
-		if (link_check(r->link, err) == 0)
+	while ((result = look(r, err)) != 0) {
+		if (result > 0)
 			continue;
-		if (!told_all(r))
+		if (!does_without_sender(r))
 			return -1;
 		error_free(err);
-		return 0;
+		if (told_all(r))
+			return 0;
 	}
-	return result;
+	return 0;
 }
 
 static int run_threads(struct receiver *r, struct error **err)

@@ -243,6 +243,9 @@ static int give_held(struct receiver *r, struct error **err)
 {
 	if (!hold_ended(r->hold))
 		return error_set(err, ERROR_REQUEST, 0, "the stream is over before its end");
+	pthread_mutex_lock(&r->mutex);
+	r->holds_all = true;
+	pthread_mutex_unlock(&r->mutex);
 	run_status(r->run, "held", NULL);
 	if (fault_point("wire.recv.held", err) < 0)
 		return -1;

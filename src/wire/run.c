@@ -160,6 +160,11 @@ static bool is_closed(const struct pollfd *p)
 	return (p->revents & POLLIN) && recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
+bool run_cancelled(void)
+{
+	return cancelled;
+}
+
 bool run_wait_told(struct run *run, int fd, bool failed)
 {
 	struct pollfd p[3] = {{.fd = wake_pipe[0], .events = POLLIN}, {.fd = run->status_fd},

@@ -42,6 +42,8 @@ void run_wake(struct run *run);
  * (-1: none) or `ms` have passed (these 1). */
 int run_wait(struct run *run, int fd, int64_t ms, struct error **err);
 
+/* Whether SIGTERM or SIGINT has come. */
+bool run_cancelled(void);
 /* After the run, for a connection `fd` that must not be closed yet: waits until SIGTERM or SIGINT
  * has come or, when the run has `failed`, nobody reads the status lines any more; true. False when
  * the other end of the connection has been closed. */
