@@ -6,6 +6,8 @@
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml and what it includes) with spin
 # make check-faults  tries every fault at every step of a move (docs/reliability.md); FAULTS=REGEX
+# make check-bhyve  moves VMs by the bhyve driver, over a stand-in for bhyve (docs/bhyve.md), with
+#                 every process killed at every step
 # make check-storage  creates VMs and moves them with the pool on file systems that nodes share
 #                 (docs/storage.md; installs the packages of tests/storage/packages.txt, as root)
 # make race       lets nodes race for claims and VMs as often as EPOCHS=2000 says
@@ -33,7 +35,7 @@ MINUTES = 10
 SEED =
 
 .NOTPARALLEL:
-.PHONY: all deps qemu tiny demo check check-faults check-storage bench race soak model fuzz format install clean
+.PHONY: all deps qemu tiny demo check check-bhyve check-faults check-storage bench race soak model fuzz format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -56,7 +58,12 @@ demo: deps all tiny
 
 check: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup \
-		--ignore=tests/integration/test_storage.py tests
+		--ignore=tests/integration/test_storage.py \
+		--ignore=tests/integration/test_bhyve_faults.py tests
+
+check-bhyve: deps all qemu tiny
+	@$(PYTHON) -m pytest -q -p no:cacheprovider tests/integration/test_bhyve.py \
+		tests/integration/test_bhyve_faults.py
 
 check-faults: deps all tiny
 	@tests/faults/run.py --jobs $(JOBS) --only '$(FAULTS)'

@@ -62,6 +62,10 @@ struct hv_driver {
 		const struct hv_sample *where, int64_t deadline_ms, uint8_t *out, size_t *got,
 		struct error **err);
 
+	/* NULL: there is none. */
+	int (*vm_checkpoint)(struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms,
+		struct error **err);
+
 	/* NULL but for a driver with hv_facts.runs_at_once. */
 	int (*vm_migrate_seen)(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
 	void (*vm_migrate_connected)(struct hv_vm *vm, int fd);

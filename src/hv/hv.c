@@ -256,6 +256,17 @@ int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv
 					: cannot_measure(vm, err);
 }
 
+int hv_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
+{
+	const struct hv_driver *driver = vm->hv->driver;
+
+	if (!driver->vm_checkpoint)
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s: there are no checkpoints with %s yet", vm->name, driver->name);
+	return driver->vm_checkpoint(vm, file, suspend, deadline_ms, err);
+}
+
 int hv_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err)
 {
 	const struct hv_driver *driver = vm->hv->driver;

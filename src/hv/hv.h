@@ -91,12 +91,14 @@ struct hv_start {
 	const struct vm_def *def;
 	/* Absolute paths of the definition's disks, in order. */
 	const char *const *disk_paths;
-	const int *tap_fds; /* one a nic; stay the caller's, who closes them after the start */
+	const int *tap_fds;  /* one a nic; stay the caller's, who closes them after the start */
 	const char *run_dir; /* the VM's: made if absent; sockets, log and identity are put here */
 	bool incoming;       /* waits for a migration stream, CPUs stopped, images not locked */
 	/* Instead where the driver wants names: taps that are there, which from a start that has
 	 * succeeded on are removed by hv_vm_end. */
 	const char *const *tap_names;
+	/* A checkpoint that the guest goes on from (hv_vm_checkpoint) when it is let run. */
+	const char *restore;
 	/* The VM's file with the variables of UEFI firmware, where all nodes see it; made from the
 	 * firmware's own when it is not there (bhyve only). */
 	const char *nvram;
@@ -146,6 +148,16 @@ bool hv_vm_hangs(struct hv_vm *vm);
 bool hv_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms);
 /* Tells the network where the guest is now (gratuitous ARP/RARP). */
 int hv_vm_announce(struct hv_vm *vm, struct error **err);
+
+/*
+ * Writes a checkpoint of the running guest: `file` has its memory, beside it are further files of
+ * the driver (bhyve: FILE.kern and FILE.meta). Returns when all are complete, or fails at the
+ * deadline; what there is then is of no use. The guest stands still meanwhile, and goes on; with
+ * `suspend` it is ended, for a start with hv_start.restore, here or on another node.
+ * ERROR_HYPERVISOR where the hypervisor has no such thing.
+ */
+int hv_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
 
 /* Path of the socket with the guest's serial console. Belongs to the handle. */
 const char *hv_vm_console(const struct hv_vm *vm);

@@ -151,6 +151,7 @@ static int connect_port(const struct migration *m, int port, struct error **err)
 		.sin_port = htons((uint16_t)port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int64_t deadline = clock_ms() + TAKE_MS;
+	struct hv_migrate_status status = {0};
 
 	/* It listens some time after it has been started, and tells nobody. */
 	do {
@@ -168,8 +169,10 @@ static int connect_port(const struct migration *m, int port, struct error **err)
 		close_fd(&fd);
 	} while (clock_ms() < deadline &&
 		 !process_wait(hv_vm_process(vm_hv(m->vm)), clock_ms() + LOOK_MS, NULL));
+	hv_vm_migrate_status(vm_hv(m->vm), &status, NULL);
 	return error_set(err, ERROR_HYPERVISOR, 0,
-		"the hypervisor of %s does not listen at port %d of 127.0.0.1", m->vm_name, port);
+		"the hypervisor of %s does not listen at port %d of 127.0.0.1%s%s", m->vm_name,
+		port, status.failure[0] ? "; it ended, and said: " : "", status.failure);
 }
 
 static int connect_loopback(struct migration *m, int port, struct error **err)

@@ -45,7 +45,9 @@ def bhyve_lab(make_lab, name="bhyve", nodes=2, **more):
 
 
 class BhyveGuest(Guest):
-    """A tiny guest of bhyve, started by grub-bhyve."""
+    """A tiny guest of bhyve, started by grub-bhyve. `environment` is for droverds that are started."""
+
+    environment = {}
 
     def __init__(self, lab_, node, name, fill=True, options=()):  # pylint: disable=super-init-not-called
         self.lab, self.name = lab_, name
@@ -109,7 +111,8 @@ def cells():
         for victim in ("droverd", "drover-wire", "bhyve"):
             for side in (SOURCE, DESTINATION):
                 lost = victim == "bhyve" and point in (here, there)[side]
-                if (point, victim, side) == ("wire.recv.held", "bhyve", SOURCE):
+                if (point, victim, side) in (("wire.recv.held", "bhyve", SOURCE),
+                                             ("wire.recv.after_release", "bhyve", DESTINATION)):
                     lost = None
                 yield Cell(holder, point, victim, side, lost, (point, victim, side) in core)
 
@@ -144,33 +147,46 @@ def running(lab_, guest):
     return [node for node in lab_.nodes if guest.guests_that_run(node)]
 
 
+def newest(node, guest):
+    """The id of the guest's newest migration."""
+    _, (answer,) = drover(node, "migration", "ls")
+    return next(m["id"] for m in answer["migrations"] if m["vm"] == guest.name)
+
+
+def hold_and(lab_, guest, holder, point, act):
+    """A move from where the guest is; when `holder`'s process stands at `point`, act() and let it go on.
+    Returns when all has ended, with every droverd up."""
+    here = running(lab_, guest)[0]
+    there = next(node for node in lab_.nodes if node.name != here.name)
+    held = holder.path(HOLD)
+    reached = held.with_name(held.name + ".reached")
+    held.unlink(missing_ok=True)
+    reached.unlink(missing_ok=True)
+    holder.stop_daemon()
+    start_daemon(holder, DROVER_FAULT=f"{point}:file={HOLD}", **guest.environment)
+    move = here.popen("drover", "migrate", guest.name, there.name, "--json",
+                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(reached.exists, f"{point} of {holder.name}")
+    act()
+    held.touch()
+    move.communicate(timeout=120)
+    for node in lab_.nodes:
+        if node.daemon_pid is None:
+            start_daemon(node, **guest.environment)
+    for node in lab_.nodes:
+        wait_for(lambda node=node: ended(node, guest), f"the end of it on {node.name}", 120)
+
+
 def run_cell(lab_, guest, cell):
     """The guest runs on one node before and after."""
     here = running(lab_, guest)[0]
     there = next(node for node in lab_.nodes if node.name != here.name)
     sides = (here, there)
-    holder = sides[cell.holder]
-    held = holder.path(HOLD)
-    held.unlink(missing_ok=True)
-    reached = held.with_name(held.name + ".reached")
-    reached.unlink(missing_ok=True)
-    holder.stop_daemon()
-    start_daemon(holder, DROVER_FAULT=f"{cell.point}:file={HOLD}")
-    move = here.popen("drover", "migrate", guest.name, there.name, "--json",
-                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(reached.exists, f"{cell.point} of {holder.name}")
-    kill(sides[cell.side], guest, cell.victim)
-    held.touch()
-    move.communicate(timeout=120)
-    for node in sides:
-        if node.daemon_pid is None:
-            start_daemon(node)
-    for node in sides:
-        wait_for(lambda node=node: ended(node, guest), f"the end of it on {node.name}", 120)
+    hold_and(lab_, guest, sides[cell.holder], cell.point,
+             lambda: kill(sides[cell.side], guest, cell.victim))
     assert_one_copy(lab_, guest, cell)
-    if holder.daemon_pid:
-        holder.stop_daemon()
-        start_daemon(holder)
+    sides[cell.holder].stop_daemon()
+    start_daemon(sides[cell.holder], **guest.environment)
 
 
 def assert_one_copy(lab_, guest, cell):

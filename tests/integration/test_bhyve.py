@@ -8,7 +8,6 @@ import bhyvelab
 from bhyvelab import BhyveGuest, assert_never_twice, bhyve_lab, start_daemon
 from vms import Watch, drover, error_of, leftovers, wait_for
 
-
 @pytest.fixture(scope="module")
 def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
     return bhyve_lab(make_lab)

@@ -82,6 +82,7 @@ static struct vm_def *complete(void)
 {
 	struct vm_def *def = vm_def_new("web1");
 
+	set(def, "hypervisor", "qemu");
 	set(def, "machine", "pc-q35-10.0");
 	set(def, "cpu", "qemu64");
 	return def;
@@ -130,6 +131,9 @@ static void test_a_new_definition_has_a_uuid_of_its_own_and_lacks_machine_and_cp
 	assert_string_not_equal(a->uuid, b->uuid);
 	assert_int_equal(a->uuid[14], '4');
 	assert_true(a->memory_bytes == 512u << 20);
+	assert_int_equal(vm_def_check(a, &err), -1);
+	expect_error(&err, ERROR_DEFINITION, "hypervisor is missing");
+	set(a, "hypervisor", "qemu");
 	assert_int_equal(vm_def_check(a, &err), -1);
 	expect_error(&err, ERROR_DEFINITION, "machine is missing");
 	set(a, "machine", "pc-q35-7.2");
@@ -340,6 +344,29 @@ static void test_values_that_would_break_the_file_or_an_argument_are_refused(voi
 	expect_set_wrong("memory", NULL, "without a value");
 	expect_set_wrong("disk", NULL, "without a value");
 	expect_set_wrong("disk0", NULL, "not known");
+}
+
+static void test_keys_of_bhyve_are_for_bhyve(void **state)
+{
+	static const char *const keys[][2] = {
+		{"loader", "grub"}, {"bootrom", "/boot/x.fd"}, {"disk", "a.raw,model=nvme"}};
+	cleanup_vm_def struct vm_def *bhyve = vm_def_new("web1");
+
+	(void)state;
+	set(bhyve, "hypervisor", "bhyve");
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		cleanup_vm_def struct vm_def *qemu = complete();
+		struct error *err = NULL;
+
+		set(qemu, keys[i][0], keys[i][1]);
+		assert_int_equal(vm_def_check(qemu, &err), -1);
+		expect_error(&err, ERROR_DEFINITION, "is for bhyve");
+		set(bhyve, keys[i][0], keys[i][1]);
+	}
+	assert_int_equal(vm_def_check(bhyve, NULL), 0);
+	assert_string_equal(bhyve->disks[0].format, "raw");
+	assert_string_equal(vm_def_exact_cpu(bhyve), VM_DEF_HOST_CPU);
+	expect_round_trip(bhyve);
 }
 
 static void test_keys_are_set_as_the_command_line_gives_them(void **state)

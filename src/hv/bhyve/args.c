@@ -376,7 +376,7 @@ static int loader_args(const struct bhyve_launch *l, char ***loader, struct erro
 	struct args a = {.launch = l, .def = l->how->def};
 
 	*loader = NULL;
-	if (l->port || boots_by_rom(a.def))
+	if (l->port || l->restore || boots_by_rom(a.def))
 		return 0;
 	if (!strcmp(a.def->loader, "bhyveload"))
 		add_bhyveload(&a);
@@ -398,6 +398,10 @@ char **bhyve_args(const struct bhyve_launch *l, char ***loader, struct error **e
 	if (l->port) {
 		add(&a, "-R");
 		add(&a, "127.0.0.1,%d", l->port);
+	}
+	if (l->restore) {
+		add(&a, "-r");
+		add(&a, "%s", l->how->restore);
 	}
 	add(&a, "%s", a.def->name);
 	return taken(&a);

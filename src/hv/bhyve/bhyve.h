@@ -28,7 +28,7 @@ struct bhyve_vm {
 	pthread_mutex_t mutex; /* all that follows */
 	char **argv;           /* to boot it; NULL when found again */
 	char **loader;         /* the loader's, run before it; NULL: none */
-	char **receive;        /* to wait for a stream of it; NULL: not incoming */
+	char **first;          /* instead, once: with a stream or a checkpoint of it; NULL: none */
 	char vm_name[FS_NAME_MAX + 1];
 	char taps[VM_DEF_NICS_MAX][32];
 	int taps_count;
@@ -81,6 +81,8 @@ int bhyve_vm_migrate_follow(struct hv_vm *vm, int64_t deadline_ms, struct hv_mig
 	struct error **err);
 int bhyve_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
 int bhyve_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
+int bhyve_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
 int bhyve_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
 void bhyve_vm_migrate_connected(struct hv_vm *vm, int fd);
 int bhyve_vm_migrate_port(const struct hv_vm *vm);
@@ -93,6 +95,7 @@ struct bhyve_launch {
 	const struct hv *hv;
 	const struct hv_start *how;
 	int port;
+	bool restore;        /* goes on from how->restore */
 	const char *console; /* the guest's end of the nmdm pair */
 };
 char **bhyve_args(const struct bhyve_launch *launch, char ***loader, struct error **err);

@@ -35,6 +35,7 @@ const struct hv_driver bhyve_driver = {
 	.vm_migrate_follow = bhyve_vm_migrate_follow,
 	.vm_migrate_cancel = bhyve_vm_migrate_cancel,
 	.vm_migrate_abandon = bhyve_vm_migrate_abandon,
+	.vm_checkpoint = bhyve_vm_checkpoint,
 	.vm_migrate_seen = bhyve_vm_migrate_seen,
 	.vm_migrate_connected = bhyve_vm_migrate_connected,
 	.vm_migrate_port = bhyve_vm_migrate_port,

@@ -78,7 +78,7 @@ void bhyve_vm_close(struct hv_vm *vm)
 	close_fd(&vm->bhyve->stream_fd);
 	bhyve_args_free(vm->bhyve->argv);
 	bhyve_args_free(vm->bhyve->loader);
-	bhyve_args_free(vm->bhyve->receive);
+	bhyve_args_free(vm->bhyve->first);
 	pthread_mutex_destroy(&vm->bhyve->mutex);
 	free(vm->bhyve);
 	free(vm->name);
@@ -305,18 +305,20 @@ static int wait_appears(const struct hv_vm *vm, struct error **err)
 int bhyve_launch(struct hv_vm *vm, struct error **err)
 {
 	cleanup_fd int log_fd = open_log(vm, err);
-	const struct bhyve_vm *b = vm->bhyve;
+	struct bhyve_vm *b = vm->bhyve;
 	struct process_options options = {
-		.argv = (const char *const *)(b->incoming ? b->receive : b->argv),
+		.argv = (const char *const *)(b->first ? b->first : b->argv),
 		.own_session = true,
 		.stdin_fd = -1,
 		.stdout_fd = log_fd,
 		.stderr_fd = log_fd};
 
-	if (log_fd < 0 || (!b->incoming && run_loader(vm, log_fd, err) < 0))
+	if (log_fd < 0 || (!b->first && run_loader(vm, log_fd, err) < 0))
 		return -1;
 	if (process_start(&options, &vm->id, err) < 0)
 		return error_prefix(err, "%s: cannot start bhyve", vm->name);
+	bhyve_args_free(b->first);
+	b->first = NULL;
 	if (bhyve_write_identity(vm, err) == 0 && wait_appears(vm, err) == 0)
 		return 0;
 	process_signal(&vm->id, SIGKILL);
@@ -334,9 +336,11 @@ static int make_args(struct hv_vm *vm, const struct hv_start *how, struct error 
 
 	b->argv = bhyve_args(&launch, &b->loader, err);
 	launch.port = b->port;
-	if (b->argv && b->port)
-		b->receive = bhyve_args(&launch, &no_loader, err);
-	return b->argv && (b->receive || !b->port) ? 0 : -1;
+	launch.restore = how->restore != NULL;
+	if (!b->argv || (!launch.port && !launch.restore))
+		return b->argv ? 0 : -1;
+	b->first = bhyve_args(&launch, &no_loader, err);
+	return b->first ? 0 : -1;
 }
 
 static int prepare(struct hv_vm *vm, const struct hv_start *how, struct error **err)

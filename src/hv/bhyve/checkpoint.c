@@ -1,0 +1,106 @@
+/*
+ * Checkpoints: bhyvectl --checkpoint=FILE and --suspend=FILE.
+ *
+ * bhyvectl leaves before anything has been written. bhyve writes memory into FILE, the state of
+ * kernel and devices into FILE.kern, and what is where in that into FILE.meta, JSON (snapshot.c):
+ * "basic metadata" with "memsize", "structs" and "devices" with "size" and "file_offset". They are
+ * complete when FILE.meta can be parsed and the others are as long as it says.
+ */
+#include "hv/bhyve/bhyve.h"
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/json.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define META_MAX (1u << 20)
+#define LOOK_MS 50
+
+static int64_t size_of(const char *file, const char *suffix)
+{
+	cleanup_free char *path = fs_format("%s%s", file, suffix);
+	struct stat st;
+
+	return stat(path, &st) == 0 ? (int64_t)st.st_size : -1;
+}
+
+/* How long FILE.kern is by a list of FILE.meta; -1 when that is nonsense. */
+static int64_t end_of(const json_t *list)
+{
+	int64_t end = 0, size, offset;
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		if (json_get_int(item, "size", 0, INT32_MAX, &size, NULL) < 0 ||
+			json_get_int(item, "file_offset", 0, INT64_MAX / 2, &offset, NULL) < 0)
+			return -1;
+		end = offset + size > end ? offset + size : end;
+	}
+	return json_is_array(list) ? end : -1;
+}
+
+static bool is_complete(const char *file)
+{
+	cleanup_free char *path = fs_format("%s.meta", file);
+	size_t len = 0;
+	cleanup_free char *text = fs_read(path, META_MAX, &len, NULL);
+	cleanup_json json_t *meta = text ? json_parse(path, text, len, NULL) : NULL;
+	const json_t *basic = json_object_get(meta, "basic metadata");
+	int64_t memory, structs = end_of(json_object_get(meta, "structs"));
+	int64_t devices = end_of(json_object_get(meta, "devices"));
+
+	return basic && json_get_int(basic, "memsize", 1, INT64_MAX, &memory, NULL) == 0 &&
+	       structs >= 0 && devices >= 0 && size_of(file, "") >= memory &&
+	       size_of(file, ".kern") >= (structs > devices ? structs : devices);
+}
+
+/* A checkpoint of that name from earlier would be taken for this one. */
+static void remove_files(const char *file)
+{
+	static const char *const suffixes[] = {".meta", ".kern", ""};
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		cleanup_free char *path = fs_format("%s%s", file, suffixes[i]);
+
+		unlink(path);
+	}
+}
+
+static int wait_complete(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
+{
+	for (;;) {
+		bool ended = process_wait(&vm->id, clock_ms() + LOOK_MS, NULL);
+
+		if ((ended || !suspend) && is_complete(file))
+			return 0;
+		if (ended)
+			return error_set(err, ERROR_NOT_RUNNING, 0,
+				"%s: its bhyve has ended before its checkpoint was complete",
+				vm->name);
+		if (clock_ms() > deadline_ms)
+			return error_set(err, ERROR_TIMEOUT, 0,
+				"%s: its checkpoint %s was not complete in time", vm->name, file);
+	}
+}
+
+int bhyve_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
+{
+	cleanup_free char *order = fs_format(suspend ? "--suspend=%s" : "--checkpoint=%s", file);
+
+	if (!(vm->hv->abilities & BHYVE_SNAPSHOT))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"%s: bhyvectl has no --checkpoint: build world and kernel with "
+			"BHYVE_SNAPSHOT",
+			vm->name);
+	remove_files(file);
+	if (bhyve_ctl(vm, order, NULL, err) < 0)
+		return -1;
+	return wait_complete(vm, file, suspend, deadline_ms, err);
+}
