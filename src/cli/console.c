@@ -4,11 +4,13 @@
 #include "base/json.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -55,11 +57,31 @@ static void make_raw(void)
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
+/* bhyve's consoles are terminals, the other end of an nmdm(4) pair. */
+static int open_terminal(const char *path, struct error **err)
+{
+	struct termios raw;
+	int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return error_set(err, errno == EACCES ? ERROR_REFUSED : ERROR_FAILED, errno,
+			"cannot open the console %s", path);
+	if (tcgetattr(fd, &raw) == 0) {
+		cfmakeraw(&raw);
+		tcsetattr(fd, TCSANOW, &raw);
+	}
+	return fd;
+}
+
 static int connect_to(const char *path, struct error **err)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct stat st;
+	int fd;
 
+	if (stat(path, &st) == 0 && S_ISCHR(st.st_mode))
+		return open_terminal(path, err);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || strlen(path) >= sizeof(address.sun_path)) {
 		close_fd(&fd);
 		return error_set(err, ERROR_FAILED, fd < 0 ? errno : ENAMETOOLONG,

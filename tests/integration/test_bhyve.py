@@ -2,6 +2,8 @@
 of them. Each ends with the guest's check of its own memory, and with no two copies that ever ran at
 once."""
 
+import subprocess
+
 import pytest
 
 import bhyvelab
@@ -58,13 +60,25 @@ def test_goes_on_while_droverd_is_killed_and_is_found_again(two, guest):
     assert guest.pids(here) == before
 
 
+def test_its_console_answers(two, guest):
+    here, _ = where(two, guest)
+    console = here.popen("timeout", "60", "drover", "console", guest.name, stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True)
+    console.stdin.write("\necho it is $((40 + 2))\n")
+    console.stdin.flush()
+    assert any("it is 42" in line for line in console.stdout)
+    console.stdin.write("~.")
+    console.stdin.close()
+    assert console.wait(60) == 0
+
+
 @pytest.mark.parametrize("cell", [c for c in bhyvelab.cells() if c.core], ids=str)
 def test_a_fault_leaves_one_whole_copy(two, guest, cell):
     bhyvelab.run_cell(two, guest, cell)
 
 
 @pytest.mark.parametrize("key, value", [("machine", "pc-q35-10.0"), ("cpu", "qemu64"),
-                                        ("vnc", "unix"), ("disk", "disk0.qcow2,size=1M")])
+                                        ("vnc", "unix"), ("disk", "disk0.qcow2,format=qcow2,size=1M")])
 def test_refuses_what_bhyve_has_not_by_its_key(two, key, value):
     code, said = drover(two.nodes[0], "create", "refused", "--hypervisor", "bhyve", f"--{key}",
                         value, check=False)

@@ -543,6 +543,7 @@ int main(void)
 		TEST(test_what_the_guest_was_given_is_kept_beside_what_was_asked_for),
 		TEST(test_cpu_models_that_cannot_move_are_refused_with_why),
 		TEST(test_values_that_would_break_the_file_or_an_argument_are_refused),
+		TEST(test_keys_of_bhyve_are_for_bhyve),
 		TEST(test_keys_are_set_as_the_command_line_gives_them),
 		TEST(test_more_disks_and_nics_than_there_can_be_are_refused),
 		TEST(test_lines_that_are_too_long_are_errors_and_not_split),
