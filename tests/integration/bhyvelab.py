@@ -153,9 +153,16 @@ def newest(node, guest):
     return next(m["id"] for m in answer["migrations"] if m["vm"] == guest.name)
 
 
-def hold_and(lab_, guest, holder, point, act):
+def start_missing(lab_, guest):
+    for node in lab_.nodes:
+        if node.daemon_pid is None:
+            start_daemon(node, **guest.environment)
+
+
+def hold_and(lab_, guest, holder, point, act, late=False):
     """A move from where the guest is; when `holder`'s process stands at `point`, act() and let it go on.
-    Returns when all has ended, with every droverd up."""
+    A droverd that was killed is started again at once, or `late`: when the move has ended. Returns when
+    all has ended, with every droverd up."""
     here = running(lab_, guest)[0]
     there = next(node for node in lab_.nodes if node.name != here.name)
     held = holder.path(HOLD)
@@ -169,21 +176,21 @@ def hold_and(lab_, guest, holder, point, act):
     wait_for(reached.exists, f"{point} of {holder.name}")
     act()
     held.touch()
+    if not late:
+        start_missing(lab_, guest)
     move.communicate(timeout=120)
-    for node in lab_.nodes:
-        if node.daemon_pid is None:
-            start_daemon(node, **guest.environment)
+    start_missing(lab_, guest)
     for node in lab_.nodes:
         wait_for(lambda node=node: ended(node, guest), f"the end of it on {node.name}", 120)
 
 
-def run_cell(lab_, guest, cell):
+def run_cell(lab_, guest, cell, late=False):
     """The guest runs on one node before and after."""
     here = running(lab_, guest)[0]
     there = next(node for node in lab_.nodes if node.name != here.name)
     sides = (here, there)
     hold_and(lab_, guest, sides[cell.holder], cell.point,
-             lambda: kill(sides[cell.side], guest, cell.victim))
+             lambda: kill(sides[cell.side], guest, cell.victim), late)
     assert_one_copy(lab_, guest, cell)
     sides[cell.holder].stop_daemon()
     start_daemon(sides[cell.holder], **guest.environment)

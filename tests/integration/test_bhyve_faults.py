@@ -24,6 +24,11 @@ def test_a_fault_leaves_one_whole_copy(two, guest, cell):
     bhyvelab.run_cell(two, guest, cell)
 
 
+@pytest.mark.parametrize("cell", [c for c in bhyvelab.cells() if c.victim == "droverd"], ids=str)
+def test_a_droverd_that_comes_back_late_leaves_one_whole_copy(two, guest, cell):
+    bhyvelab.run_cell(two, guest, cell, late=True)
+
+
 def test_a_cancelled_move_leaves_the_guest_where_it_was(two, guest):
     here = bhyvelab.running(two, guest)[0]
     there = next(node for node in two.nodes if node.name != here.name)

@@ -19,6 +19,8 @@
 /* For what a source that is told "no" may still send. */
 #define REFUSE_MS 20000
 #define EXIT_REBOOT 0
+/* Devices are restored meanwhile. Who waits asks again, and looks at the data mover in between. */
+#define RUN_MS 3000
 
 static bool was_started(const struct hv_vm *vm)
 {
@@ -99,15 +101,14 @@ int bhyve_go_on(struct hv_vm *vm, struct error **err)
 /* It tells nobody; the kernel counts. */
 static int wait_runs(struct hv_vm *vm, struct error **err)
 {
-	int64_t deadline = clock_ms() + HV_ANSWER_MS;
+	int64_t deadline = clock_ms() + RUN_MS;
 
 	while (!runs_by_now(vm)) {
 		if (process_wait(&vm->id, clock_ms() + LOOK_MS, NULL))
 			return gone(vm, err);
 		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
-				"%s: its guest did not run within %d s", vm->name,
-				HV_ANSWER_MS / 1000);
+				"%s: its guest did not run within %d s", vm->name, RUN_MS / 1000);
 	}
 	close_fd(&vm->bhyve->stream_fd);
 	vm->bhyve->phase = HV_MIGRATE_NONE;
