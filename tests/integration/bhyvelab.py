@@ -9,7 +9,7 @@ import subprocess
 from droverlab import guest_client
 from droverlab.lab import SHARED
 from droverlab.paths import ROOT
-from vms import FILL_MIB, Guest, drover, error_of, wait_for
+from vms import FILL_MIB, Guest, drover, wait_for
 
 SHIM = ROOT / "tests" / "bhyve-shim"
 DIRECTORY = f"{SHARED}/bhyve"
@@ -201,8 +201,8 @@ def assert_one_copy(lab_, guest, cell):
     if cell.lost:
         wait_for(lambda: not running(lab_, guest), "the end of what is left of the VM")
     if cell.lost or (cell.lost is None and not running(lab_, guest)):
-        start = [drover(node, "start", guest.name, check=False) for node in lab_.nodes]
-        assert 0 in [code for code, _ in start], [error_of(said) for _, said in start]
+        wait_for(lambda: 0 in [drover(node, "start", guest.name, check=False)[0]
+                               for node in lab_.nodes], "a start of the VM")
         guest_client.wait_ready(lab_.guests, guest.address, 60)
         guest.ask("fill", FILL_MIB, "text")
     wait_for(lambda: len(running(lab_, guest)) == 1, "one copy of the VM")

@@ -13,7 +13,7 @@
 
 #include "hv/driver.h"
 
-#include <pthread.h>
+#include <stdatomic.h>
 
 /* hv.abilities: what this bhyve and bhyvectl have, by what they say of their options. */
 enum {
@@ -25,20 +25,19 @@ enum {
 };
 
 struct bhyve_vm {
-	pthread_mutex_t mutex; /* all that follows */
-	char **argv;           /* to boot it; NULL when found again */
-	char **loader;         /* the loader's, run before it; NULL: none */
-	char **first;          /* instead, once: with a stream or a checkpoint of it; NULL: none */
+	char **argv;   /* to boot it; NULL when found again */
+	char **loader; /* the loader's, run before it; NULL: none */
+	char **first;  /* instead, once: with a stream or a checkpoint of it; NULL: none */
 	char vm_name[FS_NAME_MAX + 1];
 	char taps[VM_DEF_NICS_MAX][32];
 	int taps_count;
-	bool incoming; /* waits for a stream, as far as is known */
-	bool has_run;  /* known to have: see bhyve_has_run */
-	bool powered;  /* the guest was told to power off */
-	int port;      /* where an incoming one listens; 0: none */
-	int stream_fd; /* a copy of its connection to the data mover; -1 */
+	atomic_bool incoming; /* waits for a stream, as far as is known */
+	bool has_run;         /* known to have: see bhyve_has_run */
+	bool powered;         /* the guest was told to power off */
+	int port;             /* where an incoming one listens; 0: none */
+	int stream_fd;        /* a copy of its connection to the data mover; -1 */
 	uint64_t memory_bytes;
-	enum hv_migrate_phase phase;
+	_Atomic enum hv_migrate_phase phase;
 };
 
 /* The operations (hv/driver.h), as hv.h describes them. */

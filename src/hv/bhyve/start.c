@@ -11,7 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +69,6 @@ static struct hv_vm *new_vm(const struct hv *hv, const char *name, const char *r
 	vm->console = fs_format("%s/nmdm-%s.1B", hv->set.nmdm_dir, name);
 	snprintf(b->vm_name, sizeof(b->vm_name), "%s", name);
 	b->stream_fd = -1;
-	pthread_mutex_init(&b->mutex, NULL);
 	return vm;
 }
 
@@ -79,7 +78,6 @@ void bhyve_vm_close(struct hv_vm *vm)
 	bhyve_args_free(vm->bhyve->argv);
 	bhyve_args_free(vm->bhyve->loader);
 	bhyve_args_free(vm->bhyve->first);
-	pthread_mutex_destroy(&vm->bhyve->mutex);
 	free(vm->bhyve);
 	free(vm->name);
 	free(vm->run_dir);
