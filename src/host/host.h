@@ -114,8 +114,8 @@ int64_t host_tcp_busy_us(int fd);
  * then. `pid` may be NULL. False when it cannot be told. */
 bool host_socket_peer(int fd, pid_t *pid, uid_t *uid);
 
-/* Whether the other end of a TCP connection of this machine (127.0.0.1) is open in that process. One
- * that a listening process has not accepted yet is not. */
+/* Whether the other end of a TCP connection of this machine (127.0.0.1) is open in that process.
+ * One that a listening process has not accepted yet is not. */
 bool host_tcp_peer_is(int fd, pid_t pid);
 
 /* User "name", "UID" or "UID:GID" of the settings; ERROR_DEFINITION. */

@@ -1,11 +1,12 @@
 /* What bhyve needs of the host: who has the other end of a TCP connection of this machine, by
- * kinfo_getfile(3), which tells the addresses of a process's sockets; and taps that stay. Never
- * compiled yet (docs/bhyve.md). */
+ * kinfo_getfile(3), which tells the addresses of a process's sockets; and taps that stay.
+ * docs/portability.md says how far this was compiled. */
 #include "host/host.h"
 
 #include <sys/param.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/sockio.h>
 #include <sys/sysctl.h>
 #include <sys/user.h>
 

@@ -2,7 +2,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
-enum { SZOMB = 5, KF_TYPE_SOCKET = 2 };
+enum { SSTOP = 4, SZOMB = 5, KF_TYPE_SOCKET = 2 };
 struct kinfo_proc {
 	int ki_structsize;
 	pid_t ki_pid;
