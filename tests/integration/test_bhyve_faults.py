@@ -29,6 +29,18 @@ def test_a_droverd_that_comes_back_late_leaves_one_whole_copy(two, guest, cell):
     bhyvelab.run_cell(two, guest, cell, late=True)
 
 
+def test_a_bhyve_that_does_not_like_the_other_host_leaves_the_guest_where_it_was(two, guest):
+    here = bhyvelab.running(two, guest)[0]
+    there = next(node for node in two.nodes if node.name != here.name)
+    there.stop_daemon()
+    bhyvelab.start_daemon(there, BHYVE_SHIM_MODEL="Another CPU")
+    code, _ = drover(here, "migrate", guest.name, there.name, check=False)
+    assert code != 0
+    guest.assert_runs_only_on(here)
+    there.stop_daemon()
+    bhyvelab.start_daemon(there, **guest.environment)
+
+
 def test_a_cancelled_move_leaves_the_guest_where_it_was(two, guest):
     here = bhyvelab.running(two, guest)[0]
     there = next(node for node in two.nodes if node.name != here.name)
