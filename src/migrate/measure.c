@@ -178,7 +178,7 @@ static size_t read_line(int fd, char *out, size_t size, int64_t deadline_ms)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 	size_t used = 0;
-	char *begin;
+	size_t begin;
 
 	while (used < size && poll(&p, 1, clock_left_ms(deadline_ms)) > 0) {
 		ssize_t n = read(fd, out + used, size - used);
@@ -189,12 +189,11 @@ static size_t read_line(int fd, char *out, size_t size, int64_t deadline_ms)
 	}
 	while (used > 0 && out[used - 1] == '\n')
 		used--;
-	begin = used ? memrchr(out, '\n', used) : NULL;
-	if (begin) {
-		used -= (size_t)(begin + 1 - out);
-		memmove(out, begin + 1, used);
-	}
-	return used;
+	begin = used;
+	while (begin > 0 && out[begin - 1] != '\n')
+		begin--;
+	memmove(out, out + begin, used - begin);
+	return used - begin;
 }
 
 /* As the data mover is: without privileges, and not as a hypervisor's user. */
