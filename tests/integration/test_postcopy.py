@@ -383,6 +383,13 @@ def test_a_data_mover_that_dies_before_the_guest_runs_is_replaced(nodes, busy):
     assert_nothing_is_left(node1)
 
 
+def state_after_restart(node, guest):
+    node.stop_daemon(signal.SIGKILL)
+    node.start_daemon()
+    _, (info,) = drover(node, "show", guest.name)
+    return info["state"]
+
+
 def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for_it(nodes, busy):
     """That hypervisor agrees to no new connection; it is told of the lane on one that it has. A
     guest that is talked to has changed the pages into which its hypervisor has to put what comes."""
@@ -396,10 +403,7 @@ def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for
         os.kill(wires(node2)[0], signal.SIGKILL)
         (lab_ / "claimed").touch()
         wait_for((lab_ / "before-renew.reached").exists, "a source that wants another lane", 60)
-        node2.stop_daemon(signal.SIGKILL)
-        node2.start_daemon()
-        _, (info,) = drover(node2, "show", busy.name)
-        assert info["state"] == "silent", info
+        wait_for(lambda: state_after_restart(node2, busy) == "silent", "a hypervisor that hangs")
         (lab_ / "before-renew").touch()
         status, said = result_of(moving)
     assert status == 0, said
