@@ -537,10 +537,10 @@ inline dest_recover()
 		};
 #endif
 	if
-	:: hvB != GONE && claimedB -> run_here(); goto over_B
+	:: claimedB -> run_here(); goto over_B
 #ifdef MAY_SWITCH
 	:: hvB != GONE && !claimedB && epoch == 1 /* may_be_switched() */
-	:: hvB == GONE || (!claimedB && epoch > 1) -> end_failed_B(); goto over_B
+	:: !claimedB && (hvB == GONE || epoch > 1) -> end_failed_B(); goto over_B
 #else
 	:: else -> end_failed_B(); goto over_B
 #endif

@@ -130,7 +130,7 @@ class Node(Place):
         """droverd's process id, None when it does not run."""
         file = self.directory / "droverd.pid"
         pid = int(file.read_text()) if file.exists() else 0
-        return pid if pid and net.is_in(pid, self.namespace) else None
+        return pid if pid and (net.is_in(pid, self.namespace) or net.is_ending(pid)) else None
 
     def start_daemon(self, *, under=(), **environment):
         """Starts droverd and waits until it serves: all of it, where it is in a cluster. `under` is a

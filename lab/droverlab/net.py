@@ -155,6 +155,18 @@ def is_in(pid, namespace):
         return False
 
 
+def is_ending(pid):
+    """Has its first thread ended, and another not yet? Its files, and locks, may be open then."""
+    try:
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return False
+    try:
+        return threads > 1 and not os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return threads > 1
+
+
 def _open(namespace):
     try:
         return open(NETNS / namespace, "rb")

@@ -104,6 +104,9 @@ POSTCOPY_HOLDS_LONG = [
            define="MAY_SWITCH"),
     Search("post-copy, one crash and a lane that is gone", lost=0, breaks=1, define="MAY_SWITCH"),
     Search("post-copy, and one crash: all retries end", lost=0, define="MAY_SWITCH", cycles=True),
+    Search("post-copy, and two crashes", crashes=2, lost=0, define="MAY_SWITCH"),
+    Search("post-copy, two crashes and two lost messages", crashes=2, lost=2,
+           define="MAY_SWITCH", partial=True),
 ]
 # An error must be found in these: what they leave out of the protocol is needed.
 BROKEN = [
