@@ -79,6 +79,9 @@ class Guest:
                 node.run("tc", "qdisc", "add", "dev", "mig0", "root", "tbf", "rate",
                          f"{rate_mbit}mbit", "burst", "256k", "latency", "50ms")
 
+    def foresee(self, config, limit_s):
+        """Before a move, outside of what is measured."""
+
     def lives(self):
         try:
             guest_client.wait_ready(self.lab.guests, ADDRESS, timeout=10)
@@ -182,10 +185,16 @@ class DroverGuest(Guest):
             self.at.run("drover", "image", "index", IMAGE.rpartition("/")[2], timeout=120)
             self.notes["base_image_indexed"] = True
 
+    def _command(self, config, limit_s):
+        return ["drover", "migrate", "bench", self.to.name, *self.configs[config], "--timeout",
+                str(limit_s), "--json"]
+
+    def foresee(self, config, limit_s):
+        """Has the move estimated: its report tells how far off that was."""
+        self.at.run(*self._command(config, limit_s), "--check", check=False, timeout=60)
+
     def move(self, config, limit_s):
-        command = ["drover", "migrate", "bench", self.to.name, *self.configs[config], "--timeout",
-                   str(limit_s), "--json"]
-        self.at.run(*command, "--check", timeout=limit_s)  # the report has its estimate
+        command = self._command(config, limit_s)
         start = time.monotonic()
         run = self.at.run(*command, check=False, timeout=limit_s + 60)
         total_s = time.monotonic() - start
