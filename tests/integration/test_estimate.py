@@ -8,9 +8,6 @@ from vms import Guest, drover, leftovers
 
 RATE_MBIT = 200
 FIGURES = ("total_ms", "wire_bytes", "downtime_ms")
-# About one estimate in ten does not hold on a busy machine, and those of one guest miss together
-# (docs/estimate.md): by so many percent each may.
-MOVES, OFF_PERCENT = 3, 60
 
 
 @pytest.fixture(name="two", scope="module")
@@ -44,10 +41,6 @@ def assert_nothing_is_left(guest):
     assert "sample" not in left, left
     for node in (guest.at, guest.to):
         assert leftovers(node, guest.pids(node)) == []
-
-
-def off(report):
-    return abs(report["estimate"]["compared"]["total_ms"]["off_percent"])
 
 
 def test_an_idle_guest_is_said_to_converge_and_what_it_takes(guest):
@@ -90,14 +83,17 @@ def test_what_changes_faster_than_the_link_is_said_not_to_converge(guest):
 
 
 def test_the_report_says_how_far_off_it_was(guest):
-    reports = [move(guest, "--estimate") for _ in range(MOVES)]
-    for report in reports:
-        compared = report["estimate"]["compared"]
-        assert set(compared) == set(FIGURES), report["estimate"]
-        for figure in FIGURES:
-            assert compared[figure]["actual"] == report[figure]
-    assert max(map(off, reports)) <= OFF_PERCENT, [
-        (report["total_ms"], report["estimate"]) for report in reports]
+    """How often it is right is bench/estimate.py's to say: that depends on the machine."""
+    report = move(guest, "--estimate")
+    compared = report["estimate"]["compared"]
+    assert set(compared) == set(FIGURES), report["estimate"]
+    for figure in FIGURES:
+        low, high = report["estimate"][figure]
+        actual = report[figure]
+        assert compared[figure]["actual"] == actual
+        assert compared[figure]["inside"] == (low <= actual <= high), compared
+        off = compared[figure]["off_percent"]
+        assert (off > 0) == (actual > high) and (off < 0) == (actual < low), compared
     _, (listed,) = drover(guest.at, "migration", "ls")
     last = max(listed["migrations"], key=lambda m: m["started_ms"])
     shown = guest.at.run("drover", "migration", "show", last["id"], "--node", last["from"]).stdout
