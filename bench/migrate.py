@@ -25,7 +25,6 @@ build/bench/results.svg. A move that fails or takes longer than 60 s is a result
 
 import argparse
 import json
-import mmap
 import os
 import platform
 import signal
@@ -42,7 +41,6 @@ from moves.guests import ADDRESS, CONFIGS, KINDS, MoveFailed, Timeout  # noqa: E
 from moves.meter import Meter  # noqa: E402
 
 LIMIT_S = 60
-TOUCH_MIB = 2560  # more than the second QEMU of a move takes, and both data movers
 AFTER_MOVE_S = 1
 OPTIONAL = ("drover-plain",)
 
@@ -67,18 +65,9 @@ def chosen(text, known, what):
     return names
 
 
-def touch_memory():
-    """Has the machine give us memory that is free to it, and gives it back: where it is a VM itself,
-    its host may have taken that away, and whoever touches it first waits for each page."""
-    with mmap.mmap(-1, TOUCH_MIB << 20) as memory:
-        for at in range(0, len(memory), mmap.PAGESIZE):
-            memory[at] = 1
-
-
 def measure(guest, config):
     """One move, with a client outside: its figures."""
     source, destination = guest.at, guest.to
-    touch_memory()
     guest.foresee(config, LIMIT_S)
     with Probe(guest.lab, ADDRESS) as probe:
         before = source.wire_bytes()
