@@ -81,6 +81,10 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 	const char *rate = cli_get(args, "bandwidth");
 	json_t *postcopy;
 
+	if (cli_flag(args, "estimate") && cli_flag(args, "no-estimate")) {
+		error_set(err, ERROR_USAGE, 0, "--estimate and --no-estimate exclude each other");
+		return NULL;
+	}
 	if (cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
 		cli_get_number(args, "timeout", 0, TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
 		cli_get_number(args, "reconnect", 1, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||

@@ -38,6 +38,11 @@ static double clamp(double v, double low, double high)
 	return v < low || isnan(v) ? low : v > high ? high : v;
 }
 
+static int decimals(double value)
+{
+	return value >= 99.5 ? 0 : value >= 9.95 ? 1 : 2;
+}
+
 static void explain_unknown(const struct estimate_input *in, struct estimate *e)
 {
 	if (*in->no_link)
@@ -50,11 +55,18 @@ static void explain_unknown(const struct estimate_input *in, struct estimate *e)
 		because(e, "how fast the guest changes its memory is not known: %s", in->no_dirty);
 }
 
+/* `what` LOW to HIGH MB/s `more`, with three figures. */
+static void because_rate(
+	struct estimate *e, const char *what, double low, double high, const char *more)
+{
+	because(e, "%s %.*f to %.*f MB/s%s", what, decimals(low), low, decimals(high), high, more);
+}
+
 static void explain_link(const struct estimate_input *in, struct estimate *e)
 {
 	if (!*in->no_link)
-		because(e, "the link carried %.3g to %.3g MB/s", in->link_bps.low / MB,
-			in->link_bps.high / MB);
+		because_rate(
+			e, "the link carried", in->link_bps.low / MB, in->link_bps.high / MB, "");
 }
 
 static void explain_pages(const struct estimate_input *in, struct estimate *e)
@@ -92,13 +104,12 @@ static void explain_dirty(const struct estimate_input *in, struct estimate *e)
 {
 	if (in->paused || (*in->no_dirty && (*in->no_sample || !in->window_ms)))
 		return;
-	because(e, "the guest changes %.3g to %.3g MB/s of pages", dirty_mb(in, GOOD),
-		dirty_mb(in, BAD));
+	because_rate(e, "the guest changes", dirty_mb(in, GOOD), dirty_mb(in, BAD), " of pages");
 }
 
 static void explain_end(const struct estimate_input *in, struct estimate *e)
 {
-	if (e->converges == ESTIMATE_YES)
+	if (e->converges == ESTIMATE_YES || *in->no_link)
 		return;
 	because(e,
 		"%s: it changes its memory %s it is sent, so that the rest may not fit into "

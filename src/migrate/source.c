@@ -240,6 +240,23 @@ static int check_stall(struct migration *m, struct error **err)
 		m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
 }
 
+static int not_in_time(const struct migration *m, struct error **err)
+{
+	const struct hv_migrate_status *s = &m->last;
+	long long limit_s = m->options.timeout_ms / 1000;
+
+	if (s->dirty_rate_bps < s->rate_bps / 2)
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"%s did not come to a switchover within %lld s: %lld MB are left, and %.1f "
+			"MB/s go out; give it longer",
+			m->vm_name, limit_s, (long long)s->remaining_bytes / 1000000,
+			(double)s->rate_bps / 1e6);
+	return error_set(err, ERROR_TIMEOUT, 0,
+		"%s did not come to a switchover within %lld s: it changes %.1f MB/s while %.1f "
+		"MB/s go out; allow a longer downtime or move it with --pause",
+		m->vm_name, limit_s, (double)s->dirty_rate_bps / 1e6, (double)s->rate_bps / 1e6);
+}
+
 /* What may end the rounds from outside. */
 static int look_around(
 	struct migration *m, int64_t *asked_ms, int64_t *heard_ms, struct error **err)
@@ -253,13 +270,7 @@ static int look_around(
 		return -1;
 	if (m->options.timeout_ms && m->step == STEP_STREAM &&
 		now - m->stream_ms > m->options.timeout_ms)
-		return error_set(err, ERROR_TIMEOUT, 0,
-			"%s did not come to a switchover within %lld s: it changes %lld MB/s while "
-			"%lld MB/s "
-			"go out; allow a longer downtime or move it with --pause",
-			m->vm_name, (long long)m->options.timeout_ms / 1000,
-			(long long)m->last.dirty_rate_bps / 1000000,
-			(long long)m->last.rate_bps / 1000000);
+		return not_in_time(m, err);
 	if (check_stall(m, err) < 0)
 		return -1;
 	/* A guest that stands still does not wait for an answer that changes nothing. */

@@ -67,10 +67,17 @@ static void look(const char *path, struct place *p)
 		return;
 	if (!real && path[0] == '/')
 		return; /* opening it says what is wrong */
+	if (!real) {
+		error_set(&p->error, ERROR_REFUSED, 0,
+			"%s of %s is not an absolute path: %s; those of the pool are in its "
+			"images/",
+			p->what, p->vm, path);
+		return;
+	}
 	error_set(&p->error, ERROR_REFUSED, 0,
 		"%s of %s is outside the pool's images: %s; put it into images/ or the VM's own "
 		"directory, or allow its directory on every node (allow_paths in drover.conf)",
-		p->what, p->vm, real ? real : path);
+		p->what, p->vm, real);
 }
 
 static void look_below(const char *path, bool data, void *arg)

@@ -3,6 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+const struct stream_split stream_splits[STREAM_SPLITS] = {{.piece_max = 1, .items_max = 3},
+	{.piece_max = 40, .items_max = 1}, {.piece_max = 9000, .items_max = 20},
+	{.piece_max = 200000, .items_max = 700}};
+
 static void *allocate(size_t len)
 {
 	void *p = malloc(len ? len : 1);

@@ -14,6 +14,10 @@ struct stream_split {
 	size_t piece_max, items_max;
 };
 
+/* From bytes one by one to pieces larger than any of a socket; their seed is 0. */
+#define STREAM_SPLITS 4
+extern const struct stream_split stream_splits[STREAM_SPLITS];
+
 /* Gives all of the stream to the parser, and ends it; adds what it finds to the table (`at` counts
  * from the beginning). Returns NULL, or which promise was broken. */
 const char *stream_feed(struct stream_parser *p, const uint8_t *bytes, size_t len,

@@ -43,13 +43,10 @@ static void test_each_flag_by_itself_is_followed(void **state)
 
 static void test_no_split_changes_the_table(void **state)
 {
-	static const struct stream_split splits[] = {{.piece_max = 1, .items_max = 3},
-		{.piece_max = 40, .items_max = 1}, {.piece_max = 9000, .items_max = 20},
-		{.piece_max = 200000, .items_max = 700}};
 	(void)state;
 	for (unsigned seed = 0; seed < STREAMS; seed++) {
 		struct stream_gen options = stream_gen_random(seed, STREAM_GEN_FLAGS);
-		struct stream_split split = splits[seed % 4];
+		struct stream_split split = stream_splits[seed % STREAM_SPLITS];
 		struct stream_table made;
 		if (split.piece_max == 1)
 			options.pages = options.pages % 20 + 1;

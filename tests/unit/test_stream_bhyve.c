@@ -47,14 +47,10 @@ static void test_every_page_of_generated_streams_is_found(void **state)
 
 static void test_no_split_changes_the_table(void **state)
 {
-	static const struct stream_split splits[] = {{.piece_max = 1, .items_max = 3},
-		{.piece_max = 40, .items_max = 1}, {.piece_max = 9000, .items_max = 20},
-		{.piece_max = 200000, .items_max = 700}};
-
 	(void)state;
 	for (unsigned seed = 0; seed < STREAMS; seed++) {
 		struct bhyve_gen options = bhyve_gen_random(seed);
-		struct stream_split split = splits[seed % 4];
+		struct stream_split split = stream_splits[seed % STREAM_SPLITS];
 		struct stream_table made;
 
 		if (split.piece_max < 100) {
