@@ -240,6 +240,7 @@ static int check_stall(struct migration *m, struct error **err)
 		m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
 }
 
+/* How fast it changes its memory is not known before the second round: 0. */
 static int not_in_time(const struct migration *m, struct error **err)
 {
 	const struct hv_migrate_status *s = &m->last;
@@ -248,7 +249,7 @@ static int not_in_time(const struct migration *m, struct error **err)
 	if (s->dirty_rate_bps < s->rate_bps / 2)
 		return error_set(err, ERROR_TIMEOUT, 0,
 			"%s did not come to a switchover within %lld s: %lld MB are left, and %.1f "
-			"MB/s go out; give it longer",
+			"MB/s go out; give it longer, or move it with --pause",
 			m->vm_name, limit_s, (long long)s->remaining_bytes / 1000000,
 			(double)s->rate_bps / 1e6);
 	return error_set(err, ERROR_TIMEOUT, 0,
