@@ -19,9 +19,6 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
  * much the newest look counts in the average. */
 #define BUSY 0.75
 #define SPARE 0.5
-/* Pages are stored only where that leaves the link idle for most of the time: others use it, too.
- */
-#define SPARE_STORED 0.3
 #define BUSY_WEIGHT 0.3
 /* What leaves more than this of a batch is not worth it. */
 #define USELESS 0.95
@@ -31,9 +28,12 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 #define TRIAL_AGAIN_US 250000
 #define AGAIN_MAX_US 4000000
 /* Looks that a trial takes; the first is for what was on its way before it. */
-#define TRIAL_LOOKS 3u
-/* By what storing must be better. */
+#define TRIAL_LOOKS 4u
+/* How many times as much must get through when it is stored: what is on the link is others' loss.
+ */
 #define STORE_GAIN 1.25
+/* How much the newest look counts in the rate that a trial is compared with. */
+#define RATE_WEIGHT 0.3
 
 void level_init(struct level *l, int64_t now_us)
 {
@@ -57,27 +57,34 @@ static void double_up_to_max(int64_t *us)
 	*us = *us * 2 < AGAIN_MAX_US ? *us * 2 : AGAIN_MAX_US;
 }
 
-static void begin_trial(struct level *l, double bps)
+static void begin_trial(struct level *l, unsigned level)
 {
 	l->trial = true;
 	l->trial_looks = 0;
-	l->before_bps = bps;
-	l->now = STORE;
+	l->tried_bps = 0;
+	l->now = level;
 }
 
-/* `share` of the time that the link was in use. */
-static void end_trial(struct level *l, double bps, double share, int64_t now_us)
+/* What gets through in a trial, until it has been going on for long enough to be compared with what
+ * got through before. */
+static void follow_trial(struct level *l, double bps, int64_t now_us)
 {
-	bool hopeless = share > SPARE_STORED;
+	unsigned before = l->now == STORE ? LOWEST : STORE;
+	double stored_bps, packed_bps;
 
-	if (++l->trial_looks < TRIAL_LOOKS && !hopeless)
+	if (l->trial_looks++ > 0)
+		l->tried_bps += bps / (TRIAL_LOOKS - 1);
+	if (l->trial_looks < TRIAL_LOOKS)
 		return;
+	stored_bps = l->now == STORE ? l->tried_bps : l->bps;
+	packed_bps = l->now == STORE ? l->bps : l->tried_bps;
 	l->trial = false;
-	if (hopeless || bps < STORE_GAIN * l->before_bps) {
-		l->now = LOWEST;
+	l->now = stored_bps < STORE_GAIN * packed_bps ? LOWEST : STORE;
+	if (l->now == before) {
 		double_up_to_max(&l->trial_again_us);
 	} else {
 		l->trial_again_us = TRIAL_AGAIN_US;
+		l->bps = l->tried_bps;
 	}
 	l->trial_us = now_us + l->trial_again_us;
 }
@@ -100,15 +107,10 @@ static void step_up(struct level *l, int64_t now_us)
 	l->went_up = true;
 }
 
-static void leave_store(struct level *l, int64_t now_us)
-{
-	l->now = LOWEST;
-	l->trial_us = now_us + TRIAL_AGAIN_US;
-}
-
 static void store(struct level *l, int64_t now_us)
 {
 	l->now = STORE;
+	l->bps = 0;
 	l->trial_us = now_us + AGAIN_US;
 }
 
@@ -125,6 +127,11 @@ static bool fits_stored(const struct level *l)
 	return l->busy * (double)l->work.bytes < SPARE * (double)l->work.sent_bytes;
 }
 
+static void note_rate(struct level *l, double bps)
+{
+	l->bps += (l->bps > 0 ? RATE_WEIGHT : 1) * (bps - l->bps);
+}
+
 static void look(struct level *l, double ratio, int64_t now_us)
 {
 	double us = (double)(now_us - l->look_us), bps = (double)l->work.bytes * 1e6 / us;
@@ -133,22 +140,25 @@ static void look(struct level *l, double ratio, int64_t now_us)
 	bool held_up;
 
 	note_busy(l, share);
+	if (l->trial) {
+		follow_trial(l, bps, now_us);
+		return;
+	}
+	note_rate(l, bps);
 	link = l->busy > BUSY ? (double)l->work.link_us / us : 0;
 	held_up = encoder > HELD_UP && encoder > MORE * link;
-	if (l->trial)
-		end_trial(l, bps, share, now_us);
-	else if (l->now == STORE && l->busy > SPARE_STORED && now_us >= l->trial_us)
-		leave_store(l, now_us);
-	else if (l->now == STORE)
-		return;
-	else if (ratio > USELESS)
+	if (l->now == STORE) {
+		if (l->busy > SPARE && now_us >= l->trial_us)
+			begin_trial(l, LOWEST);
+	} else if (ratio > USELESS) {
 		store(l, now_us);
-	else if ((held_up || l->busy < SPARE) && l->now > LOWEST)
+	} else if ((held_up || l->busy < SPARE) && l->now > LOWEST) {
 		step_down(l, now_us);
-	else if (held_up && encoder > HELD_UP_MUCH && now_us >= l->trial_us && fits_stored(l))
-		begin_trial(l, bps);
-	else if (link > HELD_UP && link > MORE * encoder)
+	} else if (held_up && encoder > HELD_UP_MUCH && now_us >= l->trial_us && fits_stored(l)) {
+		begin_trial(l, STORE);
+	} else if (link > HELD_UP && link > MORE * encoder) {
 		step_up(l, now_us);
+	}
 }
 
 unsigned level_choose(struct level *l, double ratio, int64_t now_us)

@@ -9,7 +9,8 @@
  * Storing is another matter: what it does to the rate cannot be told from waiting, since pages that
  * are not compressed make every link look slow. So, at the lowest level, held up by the encoders
  * and with room on the link for the pages as they are, storing is tried for a moment, and kept when
- * more of the stream got through, until the link is in use again.
+ * enough more of the stream got through. Where that keeps the link in use, the lowest level is
+ * tried in the same way from time to time.
  *
  * No lock of its own.
  */
@@ -44,10 +45,11 @@ struct level {
 	 * much later. */
 	int64_t up_us, up_again_us;
 	bool went_up;
+	double bps; /* bytes a second that could be compressed, of late; not those of a trial */
 	/* A trial of storing, or of not storing. */
 	bool trial;
 	unsigned trial_looks;
-	double before_bps; /* bytes a second without it */
+	double tried_bps;
 	int64_t trial_us, trial_again_us;
 	uint64_t batches[LEVEL_COUNT];
 };

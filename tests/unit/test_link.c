@@ -487,6 +487,20 @@ static void test_level_follows_the_link(void **state)
 	assert_in_range(settle(&l, &slow), 1, LEVEL_COUNT - 1);
 }
 
+/* A link that is faster than the encoders, and that pages as they are fill: what counts is how much
+ * of the stream gets through. */
+static void test_level_stores_where_more_gets_through(void **state)
+{
+	const struct scene gains = {1e9, 3e8, 0.4}, loses = {4e8, 3.6e8, 0.4};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &gains), 0);
+	assert_int_equal(settle(&l, &loses), 1);
+	assert_int_equal(settle(&l, &gains), 0);
+}
+
 /* A destination that takes less than the link carries looks like a slow link to who waits for its
  * acknowledgements; compressing harder would only take processor time from it. */
 static void test_level_stays_low_while_the_link_is_idle(void **state)
@@ -578,6 +592,7 @@ int main(void)
 		cmocka_unit_test(test_window_is_not_narrow_for_slow_processors),
 		cmocka_unit_test(test_window_has_bounds_whatever_is_measured),
 		cmocka_unit_test(test_level_follows_the_link),
+		cmocka_unit_test(test_level_stores_where_more_gets_through),
 		cmocka_unit_test(test_level_stays_low_while_the_link_is_idle),
 		cmocka_unit_test(test_level_that_gains_nothing_is_not_taken),
 		cmocka_unit_test(test_level_stays_while_nothing_is_known),
