@@ -8,7 +8,7 @@ Cases: idle      the guest does nothing
        random    512 MiB that cannot be compressed, not changed
        each also with -unlimited: the link has no rate limit; `all` for the six
 Configurations: default (QEMU's own, as libvirt sets it), multifd-zstd, xbzrle, postcopy, drover;
-       `all` for these. drover-plain: drover with --codec plain.
+       `all` for these.
 
 The debian guest (1 vCPU, 1 GiB) goes from node1 to node2 of the lab and back. One boot serves all
 of QEMU's configurations of a case, which take turns, and another boot those of drover. Measured:
@@ -42,7 +42,6 @@ from moves.meter import Meter  # noqa: E402
 
 LIMIT_S = 60
 AFTER_MOVE_S = 1
-OPTIONAL = ("drover-plain",)
 
 # What the guest does meanwhile: commands to its test program.
 WORK = {
@@ -57,7 +56,7 @@ CASES = [*WORK, *(case + UNLIMITED for case in WORK)]
 def chosen(text, known, what):
     """The names in a list with commas."""
     if text == "all":
-        return [name for name in known if name not in OPTIONAL]
+        return list(known)
     names = text.split(",")
     for name in names:
         if name not in known:

@@ -168,7 +168,7 @@ class DroverGuest(Guest):
     """drover migrate."""
 
     bare = False
-    configs = {"drover": (), "drover-plain": ("--codec", "plain")}
+    configs = {"drover": ()}
 
     def start(self):
         self._index_image()
