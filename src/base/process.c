@@ -135,7 +135,16 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static int become(const struct process_options *o)
+/* A parent that has ended before says nothing any more. */
+static int die_with(pid_t parent)
+{
+	if (process_die_with_parent() < 0)
+		return -1;
+	errno = ESRCH;
+	return getppid() == parent ? 0 : -1;
+}
+
+static int become(const struct process_options *o, pid_t parent)
 {
 	if (o->own_session && setsid() < 0)
 		return -1;
@@ -146,10 +155,12 @@ static int become(const struct process_options *o)
 	if (o->set_user && (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0 ||
 				   setresuid(o->uid, o->uid, o->uid) < 0))
 		return -1;
+	if (o->dies_with_us && die_with(parent) < 0)
+		return -1;
 	return o->no_new_privs ? process_no_new_privs() : 0;
 }
 
-static void child(const struct process_options *o, int failed_fd)
+static void child(const struct process_options *o, pid_t parent, int failed_fd)
 {
 	/* Out of the way of 0 to 2, which are written over next. */
 	int report = fcntl(failed_fd, F_DUPFD_CLOEXEC, 64), errnum;
@@ -160,7 +171,7 @@ static void child(const struct process_options *o, int failed_fd)
 		for (size_t i = 0; i < o->pass_fds_count; i++)
 			fcntl(o->pass_fds[i], F_SETFD, 0);
 		close_others(o, report);
-		if (become(o) == 0)
+		if (become(o, parent) == 0)
 			execve(o->argv[0], (char *const *)o->argv,
 				o->env ? (char *const *)o->env : environ);
 	}
@@ -176,7 +187,7 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 	cleanup_fd int in = -1, out = -1;
 	sigset_t all, before;
 	ssize_t n;
-	pid_t pid;
+	pid_t parent = getpid(), pid;
 	bool ended;
 
 	/* A stdio descriptor below 3 that is meant for another number would be written over. */
@@ -194,7 +205,7 @@ int process_start(const struct process_options *o, struct process_id *id, struct
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pid = fork();
 	if (pid == 0)
-		child(o, out);
+		child(o, parent, out);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	close_fd(&out);
 	if (pid < 0)

@@ -26,6 +26,8 @@ struct process_options {
 	uid_t uid;
 	gid_t gid;
 	bool no_new_privs;
+	/* Killed when the thread that starts it ends, and so with this process, however it dies. */
+	bool dies_with_us;
 	int stdin_fd, stdout_fd, stderr_fd; /* -1: /dev/null */
 	const int *pass_fds; /* kept open at the same number in the child; all others are closed */
 	size_t pass_fds_count;

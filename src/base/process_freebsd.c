@@ -72,6 +72,13 @@ int process_no_new_privs(void)
 	return procctl(P_PID, 0, PROC_NO_NEW_PRIVS_CTL, &enable);
 }
 
+int process_die_with_parent(void)
+{
+	int signal = SIGKILL;
+
+	return procctl(P_PID, 0, PROC_PDEATHSIG_CTL, &signal);
+}
+
 int process_harden(void)
 {
 	int disable = PROC_TRACE_CTL_DISABLE;

@@ -24,5 +24,8 @@ enum process_found process_open(const struct process_id *id, int *fd);
 void process_drop_bounds(void);
 /* No program that is executed gets more rights (setuid). -1 with errno. */
 int process_no_new_privs(void);
+/* Has the child killed when its parent ends; after its change of user, which would undo it. -1 with
+ * errno. */
+int process_die_with_parent(void);
 
 #endif

@@ -270,6 +270,44 @@ static void test_started_program_has_only_the_descriptors_it_was_given(void **st
 	close(kept);
 }
 
+/* A process that starts another, tells of it, and waits to be killed. */
+static void start_and_wait(int out)
+{
+	const char *const argv[] = {"/bin/sleep", "1000", NULL};
+	struct process_options o = {.argv = argv,
+		.own_session = true,
+		.dies_with_us = true,
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = -1};
+	struct process_id id;
+
+	if (process_start(&o, &id, NULL) < 0 || write(out, &id, sizeof(id)) != sizeof(id))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+static void test_a_program_that_dies_with_us_does_so_when_we_are_killed(void **state)
+{
+	struct process_id id;
+	int fds[2];
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	if (pid == 0)
+		start_and_wait(fds[1]);
+	assert_int_equal(read(fds[0], &id, sizeof(id)), sizeof(id));
+	assert_true(process_alive(&id));
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_true(process_wait(&id, clock_ms() + 10000, NULL));
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void test_a_pid_used_again_is_not_the_same_process(void **state)
 {
 	struct process_id self, other;
@@ -356,6 +394,7 @@ int main(void)
 		cmocka_unit_test(test_program_that_takes_too_long_is_ended),
 		cmocka_unit_test(test_program_that_is_not_there_is_an_error_at_once),
 		cmocka_unit_test(test_started_program_has_only_the_descriptors_it_was_given),
+		cmocka_unit_test(test_a_program_that_dies_with_us_does_so_when_we_are_killed),
 		cmocka_unit_test(test_a_pid_used_again_is_not_the_same_process),
 		cmocka_unit_test(test_database_keeps_what_was_written),
 		cmocka_unit_test(test_times_are_read_as_people_write_them),

@@ -69,6 +69,7 @@ static int start_probe(struct probe *p, const struct hv_settings *set, const cha
 		.uid = set->uid,
 		.gid = set->gid,
 		.no_new_privs = true,
+		.dies_with_us = true,
 		.stdin_fd = -1,
 		.stdout_fd = -1,
 		.stderr_fd = p->log_fd,
