@@ -1,110 +1,9 @@
-#include "test_batch_support.h"
+/*
+ * Payloads that no sender makes: cut, flipped, of impossible lengths, and at random.
+ */
+#include "test_batch_hostile.h"
 
 #include <zstd.h>
-
-/* The header's fields that the tests set. */
-#define AT_FLAGS 1
-#define AT_ITEMS 2
-#define AT_RAW 4
-#define AT_PLAIN 8
-#define AT_COLUMNS 12
-#define HEADER 16
-
-struct ends {
-	struct source_set *set;
-	struct page_cache *from, *to;
-	struct batch_coder *coder;
-	struct batch *sent, *received;
-	uint8_t *payload;
-	size_t len;
-};
-
-static int open_ends(void **state)
-{
-	struct ends *e = calloc(1, sizeof(*e));
-
-	assert_non_null(e);
-	random_state = 2;
-	e->set = make_source();
-	e->from = page_cache_open(CACHE_MIN, NULL);
-	e->to = page_cache_open(CACHE_MIN, NULL);
-	e->coder = make_coder();
-	e->sent = make_batch();
-	e->received = make_batch();
-	e->payload = malloc(PAYLOAD_ROOM);
-	assert_true(e->from && e->to && e->payload);
-	*state = e;
-	return 0;
-}
-
-static int close_ends(void **state)
-{
-	struct ends *e = *state;
-
-	free(e->set);
-	page_cache_close(e->from);
-	page_cache_close(e->to);
-	batch_coder_close(e->coder);
-	batch_free(e->sent);
-	batch_free(e->received);
-	free(e->payload);
-	free(e);
-	return 0;
-}
-
-/* A batch with pages of every kind, as short as that can be, in e->payload. */
-static void make_payload(struct ends *e, int level)
-{
-	static const uint8_t zero[STREAM_PAGE];
-	uint8_t page[STREAM_PAGE];
-
-	fill_text(page, sizeof(page));
-	for (unsigned i = 0; i < 4; i++) {
-		struct page_cache *cache = i & 1 ? e->from : e->to;
-
-		page_cache_put(cache, 0, 5 * STREAM_PAGE, page);
-		page_cache_put(cache, 1, 6 * STREAM_PAGE, page);
-	}
-	batch_reset(e->sent);
-	add_other(e->sent, 9);
-	add_item(e->sent, 0, 3 * STREAM_PAGE, true, e->set->indexed[1]);
-	add_item(e->sent, 0, 4 * STREAM_PAGE, true, NULL);
-	add_item(e->sent, 0, 5 * STREAM_PAGE, true, page);
-	page[77]++;
-	page[2077]++;
-	add_other(e->sent, 12);
-	add_item(e->sent, 1, 6 * STREAM_PAGE, false, page);
-	add_item(e->sent, 1, 99 * STREAM_PAGE, true, zero);
-	add_item(e->sent, 1, 100 * STREAM_PAGE, true, e->set->indexed[2]);
-	fill_text(page, sizeof(page));
-	page[1] = 0;
-	add_item(e->sent, 1, 101 * STREAM_PAGE, true, page);
-	fill_random(page, sizeof(page));
-	add_item(e->sent, 1, 102 * STREAM_PAGE, true, page);
-	add_other(e->sent, 5);
-	batch_plan(e->sent, e->from, e->set, true);
-	for (unsigned kind = 0; kind < BATCH_KINDS; kind++)
-		assert_int_equal(e->sent->counts.pages[kind], 2);
-	e->len = batch_encode(e->coder, e->sent, level, e->payload);
-}
-
-/* Decodes a copy of exactly so many bytes, so that ASan sees a read behind it. */
-static int decode(struct ends *e, const uint8_t *payload, size_t len)
-{
-	uint8_t *copy = malloc(len ? len : 1);
-	struct error *err = NULL;
-	int rc;
-
-	assert_non_null(copy);
-	memcpy(copy, payload, len);
-	batch_reset(e->received);
-	rc = batch_decode(e->coder, copy, len, e->set, e->received, &err);
-	assert_int_equal(rc < 0, err != NULL);
-	assert_true(!err || err->kind == ERROR_REQUEST);
-	error_free(&err);
-	free(copy);
-	return rc;
-}
 
 static void test_a_payload_cut_anywhere_is_refused(void **state)
 {
@@ -157,12 +56,6 @@ static void test_no_flipped_bit_makes_a_wrong_page_of_a_reference(void **state)
 	}
 	assert_true(taken > 100);
 	page_cache_close(scratch);
-}
-
-static void set_be32(uint8_t *at, uint32_t v)
-{
-	for (unsigned i = 0; i < 4; i++)
-		at[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
 static void test_lengths_beyond_the_bounds_are_refused(void **state)
@@ -428,151 +321,6 @@ static void test_a_difference_to_a_page_that_was_never_sent_is_refused(void **st
 	page_cache_close(empty);
 }
 
-static void test_a_batch_with_pages_missing_is_not_completed(void **state)
-{
-	struct ends *e = *state;
-	struct error *err = NULL;
-
-	make_payload(e, 1);
-	e->set->unreadable = true;
-	assert_int_equal(decode(e, e->payload, e->len), 0);
-	assert_int_equal(e->received->missing, 2);
-	assert_int_equal(batch_complete(e->received, e->to, &err), -1);
-	assert_int_equal(err->kind, ERROR_REQUEST);
-	error_free(&err);
-}
-
-/* The indexes of a MISS for the batch `sequence`. */
-static size_t make_miss(uint8_t *out, uint64_t sequence, const uint16_t *items, size_t count)
-{
-	set_be32(out, (uint32_t)(sequence >> 32));
-	set_be32(out + 4, (uint32_t)sequence);
-	for (size_t i = 0; i < count; i++) {
-		out[8 + 2 * i] = (uint8_t)(items[i] >> 8);
-		out[9 + 2 * i] = (uint8_t)items[i];
-	}
-	return 8 + 2 * count;
-}
-
-static bool answers(struct ends *e, const uint8_t *miss, size_t len)
-{
-	/* Exactly the room that the header asks for. */
-	uint8_t *out = malloc(BATCH_ANSWER_PAYLOAD_MAX), *copy = malloc(len ? len : 1);
-	struct error *err = NULL;
-	size_t answer;
-
-	assert_true(out && copy);
-	memcpy(copy, miss, len);
-	answer = batch_answer_encode(e->sent, copy, len, out, &err);
-	assert_int_equal(!answer, err != NULL);
-	assert_true(!err || err->kind == ERROR_REQUEST);
-	error_free(&err);
-	free(copy);
-	free(out);
-	return answer;
-}
-
-static void test_only_references_of_that_batch_in_order_are_answered(void **state)
-{
-	/* In make_payload items 0 and 5 are references. */
-	static const struct {
-		uint64_t sequence;
-		uint16_t items[3];
-		size_t count;
-		bool answered;
-	} cases[] = {
-		{7, {0}, 1, true},
-		{7, {0, 5}, 2, true},
-		{7, {5}, 1, true},
-		{7, {0}, 0, false},
-		{8, {0}, 1, false},
-		{7ull << 32 | 7, {0}, 1, false},
-		{7, {5, 0}, 2, false},
-		{7, {5, 5}, 2, false},
-		{7, {0, 1}, 2, false},
-		{7, {8}, 1, false},
-		{7, {65535}, 1, false},
-	};
-	static uint8_t miss[8 + 2 * (BATCH_MISSES_MAX + 1)];
-	static uint16_t many[BATCH_MISSES_MAX + 1];
-	struct ends *e = *state;
-
-	make_payload(e, 1);
-	e->sent->sequence = 7;
-	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		size_t len = make_miss(miss, cases[i].sequence, cases[i].items, cases[i].count);
-
-		assert_int_equal(answers(e, miss, len), cases[i].answered);
-		assert_false(answers(e, miss, len - 1));
-	}
-	assert_false(answers(e, miss, make_miss(miss, 7, many, BATCH_MISSES_MAX + 1)));
-	for (size_t len = 0; len < 8; len++)
-		assert_false(answers(e, miss, len));
-	/* However often they were asked for, two pages were missed. */
-	assert_int_equal(e->sent->counts.misses[1], 2);
-}
-
-static bool takes(struct ends *e, uint64_t sequence, unsigned item, size_t len)
-{
-	uint8_t *answer = calloc(1, len < 10 ? 10 : len);
-	struct error *err = NULL;
-	int rc;
-
-	assert_non_null(answer);
-	make_miss(answer, sequence, &(uint16_t){(uint16_t)item}, 1);
-	rc = batch_answer_take(e->received, answer, len, &err);
-	assert_int_equal(rc < 0, err != NULL);
-	error_free(&err);
-	free(answer);
-	return rc == 0;
-}
-
-static void test_only_answers_to_what_was_asked_are_taken(void **state)
-{
-	const size_t one = 8 + 2 + STREAM_PAGE;
-	struct ends *e = *state;
-	uint8_t kept[STREAM_PAGE];
-	const uint8_t *page;
-
-	make_payload(e, 1);
-	e->set->unreadable = true;
-	assert_int_equal(decode(e, e->payload, e->len), 0);
-	e->received->sequence = 7;
-	page = e->received->raw + e->received->items[6].at + 8;
-	memcpy(kept, page, STREAM_PAGE);
-	assert_false(takes(e, 8, 0, one));
-	assert_false(takes(e, 7, 1, one));     /* zero */
-	assert_false(takes(e, 7, 6, one));     /* data */
-	assert_false(takes(e, 7, 8, one));     /* no item */
-	assert_false(takes(e, 7, 65535, one)); /* nor this */
-	assert_false(takes(e, 7, 0, one - 1));
-	assert_false(takes(e, 7, 0, one + 1));
-	assert_false(takes(e, 7, 0, 8));
-	assert_false(takes(e, 7, 0, 0));
-	assert_false(takes(e, 7, 0, 8 + (BATCH_MISSES_MAX + 1) * (size_t)(2 + STREAM_PAGE)));
-	assert_int_equal(e->received->missing, 2);
-	assert_memory_equal(page, kept, STREAM_PAGE);
-	assert_true(takes(e, 7, 0, one));
-	assert_int_equal(e->received->missing, 1);
-	assert_true(takes(e, 7, 0, one));
-	assert_int_equal(e->received->missing, 1);
-	assert_true(takes(e, 7, 5, one));
-	assert_int_equal(e->received->missing, 0);
-	assert_int_equal(batch_complete(e->received, e->to, NULL), 0);
-}
-
-static void test_an_answer_to_a_reference_that_was_found_changes_nothing(void **state)
-{
-	struct ends *e = *state;
-
-	make_payload(e, 1);
-	assert_int_equal(decode(e, e->payload, e->len), 0);
-	e->received->sequence = 7;
-	assert_true(takes(e, 7, 0, 8 + 2 + STREAM_PAGE));
-	assert_int_equal(batch_complete(e->received, e->to, NULL), 0);
-	assert_true(same_piece(e->sent, e->received));
-}
-
 static void test_bytes_at_random_are_refused_or_taken_but_do_no_harm(void **state)
 {
 	struct ends *e = *state;
@@ -598,8 +346,6 @@ static void test_bytes_at_random_are_refused_or_taken_but_do_no_harm(void **stat
 	free(mutated);
 }
 
-#define end_test(name) cmocka_unit_test_setup_teardown(name, open_ends, close_ends)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -616,10 +362,6 @@ int main(void)
 		end_test(test_a_frame_that_expands_to_another_length_than_it_says_is_refused),
 		end_test(test_two_frames_and_a_frame_of_another_kind_are_refused),
 		end_test(test_a_difference_to_a_page_that_was_never_sent_is_refused),
-		end_test(test_a_batch_with_pages_missing_is_not_completed),
-		end_test(test_only_references_of_that_batch_in_order_are_answered),
-		end_test(test_only_answers_to_what_was_asked_are_taken),
-		end_test(test_an_answer_to_a_reference_that_was_found_changes_nothing),
 		end_test(test_bytes_at_random_are_refused_or_taken_but_do_no_harm),
 	};
 

@@ -295,13 +295,13 @@ static void expect_alive(struct guest *g)
 }
 
 /* Has 32 MiB of random pages, some of them changing all the time. */
-static void busy(struct guest *g)
+static inline void busy(struct guest *g)
 {
 	run_in(g, "printf 'fill 32 random\\ndirty 8 page 16\\n' | nc 127.0.0.1 7001\n",
 		"\"mib_s\":8");
 }
 
-static void expect_memory_right(struct guest *g)
+static inline void expect_memory_right(struct guest *g)
 {
 	run_in(g, "echo check | nc 127.0.0.1 7001\n", "{\"ok\":true");
 }
@@ -318,7 +318,7 @@ static struct guest *boot(int i, struct hv *hv)
 }
 
 /* A destination for `from`, listening for its stream at the path given back. */
-static struct guest *destination(int i, const struct guest *from, struct hv *hv, char **path)
+static inline struct guest *destination(int i, const struct guest *from, struct hv *hv, char **path)
 {
 	struct guest *g = describe(i);
 
@@ -329,7 +329,7 @@ static struct guest *destination(int i, const struct guest *from, struct hv *hv,
 	return g;
 }
 
-static struct hv_migrate_status wait_phase(struct guest *g, enum hv_migrate_phase phase)
+static inline struct hv_migrate_status wait_phase(struct guest *g, enum hv_migrate_phase phase)
 {
 	int64_t deadline = clock_ms() + STEP_MS;
 	struct hv_migrate_status s;
@@ -345,7 +345,7 @@ static struct hv_migrate_status wait_phase(struct guest *g, enum hv_migrate_phas
 }
 
 /* Locks that a process holds on the disk, as the kernel counts them. */
-static int locks_held(const struct guest *g)
+static inline int locks_held(const struct guest *g)
 {
 	cleanup_free char *fds = fs_format("/proc/%d/fd", (int)hv_vm_process(g->hv)->pid);
 	int count = 0;
@@ -375,7 +375,7 @@ static void expect_error(enum error_kind kind, const char *part)
 }
 
 /* A tap device of the test's own network namespace. */
-static int open_tap(void)
+static inline int open_tap(void)
 {
 	struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);

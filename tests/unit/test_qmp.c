@@ -1,141 +1,7 @@
 /*
- * The QMP client against a QEMU that the test plays on the other end of a socket pair.
+ * The QMP client: answers, refusals, events, and what is no JSON.
  */
-#include "base/clock.h"
-#include "base/fs.h"
-#include "base/json.h"
-#include "hv/qemu/qmp.h"
-
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#define GREETING "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n"
-#define LONG_MS 20000
-
-/* The other end: a socket, and what was read from it. */
-struct fake {
-	int fd;
-	FILE *in;
-};
-
-struct opening {
-	int fd;
-	struct qmp *q;
-	struct error *err;
-};
-
-static void *open_thread(void *arg)
-{
-	struct opening *o = arg;
-
-	o->q = qmp_open(o->fd, "VM web1", clock_ms() + LONG_MS, &o->err);
-	return NULL;
-}
-
-static void say(struct fake *f, const char *text)
-{
-	fs_write_all(f->fd, text, strlen(text));
-}
-
-static void say_many(struct fake *f, const char *text, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		say(f, text);
-}
-
-/* Reads a command and gives its id; `name` must be its name. */
-static json_int_t hear_as(struct fake *f, const char *how, const char *name)
-{
-	cleanup_free char *line = NULL;
-	cleanup_json json_t *json = NULL;
-	size_t size = 0;
-	ssize_t n = getline(&line, &size, f->in);
-
-	assert_true(n > 0);
-	json = json_parse("command", line, (size_t)n, NULL);
-	assert_non_null(json);
-	assert_string_equal(json_string_value(json_object_get(json, how)), name);
-	return json_integer_value(json_object_get(json, "id"));
-}
-
-static json_int_t hear(struct fake *f, const char *name)
-{
-	return hear_as(f, "execute", name);
-}
-
-static void answer(struct fake *f, json_int_t id, const char *value)
-{
-	cleanup_free char *line =
-		fs_format("{\"return\": %s, \"id\": %lld}\r\n", value, (long long)id);
-
-	say(f, line);
-}
-
-static struct qmp *begin(struct fake *f)
-{
-	struct opening o = {0};
-	pthread_t thread;
-	int pair[2];
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	o.fd = pair[0];
-	f->fd = pair[1];
-	f->in = fdopen(dup(pair[1]), "r");
-	pthread_create(&thread, NULL, open_thread, &o);
-	say(f, GREETING);
-	answer(f, hear(f, "qmp_capabilities"), "{}");
-	pthread_join(thread, NULL);
-	assert_non_null(o.q);
-	return o.q;
-}
-
-static void hang_up(struct fake *f)
-{
-	if (f->in)
-		fclose(f->in);
-	f->in = NULL;
-	close_fd(&f->fd);
-}
-
-/* A command run by a thread of its own. */
-struct running {
-	struct qmp *q;
-	const char *command;
-	int64_t deadline_ms;
-	json_t *result;
-	struct error *err;
-	int rc;
-	pthread_t thread;
-};
-
-static void *run_thread(void *arg)
-{
-	struct running *r = arg;
-
-	r->rc = qmp_run(r->q, r->command, NULL, r->deadline_ms, &r->result, &r->err);
-	return NULL;
-}
-
-static void start(struct running *r, struct qmp *q, const char *command)
-{
-	*r = (struct running){.q = q, .command = command, .deadline_ms = clock_ms() + LONG_MS};
-	pthread_create(&r->thread, NULL, run_thread, r);
-}
-
-static void finish(struct running *r)
-{
-	pthread_join(r->thread, NULL);
-}
+#include "test_qmp_support.h"
 
 static void test_answers_find_their_commands_in_any_order(void **state)
 {
@@ -437,115 +303,6 @@ static void test_few_commands_are_sent_before_they_are_answered(void **state)
 	qmp_close(q);
 }
 
-static void test_nobody_there_is_not_running(void **state)
-{
-	struct error *err = NULL;
-
-	(void)state;
-	assert_null(qmp_connect("/nonexistent/qmp.sock", "VM web1", clock_ms() + 1000, &err));
-	assert_int_equal(err->kind, ERROR_NOT_RUNNING);
-	error_free(&err);
-}
-
-static void test_a_silent_peer_is_a_timeout(void **state)
-{
-	struct error *err = NULL;
-	int pair[2];
-
-	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	assert_null(qmp_open(pair[0], "VM web1", clock_ms() + 20, &err));
-	assert_int_equal(err->kind, ERROR_TIMEOUT);
-	error_free(&err);
-	close_fd(&pair[1]);
-}
-
-/* Its socket is listened on, and nobody accepts: what a QEMU looks like that hangs. */
-struct listening {
-	char dir[64], path[80];
-	int fd;
-};
-
-static void begin_listening(struct listening *l)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-	strcpy(l->dir, "/tmp/drover-qmp-XXXXXX");
-	assert_non_null(mkdtemp(l->dir));
-	snprintf(l->path, sizeof(l->path), "%s/qmp.sock", l->dir);
-	strcpy(addr.sun_path, l->path);
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(l->fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(l->fd, 1), 0);
-}
-
-static void wake(struct listening *l, struct fake *f)
-{
-	f->fd = accept(l->fd, NULL, NULL);
-	assert_true(f->fd >= 0);
-	f->in = fdopen(dup(f->fd), "r");
-	say(f, GREETING);
-}
-
-static void end_listening(struct listening *l)
-{
-	close_fd(&l->fd);
-	unlink(l->path);
-	rmdir(l->dir);
-}
-
-static void test_a_peer_that_hangs_is_silent_until_it_answers(void **state)
-{
-	struct listening l;
-	struct fake f;
-	struct running a;
-	struct error *err = NULL;
-	struct qmp *q;
-
-	(void)state;
-	begin_listening(&l);
-	q = qmp_connect_silent(l.path, "VM web1", clock_ms() + 20, &err);
-	assert_non_null(q);
-	assert_true(qmp_silent(q));
-	assert_int_equal(qmp_run(q, "stop", NULL, clock_ms() + 20, NULL, &err), -1);
-	assert_int_equal(err->kind, ERROR_TIMEOUT);
-	error_free(&err);
-	start(&a, q, "cont");
-	wake(&l, &f);
-	answer(&f, hear(&f, "qmp_capabilities"), "{}");
-	answer(&f, hear(&f, "cont"), "{}");
-	finish(&a);
-	assert_int_equal(a.rc, 0);
-	json_decref(a.result);
-	assert_false(qmp_silent(q));
-	hang_up(&f);
-	qmp_close(q);
-	end_listening(&l);
-}
-
-static void test_a_peer_that_refuses_its_capabilities_is_asked_no_more(void **state)
-{
-	struct listening l;
-	struct fake f;
-	struct running a;
-	struct qmp *q;
-
-	(void)state;
-	begin_listening(&l);
-	q = qmp_connect_silent(l.path, "VM web1", clock_ms() + 20, NULL);
-	start(&a, q, "cont");
-	wake(&l, &f);
-	cleanup_free char *line = fs_format("{\"error\": {\"desc\": \"no\"}, \"id\": %lld}\n",
-		(long long)hear(&f, "qmp_capabilities"));
-	say(&f, line);
-	finish(&a);
-	assert_int_equal(a.err->kind, ERROR_HYPERVISOR);
-	error_free(&a.err);
-	hang_up(&f);
-	qmp_close(q);
-	end_listening(&l);
-}
-
 /* What it answers to an earlier connection's command comes to this one. */
 static void test_an_answer_to_an_earlier_connection_is_nobodys(void **state)
 {
@@ -572,26 +329,6 @@ static void test_an_answer_to_an_earlier_connection_is_nobodys(void **state)
 	qmp_close(again);
 }
 
-/* Reads nothing, so that commands pile up in the socket until it is full. */
-static void test_a_peer_that_reads_nothing_does_not_block_for_ever(void **state)
-{
-	struct fake f;
-	struct qmp *q = begin(&f);
-	struct error *err = NULL;
-	cleanup_free char *large = calloc(1, 1 << 20);
-
-	(void)state;
-	memset(large, 'x', (1 << 20) - 1);
-	assert_int_equal(
-		qmp_run(q, "large", json_pack("{s:s}", "x", large), clock_ms() + 50, NULL, &err),
-		-1);
-	assert_int_equal(err->kind, ERROR_HYPERVISOR);
-	assert_non_null(strstr(err->message, "hangs"));
-	error_free(&err);
-	hang_up(&f);
-	qmp_close(q);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -609,12 +346,7 @@ int main(void)
 		cmocka_unit_test(test_an_answer_that_is_neither_is_a_refusal),
 		cmocka_unit_test(test_commands_go_out_of_band_where_offered),
 		cmocka_unit_test(test_few_commands_are_sent_before_they_are_answered),
-		cmocka_unit_test(test_nobody_there_is_not_running),
-		cmocka_unit_test(test_a_silent_peer_is_a_timeout),
-		cmocka_unit_test(test_a_peer_that_hangs_is_silent_until_it_answers),
-		cmocka_unit_test(test_a_peer_that_refuses_its_capabilities_is_asked_no_more),
 		cmocka_unit_test(test_an_answer_to_an_earlier_connection_is_nobodys),
-		cmocka_unit_test(test_a_peer_that_reads_nothing_does_not_block_for_ever),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
