@@ -10,6 +10,7 @@ import struct
 import subprocess
 import threading
 
+import pytest
 from droverlab.paths import PROGRAMS
 
 WIRE = PROGRAMS / "src" / "wire" / "drover-wire"
@@ -283,3 +284,24 @@ def in_thread(function, *arguments):
 def read_all(connection, hashed):
     while data := connection.recv(1 << 16):
         hashed.update(data)
+
+
+@pytest.fixture(name="files", scope="module")
+def fixture_files(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("wire"))
+
+
+@pytest.fixture(name="bench")
+def fixture_bench(files):
+    yield files
+    files.end()
+
+
+@pytest.fixture(name="listening")
+def fixture_listening(tmp_path):
+    """A Unix socket that listens, as a hypervisor's does, and its path."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(LIMIT_S)
+        server.bind(str(tmp_path / "dst.sock"))
+        server.listen(1)
+        yield server, tmp_path / "dst.sock"
