@@ -145,11 +145,15 @@ class Qmp:
             else:
                 return answer["return"]
 
-    def wait_migration(self):
+    def wait_migration(self, limit_s=60):
+        """Until the state of the devices, some 100 kB, is written or read."""
+        end = time.monotonic() + limit_s
         while True:
             status = self.run("query-migrate").get("status")
             if status == "completed":
                 return
             if status in ("failed", "cancelled"):
                 raise RuntimeError(f"device state: {status}")
+            if time.monotonic() > end:
+                raise RuntimeError(f"device state: still {status} after {limit_s} s")
             time.sleep(0.005)
