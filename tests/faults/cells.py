@@ -20,7 +20,9 @@ SHARED_FAULTS = ("full",)
 @dataclass(frozen=True)
 class Scenario:
     """How a point is come to: what else is armed on each side, and how it is moved. `restarts`: the
-    side whose droverd is killed by that first, and has the point armed when it is started again."""
+    side whose droverd is killed by that first, and has the point armed when it is started again.
+    `end`: what becomes of the VM when nothing goes wrong beyond that."""
+    end: str
     armed: tuple = ("", "")
     options: tuple = ()
     busy: bool = False
@@ -28,13 +30,14 @@ class Scenario:
 
 
 SCENARIOS = {
-    "move": Scenario(),
-    "undone": Scenario(armed=("", "migrate.dst.before_claim:error")),
-    "given back": Scenario(armed=("", "migrate.dst.after_claim:error")),
-    "source again": Scenario(armed=("migrate.src.before_handover:kill", ""), restarts=SOURCE),
-    "destination again": Scenario(armed=("", "migrate.dst.after_claim:kill"),
+    "move": Scenario("arrived"),
+    "undone": Scenario("stayed", armed=("", "migrate.dst.before_claim:error")),
+    "given back": Scenario("stayed", armed=("", "migrate.dst.after_claim:error")),
+    "source again": Scenario("stayed", armed=("migrate.src.before_handover:kill", ""),
+                             restarts=SOURCE),
+    "destination again": Scenario("arrived", armed=("", "migrate.dst.after_claim:kill"),
                                   restarts=DESTINATION),
-    "post-copy": Scenario(options=("--postcopy",), busy=True),
+    "post-copy": Scenario("arrived", options=("--postcopy",), busy=True),
 }
 
 # (scenario, side whose process passes it, point)
@@ -48,13 +51,13 @@ POINTS = [
     ("move", DESTINATION, "migrate.dst.before_incoming"),
     ("move", DESTINATION, "migrate.dst.before_ready"),
     ("move", SOURCE, "migrate.src.before_stream"),
+    ("move", DESTINATION, "migrate.dst.before_loaded"),
     ("move", SOURCE, "wire.send.connected"),
     ("move", DESTINATION, "wire.recv.connected"),
     ("move", SOURCE, "wire.send.half"),
     ("move", SOURCE, "migrate.src.during_rounds"),
     ("move", DESTINATION, "wire.recv.before_ack"),
     ("move", SOURCE, "migrate.src.before_handover"),
-    ("move", DESTINATION, "migrate.dst.before_loaded"),
     ("move", DESTINATION, "migrate.dst.before_claim"),
     ("move", DESTINATION, "pool.claim.before_write"),
     ("move", DESTINATION, "pool.claim.before_link"),

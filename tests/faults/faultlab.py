@@ -19,6 +19,7 @@ from droverlab.lab import SHARED, VM_USER
 from droverlab.paths import LabError
 
 from cells import SCENARIOS, SOURCE
+from outcomes import is_switched, right
 
 from vms import Guest, allow_userfaultfd, drover, leftovers, wait_for, wires
 from watches import ApiWatch, Epochs, VcpuWatch, Watch
@@ -131,6 +132,7 @@ class FaultLab:
             result = self._judge(cell, move.returncode, out, killed, watcher)
         if watcher.wrong:
             raise Violation("; ".join(sorted(set(watcher.wrong))))
+        self._judge_end(cell, result, out)
         self._back(cell, result)
         return "nothing to kill" if self.idle else result
 
@@ -186,10 +188,9 @@ class FaultLab:
         self.idle = not pids
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        postcopy = cell.scenario == "post-copy" and cell.point != "migrate.src.before_switch"
         # Where the other copy cannot be let run, the source's is the only one.
         only = cell.scenario == "given back" and cell.side == SOURCE
-        return bool(pids) and (postcopy or only or self._owner() == node.name)
+        return bool(pids) and (is_switched(cell) or only or self._owner() == node.name)
 
     def _drover_wire(self, cell):
         pids = wires(self.nodes[cell.side])
@@ -288,7 +289,7 @@ class FaultLab:
             raise Violation(f"hypervisors: {copies}; {out}") from None
         copies = {node.name: self.guest.pids(node) for node in self.nodes}
         where = next((name for name, pids in copies.items() if pids), None)
-        broken = killed and where and cell.scenario == "post-copy"
+        broken = killed and where and is_switched(cell)
         self._judge_words(cell, status, out, where, killed)
         if where and not broken:
             self._judge_copy(where, watcher)
@@ -301,6 +302,13 @@ class FaultLab:
             where = self._start_again(watcher)
             return f"started again on {where}"
         return "arrived" if where == "node2" else "stayed"
+
+    def _judge_end(self, cell, result, out):
+        """It has become of the VM what must become of it."""
+        ends = right(cell, self.idle)
+        if not any(result.startswith(end) for end in ends):
+            raise Violation(f"it {result}, and should have {' or '.join(sorted(ends))}: "
+                            f"{out[-1000:]}")
 
     def _judge_words(self, cell, status, out, where, killed):
         """What was said is true."""

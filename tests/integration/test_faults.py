@@ -13,6 +13,7 @@ from droverlab.paths import PROGRAMS, ROOT
 sys.path.append(str(Path(__file__).resolve().parents[1] / "faults"))
 
 import cells  # noqa: E402
+import outcomes  # noqa: E402
 from run import Labs  # noqa: E402
 
 
@@ -26,6 +27,12 @@ def labs(tiny_guest):  # pylint: disable=unused-argument
 @pytest.mark.parametrize("cell", cells.core_cells(), ids=str)
 def test_a_fault_leaves_one_whole_copy_and_the_truth(labs, cell):
     labs.run(cell)
+
+
+def test_it_is_known_of_each_cell_how_it_must_end():
+    ends = [outcomes.right(cell) for cell in cells.all_cells()]
+    assert all(ends)
+    assert sum(len(right) == 1 for right in ends) > len(ends) * 3 // 4
 
 
 def listed():
