@@ -96,7 +96,6 @@ bool ranB; /* the guest has run on B: A's copy is an old one */
 #define switchedB false
 #define TIMES_OUT(what) false
 #define NEVER_RUNS false
-#define NEVER_READY false
 #endif
 
 /* pool_owner_claim(): one winner of an epoch. `made` is what the caller is told: won, lost or, when
@@ -364,7 +363,7 @@ end:	do
 		:: else -> answer = FAILED
 		fi }
 	:: atomic { upB && question == READY && answer == NO_WORD && !unanswered &&
-			(readyB || stepB == ENDED || !knownB || NEVER_READY) ->
+			(readyB || stepB == ENDED || !knownB) ->
 		if :: readyB && stepB != ENDED -> answer = YES :: else -> answer = FAILED fi }
 	:: atomic { upB && question == HANDOVER_CALL && !handoverB && knownB && !unanswered ->
 		handoverB = true }
@@ -512,6 +511,7 @@ inline prepare_B()
 	:: atomic { hvB == GONE -> hvB = WAITING }
 	:: breaks > 0 -> breaks--; end_failed_B(); goto over_B
 	fi;
+	stepB = STREAM;
 	readyB = true
 }
 
@@ -530,7 +530,7 @@ inline dest_recover()
 	atomic { uncertainB = (stepB == CLAIM && epoch > 1 && !claimedB) };
 #endif
 #ifdef MAY_SWITCH
-	atomic { switchedB = (hvB != GONE && hvB != WAITING && !wholeB); againB = true;
+	atomic { switchedB = (hvB != GONE && hvB != WAITING && !wholeB);
 #ifndef FORGET_RAN
 		ranB_closed = (stepB == POSTCOPY)
 #endif
@@ -539,8 +539,8 @@ inline dest_recover()
 	if
 	:: claimedB -> run_here(); goto over_B
 #ifdef MAY_SWITCH
-	:: hvB != GONE && !claimedB && epoch == 1 /* may_be_switched() */
-	:: !claimedB && (hvB == GONE || epoch > 1) -> end_failed_B(); goto over_B
+	:: !claimedB && hvB != GONE && epoch == 1 && WAS_READY -> readyB = SAYS_READY
+	:: !claimedB && (hvB == GONE || epoch > 1 || !WAS_READY) -> end_failed_B(); goto over_B
 #else
 	:: else -> end_failed_B(); goto over_B
 #endif

@@ -22,6 +22,8 @@
  *   NO_LANE_FOR_HANGING  B makes no new lane while its hypervisor hangs
  *   NO_LANE_BEFORE_WORD  A makes no new lane before it knows who runs the guest: it asks for ever
  *   WAIT_FOR_HANGING     A, its hypervisor dead, waits for a B that hangs for its pages
+ *   FORGET_READY         B, started again, goes on with what was never ready, and says of nothing that
+ *                        it is
  * GIVE_UPS: a user gives an interrupted post-copy up, on one of the sides.
  */
 #ifndef GIVE_UPS
@@ -32,7 +34,6 @@ bool wholeB;       /* B's hypervisor has all pages */
 bool pages_died;   /* A's hypervisor has died, or its node, before they had all gone */
 bool switchedB;    /* migration_in_postcopy(), as B's droverd has last seen it */
 bool ranB_closed;  /* B's row is closed at POSTCOPY: the guest has run there for good */
-bool againB;       /* B's droverd goes on with what an earlier one began */
 bool given_up;     /* by a user */
 bool hangsB;       /* B's hypervisor does not answer the order to let the guest run: for a page */
 byte gives = GIVE_UPS;
@@ -41,8 +42,6 @@ byte gives = GIVE_UPS;
 /* What must hold where A ends its hypervisor. */
 #define NEEDED (MINE_B && epoch == 2 && (hvB == LOADED || hvB == RUNNING) && !wholeB)
 #define NOT_NEEDED assert(hvA == GONE || !NEEDED || given_up); assert(hvA == GONE || !MINE_A)
-/* A has waited long enough: READY_MS. */
-#define NEVER_READY againB
 /* Until the node is back, or a user gives up. */
 #define A_WAITS_FOR_DEAD_B (deadB && stepA == POSTCOPY)
 #define B_WAITS_FOR_DEAD_A (deadA && (hvB == RUNNING || hangsB) && !wholeB)
@@ -254,6 +253,14 @@ inline source_settle_switched()
 
 /* ---- B ---- */
 
+/* Whether a copy of an earlier droverd may have been switched: A begins with no other. */
+#ifdef FORGET_READY
+#define WAS_READY true
+#define SAYS_READY false
+#else
+#define WAS_READY (stepB != PREPARE)
+#define SAYS_READY true
+#endif
 #define WITHOUT_WORD switchedB /* WORD_MS have passed */
 
 /* dest_source_has_failed(): B asks now and then */

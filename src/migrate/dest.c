@@ -143,7 +143,9 @@ static int start_hypervisor(struct migration *m, struct error **err)
 		hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
 		local_connect(m, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
-	if (fault_point("migrate.dst.before_ready", err) < 0)
+	/* Before the source can know it: a copy without this entry has got no stream. */
+	if (fault_point("migrate.dst.before_ready", err) < 0 ||
+		journal_step(m, STEP_STREAM, err) < 0)
 		return -1;
 	dest_publish(m, m->port, true);
 	return 0;
@@ -181,8 +183,7 @@ static int wait_loaded(struct migration *m, struct error **err)
 {
 	struct hv_migrate_status *s = &m->last;
 
-	if (journal_step(m, STEP_STREAM, err) < 0 ||
-		fault_point("migrate.dst.before_loaded", err) < 0)
+	if (fault_point("migrate.dst.before_loaded", err) < 0)
 		return -1;
 	while (s->phase != HV_MIGRATE_COMPLETED && !migration_in_postcopy(m)) {
 		if (look_around(m, err) < 0 ||
@@ -362,6 +363,13 @@ static bool never_ran(const struct migration *m)
 	return state == HV_PAUSED || state == HV_INCOMING;
 }
 
+/* With what was ready when the earlier droverd ended, which the source may not have heard. */
+static int take_over_again(struct migration *m, struct error **err)
+{
+	dest_publish(m, 0, true);
+	return take_over(m, err);
+}
+
 /* Goes on with a copy that has been claimed, or that may be the VM since a switch to post-copy;
  * false when it is neither. */
 static bool recover_copy(struct migration *m, const struct pool_owner *now)
@@ -369,7 +377,9 @@ static bool recover_copy(struct migration *m, const struct pool_owner *now)
 	struct error *e = NULL;
 	int rc;
 
-	if (!m->claimed && (!m->options.postcopy || now->epoch != m->epoch))
+	/* The source does not begin with one that was never ready. */
+	if (!m->claimed &&
+		(!m->options.postcopy || m->step == STEP_PREPARE || now->epoch != m->epoch))
 		return false;
 	rc = dest_wait_answer(m, &e);
 	if (rc == 0 && !may_be_switched(m) && !m->claimed)
@@ -377,7 +387,7 @@ static bool recover_copy(struct migration *m, const struct pool_owner *now)
 	if (rc == 0)
 		m->may_have_run = m->claimed && !never_ran(m);
 	if (rc == 0)
-		rc = m->claimed ? dest_run_here(m, &e) : take_over(m, &e);
+		rc = m->claimed ? dest_run_here(m, &e) : take_over_again(m, &e);
 	end_receiving(m, rc, e);
 	return true;
 }

@@ -289,9 +289,13 @@ def test_a_droverd_killed_at_a_step_leaves_one_copy(nodes, busy, fault, number, 
 def test_a_destination_whose_source_gave_up_while_it_was_away_ends_its_copy(nodes, busy, point):
     """The source tells nobody; the copy might be the VM, had it been switched."""
     node1, node2 = nodes
-    restart_with_fault(node2, f"migrate.dst.{point}:kill")
+    gate = f"{busy.lab.directory}/{point}-away"
+    restart_with_fault(node2, f"migrate.dst.{point}:file={gate}")
     moving = move(node1, busy, "--postcopy=1000", "--reconnect", "2")
-    wait_for(lambda: node2.daemon_pid is None, "the death of droverd", 60)
+    wait_for(Path(f"{gate}.reached").exists, "the point", 60)
+    if point == "before_loaded":
+        wait_rounds(node1, busy)
+    node2.stop_daemon(signal.SIGKILL)
     if point == "before_loaded":
         os.kill(wires(node1)[0], signal.SIGKILL)
     status, said = result_of(moving)
@@ -300,6 +304,42 @@ def test_a_destination_whose_source_gave_up_while_it_was_away_ends_its_copy(node
     wait_for(lambda: migration_of(node2, busy, "failed"), "the end of the migration", 60)
     busy.assert_runs_only_on(node1)
     assert_nothing_is_left(node2)
+
+
+@pytest.mark.parametrize("point", ["before_incoming", "before_ready"])
+def test_a_destination_that_was_never_ready_ends_when_its_droverd_is_back(nodes, busy, point):
+    """Nobody can have switched to it: the source is told, and does not wait for it."""
+    node1, node2 = nodes
+    gate = Path(f"{busy.lab.directory}/{point}")
+    restart_with_fault(node1, f"migrate.src.before_lane:file={gate}")
+    restart_with_fault(node2, f"migrate.dst.{point}:kill")
+    moving = move(node1, busy, "--postcopy")
+    wait_for(lambda: Path(f"{gate}.reached").exists() and node2.daemon_pid is None,
+             "the death of droverd", 60)
+    node2.start_daemon()
+    wait_for(lambda: migration_of(node2, busy, "failed"), "the end of the migration", 60)
+    gate.touch()
+    status, said = result_of(moving)
+    assert status != 0 and "droverd on node2 was restarted" in said, said
+    busy.assert_runs_only_on(node1)
+    assert_nothing_is_left(node2)
+
+
+def test_a_destination_that_was_ready_is_so_when_its_droverd_is_back(nodes, busy):
+    """The source may have been told so already, and goes on with it in any case."""
+    node1, node2 = nodes
+    gate = Path(f"{busy.lab.directory}/lane")
+    restart_with_fault(node1, f"migrate.src.before_lane:file={gate}")
+    restart_with_fault(node2, "migrate.dst.before_loaded:kill")
+    moving = move(node1, busy, "--postcopy")
+    wait_for(lambda: Path(f"{gate}.reached").exists() and node2.daemon_pid is None,
+             "the death of droverd", 60)
+    node2.start_daemon()
+    gate.touch()
+    status, said = result_of(moving)
+    assert status == 0, said
+    busy.assert_runs_only_on(node2)
+    assert_nothing_is_left(node1)
 
 
 def test_a_source_that_does_not_come_back_does_not_hold_the_guest_up(nodes, busy):

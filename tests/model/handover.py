@@ -144,6 +144,8 @@ POSTCOPY_BROKEN = [
            define="MAY_SWITCH NO_LANE_FOR_HANGING", cycles=True, error=NEVER_ENDS),
     Search("A, its hypervisor dead, waits for a B that hangs for its pages", lost=0,
            define="MAY_SWITCH WAIT_FOR_HANGING", error=A_WAITS),
+    Search("B goes on after a restart with what was never ready, and A waits for it", lost=0,
+           define="MAY_SWITCH FORGET_READY", error=A_WAITS),
 ]
 # These must be reached, or the searches above would show nothing.
 REACHED = [
