@@ -123,7 +123,7 @@ class Node(Place):
             f"wire_user={WIRE_USER}:{WIRE_USER}\n\n"
             f"[qemu]\nbinary={data}/bin/qemu-system-x86_64\nimg={data}/bin/qemu-img\n"
             f"data={data}/data\n\n"
-            f"[wire]\nbinary={SHARED}/bin/drover-wire\n")
+            f"[wire]\nbinary={SHARED}/bin/drover-wire\n\n[task]\nbinary={SHARED}/bin/drover\n")
 
     @property
     def daemon_pid(self):

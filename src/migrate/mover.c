@@ -192,14 +192,28 @@ static void take_lines(struct mover *m, char *text, size_t *used)
 		*used = 0; /* no line of ours is that long */
 }
 
+/* As read(2). Only here the thread can be ended from outside, with no lock held (mover_leave). */
+static ssize_t read_some(int fd, char *to, size_t room)
+{
+	int before;
+	ssize_t n;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
+	n = read(fd, to, room);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	return n;
+}
+
 static void *read_status(void *arg)
 {
 	struct mover *m = arg;
 	char text[LINE_MAX_BYTES];
 	size_t used = 0;
+	int before;
 	ssize_t n;
 
-	while ((n = read(m->status_fd, text + used, sizeof(text) - used)) != 0) {
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	while ((n = read_some(m->status_fd, text + used, sizeof(text) - used)) != 0) {
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -466,11 +480,8 @@ void mover_end(struct mover *m)
 	process_wait(&m->process, clock_ms() + END_MS, NULL);
 }
 
-void mover_close(struct mover *m)
+static void join_and_free(struct mover *m)
 {
-	if (!m)
-		return;
-	mover_end(m);
 	pthread_join(m->reader, NULL);
 	close_fd(&m->status_fd);
 	close_fd(&m->pass_fd);
@@ -479,4 +490,20 @@ void mover_close(struct mover *m)
 	pthread_cond_destroy(&m->changed);
 	pthread_mutex_destroy(&m->lock);
 	free(m);
+}
+
+void mover_leave(struct mover *m)
+{
+	if (!m)
+		return;
+	pthread_cancel(m->reader);
+	join_and_free(m);
+}
+
+void mover_close(struct mover *m)
+{
+	if (!m)
+		return;
+	mover_end(m);
+	join_and_free(m);
 }

@@ -63,7 +63,9 @@ void mover_bytes(struct mover *m, int64_t *stream_bytes, int64_t *wire_bytes);
 json_t *mover_report(struct mover *m);
 /* Ends it if it still runs and waits for that; what it reported can still be asked. */
 void mover_end(struct mover *m);
-/* The same, and frees it. NULL is allowed. */
+/* Frees it and lets it go on, as after the death of who started it. NULL is allowed. */
+void mover_leave(struct mover *m);
+/* Ends it and frees it. NULL is allowed. */
 void mover_close(struct mover *m);
 
 #endif

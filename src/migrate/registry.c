@@ -122,8 +122,19 @@ bool migrations_close(struct migrations *all)
 	return left == 0;
 }
 
+/* What one that has not ended still holds when droverd stops; its hypervisor and its data mover go
+ * on. */
+static void drop_unfinished(struct migration *m)
+{
+	mover_leave(m->mover);
+	if (m->vm)
+		vm_unref(m->vm);
+	node_link_close(m->link);
+}
+
 void migration_free(struct migration *m)
 {
+	drop_unfinished(m);
 	for (int i = 0; i < EVENTS_MAX; i++)
 		json_decref(m->events[i]);
 	json_decref(m->report);

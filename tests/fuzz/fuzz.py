@@ -9,6 +9,7 @@ used by the next run. An input that makes it crash, run out of memory (2 GiB) or
 build/fuzz/found; when its cause is removed, it becomes a seed."""
 
 import argparse
+import fcntl
 import os
 import re
 import subprocess
@@ -44,13 +45,16 @@ def _run(*command):
         raise FuzzError(f"{' '.join(map(str, command))} failed:\n{run.stdout[-4000:]}")
 
 
-def build(wanted):
-    """Makes the programs."""
-    # A build directory knows only the sources that were there when it was made.
-    again = ["--reconfigure"] if (BUILD / "build.ninja").exists() else []
-    _run("meson", "setup", *again, BUILD, ROOT, "-Dfuzz=true", "-Db_lundef=false",
-         "-Db_sanitize=address,undefined")
-    _run("ninja", "-C", BUILD, *(f"tests/fuzz/fuzz_{name}" for name in wanted))
+def build(wanted, *others):
+    """Makes the programs, and others of the project with the same sanitizers; one caller at a time."""
+    BUILD.parent.mkdir(parents=True, exist_ok=True)
+    with open(BUILD.with_suffix(".lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A build directory knows only the sources that were there when it was made.
+        again = ["--reconfigure"] if (BUILD / "build.ninja").exists() else []
+        _run("meson", "setup", *again, BUILD, ROOT, "-Dfuzz=true", "-Db_lundef=false",
+             "-Db_sanitize=address,undefined")
+        _run("ninja", "-C", BUILD, *(f"tests/fuzz/fuzz_{name}" for name in wanted), *others)
 
 
 def run(name, seconds):

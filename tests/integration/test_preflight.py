@@ -386,13 +386,6 @@ def other_droverd(node, before, after):
     return "/run/other"
 
 
-@pytest.fixture(name="task_binary", scope="module", autouse=True)
-def fixture_task_binary(three):
-    """Where droverd is elsewhere, it has to be told where drover is."""
-    conf = three.nodes[1].path(f"{SHARED}/drover.conf")
-    conf.write_text(conf.read_text() + f"[task]\nbinary={SHARED}/bin/drover\n")
-
-
 def test_versions_of_drover_that_do_not_go_together_are_named(three, guest):
     node1, node2, _ = three.nodes
     with another_droverd(node2, program=other_droverd(node2, b"0.1.0", b"9.1.0")):
