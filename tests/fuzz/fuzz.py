@@ -4,7 +4,7 @@
 usage: tests/fuzz/fuzz.py [--seconds N] [--target NAME]...
 
 A fuzzer is a source fuzz_NAME.c with LLVMFuzzerTestOneInput; it links drover's libraries up to wire
-and node. Its seeds are in corpus/NAME; what it finds besides goes to build/fuzz/corpus/NAME, and is
+and node, and that of requests all of droverd but its main(). Its seeds are in corpus/NAME; what it finds besides goes to build/fuzz/corpus/NAME, and is
 used by the next run. An input that makes it crash, run out of memory (2 GiB) or take more than 10 s is kept in
 build/fuzz/found; when its cause is removed, it becomes a seed."""
 

@@ -1,11 +1,17 @@
 /*
  * The API's server as it is, on a Unix socket: an input is what a client writes, one request after
- * another or none that is whole. What a handler is given must keep the promises of node/server.h,
- * and whatever comes back is HTTP.
+ * another or none that is whole. Whatever comes back is HTTP.
+ *
+ * It has droverd's routes, of a node that is in no cluster: a request comes as far as its handler,
+ * which looks for the cluster. Two routes look for none and would do what the request says, in any
+ * directory and to any address: init and join are left out. Routes of this fuzzer's own, below
+ * /v1/fuzz, look whether what a handler is given keeps the promises of node/server.h.
  */
 #include "base/fs.h"
 #include "base/json.h"
-#include "node/server.h"
+#include "base/log.h"
+#include "daemon/api.h"
+#include "daemon/config.h"
 
 #include <signal.h>
 #include <stdint.h>
@@ -18,6 +24,7 @@
 #include <unistd.h>
 
 #define INPUT_MAX (64u << 10)
+#define ROUTES_MAX 128
 /* Nobody waits that long: a client that has said all closes its side. */
 #define LIMIT_MS 5000
 
@@ -27,6 +34,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 static char directory[] = "/tmp/drover-fuzz-XXXXXX";
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
 static struct server *server;
+static const struct config config;
+static struct daemon node;
 
 static int look_at_query(const char *name, const char *value, void *arg)
 {
@@ -72,14 +81,30 @@ static int handle(struct request *request, struct response *response, struct err
 	return 0;
 }
 
-static const struct server_route routes[] = {
-	{"GET", "/v1/vms/{vm}", SERVER_LOCAL, handle},
-	{"PUT", "/v1/vms/{vm}", SERVER_LOCAL, handle},
-	{"DELETE", "/v1/vms/{vm}", SERVER_LOCAL, handle},
-	{"POST", "/v1/vms/{vm}/start", SERVER_LOCAL, handle},
-	{"POST", "/v1/peers/{vm}", SERVER_PEER, handle},
+static const struct server_route own_routes[] = {
+	{"GET", "/v1/fuzz/{vm}", SERVER_LOCAL, handle},
+	{"PUT", "/v1/fuzz/{vm}", SERVER_LOCAL, handle},
+	{"DELETE", "/v1/fuzz/{vm}", SERVER_LOCAL, handle},
+	{"POST", "/v1/fuzz/{vm}/start", SERVER_LOCAL, handle},
+	{"POST", "/v1/fuzz/{vm}/peer", SERVER_PEER, handle},
 	{NULL, NULL, 0, NULL},
 };
+static struct server_route routes[ROUTES_MAX + 1];
+
+static void add_routes(const struct server_route *more)
+{
+	size_t count = 0;
+
+	while (routes[count].method)
+		count++;
+	for (; more->method; more++) {
+		if (!strcmp(more->path, "/v1/init") || !strcmp(more->path, "/v1/join"))
+			continue;
+		if (count == ROUTES_MAX)
+			abort();
+		routes[count++] = *more;
+	}
+}
 
 static void clean(void)
 {
@@ -95,12 +120,17 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	struct server_options options = {.socket_path = address.sun_path,
 		.routes = routes,
+		.context = &node,
 		.header_ms = LIMIT_MS,
 		.body_ms = LIMIT_MS,
 		.idle_ms = LIMIT_MS};
 
 	(void)argc, (void)argv;
 	signal(SIGPIPE, SIG_IGN);
+	log_init("fuzz", LOG_LEVEL_ERROR);
+	daemon_init(&node, &config, NULL);
+	add_routes(api_routes());
+	add_routes(own_routes);
 	if (!mkdtemp(directory))
 		abort();
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/s", directory);
