@@ -44,7 +44,7 @@ SOCKET = "/run/drover/droverd.sock"
 LINKS = ("bmigrate", "bcheckpoint", "bcreate", "bstart", "bstop", "bls", "bremove")
 BUILT_IN = {"drover": "src/cli", "droverd": "src/daemon", "drover-wire": "src/wire"}
 MAX_NODES = 200
-DAEMON_READY_S = 20
+DAEMON_READY_S = 60
 
 
 class _UnixConnection(http.client.HTTPConnection):

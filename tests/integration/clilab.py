@@ -22,7 +22,7 @@ DROVER = PROGRAMS / "drover"
 if not DROVER.is_file():
     DROVER = PROGRAMS / "src/cli/drover"
 ID = "0123456789abcdef0123456789abcdef"
-LIMIT_S = 20
+LIMIT_S = 60
 
 # Exit statuses (src/base/error.h).
 USAGE, DAEMON, NO_VM, NOT_OWNER, DISK, REQUEST = 2, 3, 5, 13, 18, 23

@@ -16,7 +16,7 @@ from droverlab.paths import PROGRAMS, QEMU
 
 DROVERD = PROGRAMS / "src" / "daemon" / "droverd"
 NOBODY = "65534:65534"
-START_S = 30
+START_S = 60
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -156,7 +156,7 @@ def fixture_node(new_daemon, directory):
 
 
 def wait_ready(daemon):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not daemon.get("/v1/status")["ready"]:
         assert time.monotonic() < deadline, daemon.log()
         time.sleep(0.05)

@@ -38,7 +38,7 @@ def test_moves_live_there_and_back_while_a_client_talks_to_it(two, guest):
     report = said[-1]["result"]["report"]
     assert report["unknown_bytes"] == 0 and report["pages"]["zero"] > 0, report
     assert_never_twice(two)
-    assert leftovers(there, []) == []
+    wait_for(lambda: leftovers(there, []) == [], "the end of what the move left")
 
 
 def test_moves_warm(two, guest):

@@ -36,7 +36,7 @@ def test_stop_does_not_wait_for_an_idle_connection(node):
     connection.connect()
     begin = time.monotonic()
     assert node.end() == 0
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 9  # a connection that says nothing has 10
     connection.close()
 
 
@@ -51,7 +51,7 @@ def test_stop_ends_a_request_that_waits_for_output(node):
     assert "drover_requests_total" in requests
     begin = time.monotonic()
     assert node.end() == 0
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25
     asker.join()
 
 

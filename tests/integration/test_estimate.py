@@ -4,7 +4,8 @@ it, and that nothing that goes wrong with it keeps a VM from being moved."""
 import pytest
 
 from droverlab.lab import SHARED
-from vms import Guest, drover, leftovers
+from vms import Guest, drover
+from vms import assert_nothing_is_left as assert_nothing_left_on
 
 RATE_MBIT = 200
 FIGURES = ("total_ms", "wire_bytes", "downtime_ms")
@@ -40,7 +41,7 @@ def assert_nothing_is_left(guest):
     left = guest.at.run("ls", "-A", f"/run/drover/vms/{guest.name}").stdout.split()
     assert "sample" not in left, left
     for node in (guest.at, guest.to):
-        assert leftovers(node, guest.pids(node)) == []
+        assert_nothing_left_on(node, guest.pids(node))
 
 
 def test_an_idle_guest_is_said_to_converge_and_what_it_takes(guest):

@@ -10,9 +10,9 @@ import signal
 
 import pytest
 
-from test_migrate import assert_nothing_is_left, migration_of, move_in_background
-from test_postcopy import DIRTY_MB_S, LANE, result_of, wait_postcopy
-from vms import Guest, drover, error_of, postcopy_lab, wait_for
+from test_migrate import migration_of, move_in_background
+from test_postcopy import DIRTY_MB_S, LANE, SLOW_LANE, result_of, wait_postcopy
+from vms import Guest, assert_nothing_is_left, drover, error_of, postcopy_lab, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def interrupted_postcopy(two, guest, *options):
     go on serving pages."""
     node1, node2 = two.nodes
     guest.ask("dirty", DIRTY_MB_S, "page")
-    moving = move_in_background(node1, guest.name, "node2", "--bandwidth", LANE, "--postcopy",
-                                *options)
+    moving = move_in_background(node1, guest.name, "node2", "--bandwidth", SLOW_LANE,
+                                "--postcopy", *options)
     found = wait_postcopy(two.nodes, guest)
     restart_while_it_hangs(node2, guest)
     return moving, found["id"]

@@ -4,7 +4,6 @@ Each test ends with the guest's check of its own memory, with its hypervisor on 
 where the guest moved or was to move, with a TCP connection that an outside client kept.
 """
 
-import contextlib
 import os
 import re
 import signal
@@ -15,8 +14,8 @@ import time
 import pytest
 
 from droverlab.paths import LabError
-from vms import (FILL_MIB, Guest, SharedGuest, Watch, drover, error_of, guest_client, leftovers,
-                 migrations, net, wait_for)
+from vms import (FILL_MIB, Guest, SharedGuest, Watch, assert_nothing_is_left, drover, error_of,
+                 guest_client, migrations, wait_for, wires)
 
 # A gap that a person at the other end would notice; TCG on a busy machine stays far below.
 GAP_MAX_MS = 5000
@@ -70,13 +69,6 @@ def wait_rounds(node, guest):
                     "the first round", 90)
 
 
-def assert_nothing_is_left(node):
-    """After a failure the other side may take a while to see it: its connections must time out."""
-    with contextlib.suppress(AssertionError):
-        wait_for(lambda: leftovers(node, []) == [], "the end of what a failed move left", 30)
-    assert leftovers(node, []) == [], node.log_tail(30)
-
-
 def test_moves_there_and_back_while_a_client_talks_to_it(nodes, guest):
     node1, node2 = nodes
     with Watch(guest) as watch:
@@ -86,8 +78,8 @@ def test_moves_there_and_back_while_a_client_talks_to_it(nodes, guest):
         guest.assert_runs_only_on(node1)
     assert watch.result["tcp_survived"], watch.result
     assert watch.result["longest_gap_ms"] < GAP_MAX_MS, watch.result
-    assert leftovers(node2, []) == []
-    assert leftovers(node1, guest.pids(node1)) == []
+    assert_nothing_is_left(node2)
+    assert_nothing_is_left(node1, guest.pids(node1))
 
 
 def test_cbsd_spelling_moves_it_from_any_node(nodes, guest):
@@ -154,9 +146,15 @@ def test_a_detached_move_can_be_followed(nodes, guest):
 def test_the_destinations_part_is_a_task_on_its_queue(nodes, guest):
     node1, node2 = nodes
     drover(node1, "migrate", guest.name, "node2")
-    _, (answer,) = drover(node1, "task", "ls", "--node", "node2")
-    receive = [t for t in answer["tasks"] if t["argv"][0] == "receive"]
-    assert receive and all(t["state"] == "done" for t in receive), answer
+
+
+    def states():
+        _, (answer,) = drover(node1, "task", "ls", "--node", "node2")
+        return [t["state"] for t in answer["tasks"] if t["argv"][0] == "receive"]
+
+    # It ends after the guest runs there, of which the source is told.
+    wait_for(lambda: "running" not in states(), "the end of the task")
+    assert states() and set(states()) == {"done"}
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, None])
@@ -174,7 +172,7 @@ def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
     assert move.returncode == 27, out
     guest.assert_runs_only_on(node1)
     assert watch.result["tcp_survived"], watch.result
-    assert leftovers(node2, []) == []
+    assert_nothing_is_left(node2)
     drover(node1, "migrate", guest.name, "node2")
     guest.assert_runs_only_on(node2)
 
@@ -186,9 +184,9 @@ def test_the_lane_demands_the_certificates_that_the_pool_holds(nodes, guest):
     for node, peer in ((node1, node2), (node2, node1)):
         record = (guest.lab.pool / "nodes" / f"{peer.name}.conf").read_text()
         fingerprint = re.search(r"[0-9a-f]{64}", record).group()
-        commands = [open(f"/proc/{pid}/cmdline", "rb").read() for pid in net.pids(node.namespace)]
-        wires = [c.split(b"\0") for c in commands if b"drover-wire\0" in c]
-        assert wires and all(fingerprint.encode() in words for words in wires), wires
+        movers = [words for words in node.processes().values()
+                  if words[0].endswith("drover-wire")]
+        assert movers and all(fingerprint in words for words in movers), movers
     drover(node1, "migration", "cancel", found["id"])
     move.communicate(timeout=60)
     guest.assert_runs_only_on(node1)
@@ -207,14 +205,18 @@ def test_a_move_that_does_not_converge_says_so_at_its_time_limit(nodes, guest):
 
 def test_two_moves_of_one_vm_at_once_are_one_move_and_one_refusal(nodes, guest):
     node1, node2 = nodes
-    first = move_in_background(node1, guest.name, "node2", "--bandwidth", "12M")
+    gate = f"{guest.lab.directory}/first"
+    restart_with_fault(node1, f"migrate.src.during_rounds:file={gate}")
+    first = move_in_background(node1, guest.name, "node2")
     wait_rounds(node1, guest)
     status, documents = drover(node2, "migrate", guest.name, "node2", check=False)
     assert error_of(documents)["kind"] == "busy" and status == error_of(documents)["exit"]
     for verb in (["stop"], ["rm", "--yes"], ["start"]):
         status, documents = drover(node1, verb[0], guest.name, *verb[1:], check=False)
         assert error_of(documents)["kind"] in ("busy", "running"), (verb, documents)
+    open(gate, "w", encoding="ascii").close()
     first.communicate(timeout=120)
+    restart_with_fault(node1, "")
     assert first.returncode == 0
     guest.assert_runs_only_on(node2)
 
@@ -287,9 +289,7 @@ def test_a_destination_that_fails_in_the_middle_leaves_it_running_here(nodes, gu
         elif victim == "hypervisor":
             os.kill(guest.pids(node2)[0], signal.SIGKILL)
         elif victim == "drover-wire":
-            wires = [p for p in net.pids(node2.namespace)
-                     if b"drover-wire" in open(f"/proc/{p}/cmdline", "rb").read()]
-            os.kill(wires[0], signal.SIGKILL)
+            os.kill(wires(node2)[0], signal.SIGKILL)
         else:
             subprocess.run(["ip", "-n", node2.namespace, "link", "set", "mig0", "down"], check=True)
         out, _ = move.communicate(timeout=180)
@@ -458,7 +458,7 @@ def test_a_source_killed_at_a_step_leaves_one_copy(nodes, guest, fault, runs_on)
     restart_with_fault(node1, f"{fault}:kill")
     move = move_in_background(node1, guest.name, "node2")
     move.communicate(timeout=120)
-    assert node1.daemon_pid is None
+    wait_for(lambda: node1.daemon_pid is None, "the death of node1's droverd")
     node1.start_daemon()
     guest.assert_runs_only_on(nodes[runs_on])
     assert_nothing_is_left(nodes[1 - runs_on])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from droverlab.lab import VM_USER
-from test_migrate import (assert_nothing_is_left, migration_of, move_in_background,
-                          restart_with_fault, wait_rounds)
-from vms import (Guest, SharedGuest, Watch, drover, error_of, leftovers, postcopy_lab, wait_for, wires)
+from test_migrate import migration_of, move_in_background, restart_with_fault, wait_rounds
+from vms import (Guest, SharedGuest, Watch, assert_nothing_is_left, drover, error_of, postcopy_lab,
+                 wait_for, wires)
 
 # What the guest fills, what it changes of that in a second, and what the lane may carry. The whole set
 # is changed again while it is sent: no round comes to an end with less to do, and after the switch all
@@ -24,7 +24,7 @@ from vms import (Guest, SharedGuest, Watch, drover, error_of, leftovers, postcop
 FILL_MIB = 48
 DIRTY_MB_S = 36
 LANE = "24M"
-# For a test that does more than a look and a blow while pages are on their way.
+# For a test that does something while pages are on their way.
 SLOW_LANE = "12M"
 GAP_MAX_MS = 5000
 CUT_S = 20
@@ -106,8 +106,8 @@ def test_moves_a_guest_that_would_not_converge(nodes, busy, how):
     report = documents[-1]["result"]["report"]
     assert report["postcopy_ms"] > 0 and report["downtime_ms"] > 0, report
     assert "post-copy" in [d.get("phase") for d in documents], documents
-    assert leftovers(node1, []) == []
-    assert leftovers(node2, busy.pids(node2)) == []
+    assert_nothing_is_left(node1)
+    assert_nothing_is_left(node2, busy.pids(node2))
 
 
 def test_moves_there_and_back(nodes, busy):
@@ -126,7 +126,7 @@ def test_a_guest_that_converges_needs_no_postcopy(nodes, guest):
     guest.assert_runs_only_on(node2)
     assert watch.result["tcp_survived"], watch.result
     assert documents[-1]["result"]["report"]["postcopy_ms"] == 0, documents[-1]
-    assert leftovers(node1, []) == []
+    assert_nothing_is_left(node1)
 
 
 def test_a_guest_with_a_disk_moves_too(two, nodes):
@@ -208,7 +208,10 @@ def test_a_cancel_before_the_switch_leaves_it_running_where_it_was(nodes, busy):
 
 def test_a_cancel_after_the_switch_is_refused(nodes, busy):
     node1, node2 = nodes
-    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
+    gate = Path(f"{busy.lab.directory}/refused")
+    restart_with_fault(node1, f"migrate.src.during_postcopy:file={gate}")
+    restart_with_fault(node2, f"migrate.dst.during_postcopy:file={gate}")
+    moving = move(node1, busy, "--postcopy")
     found = wait_postcopy(nodes, busy)
     for node in nodes:
         _, documents = drover(node, "migration", "cancel", found["id"], check=False)
@@ -218,6 +221,7 @@ def test_a_cancel_after_the_switch_is_refused(nodes, busy):
         words = verb if busy.name in verb else [verb[0], busy.name, *verb[1:]]
         _, documents = drover(node2, *words, check=False)
         assert error_of(documents)["kind"] in ("busy", "running"), (verb, documents)
+    gate.touch()
     status, said = result_of(moving)
     assert status == 0, said
     busy.assert_runs_only_on(node2)
@@ -227,11 +231,15 @@ def test_a_cancel_after_the_switch_is_refused(nodes, busy):
                                          (0, signal.SIGTERM), (1, signal.SIGTERM)])
 def test_a_droverd_that_ends_in_postcopy_picks_it_up_again(nodes, busy, number, how):
     node1, node2 = nodes
+    gate = Path(f"{busy.lab.directory}/goes-on{number}{how}")
+    if number == 1:  # or node1 might end its copy meanwhile, which is needed no more
+        restart_with_fault(node1, f"migrate.src.during_postcopy:file={gate}")
     with Watch(busy) as watch:
-        moving = move(node1, busy, "--postcopy")
+        moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
         wait_postcopy(nodes, busy)
         nodes[number].stop_daemon(how)
         assert len(busy.pids(node1)) == 1 and len(busy.pids(node2)) == 1
+        gate.touch()
         nodes[number].start_daemon()
         wait_for(lambda: migration_of(node1, busy, "done") and migration_of(node2, busy, "done"),
                  "the end of the migration", 60)
@@ -403,7 +411,7 @@ def test_a_pool_that_takes_no_claim_is_waited_for(nodes, busy):
 def test_a_data_mover_that_dies_in_postcopy_is_replaced(nodes, busy, number):
     node1, node2 = nodes
     with Watch(busy) as watch:
-        moving = move(node1, busy, "--postcopy")
+        moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
         wait_postcopy(nodes, busy)
         os.kill(wires(nodes[number])[0], signal.SIGKILL)
         status, said = result_of(moving)
@@ -485,7 +493,7 @@ def test_a_droverd_that_dies_while_it_makes_a_new_lane_makes_it_when_it_is_back(
         nodes, busy, number, fault):
     node1, node2 = nodes
     restart_with_fault(nodes[number], f"{fault}:kill")
-    moving = move(node1, busy, "--postcopy")
+    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
     wait_postcopy(nodes, busy)
     os.kill(wires(node1)[0], signal.SIGKILL)
     wait_for(lambda: nodes[number].daemon_pid is None, "the death of droverd", 60)
@@ -498,7 +506,7 @@ def test_a_droverd_that_dies_while_it_makes_a_new_lane_makes_it_when_it_is_back(
 
 def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
     node1, node2 = nodes
-    moving = move(node1, busy, "--postcopy")
+    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
     wait_postcopy(nodes, busy)
     os.kill(busy.pids(node1)[0], signal.SIGKILL)
     status, said = result_of(moving)
@@ -513,7 +521,7 @@ def test_a_source_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, 
 
 def test_a_destination_hypervisor_that_dies_in_postcopy_is_told_as_what_it_is(nodes, busy):
     node1, node2 = nodes
-    moving = move(node1, busy, "--postcopy")
+    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
     wait_postcopy(nodes, busy)
     os.kill(busy.pids(node2)[0], signal.SIGKILL)
     status, said = result_of(moving)
@@ -544,7 +552,7 @@ def test_a_destination_that_dies_with_all_it_knows_leaves_nothing_undecided(node
 def test_a_destination_that_is_away_is_told_that_pages_are_lost_when_it_is_back(nodes, busy):
     """It would wait for them for ever."""
     node1, node2 = nodes
-    moving = move(node1, busy, "--postcopy")
+    moving = move(node1, busy, "--postcopy", lane=SLOW_LANE)
     wait_postcopy(nodes, busy)
     node2.stop_daemon(signal.SIGKILL)
     os.kill(busy.pids(node1)[0], signal.SIGKILL)

@@ -36,9 +36,11 @@ class Held:
         """{"qemu": pid, "wire": pid}"""
         found = {}
         for pid in net.pids(node.namespace):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            name = {b"qemu-system-x86_64": "qemu", b"drover-wire": "wire"}.get(
-                os.path.basename(words[0]))
+            name = None
+            with contextlib.suppress(OSError):  # it may have ended meanwhile
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                name = {b"qemu-system-x86_64": "qemu", b"drover-wire": "wire"}.get(
+                    os.path.basename(words[0]))
             if name:
                 assert name not in found, "two of them"
                 found[name] = pid

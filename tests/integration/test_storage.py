@@ -10,7 +10,7 @@ from droverlab.paths import PROGRAMS
 from droverlab.storage import KINDS, NFS3, GlusterFS
 
 from claims import RACER, race
-from vms import Guest, Watch, drover, error_of, leftovers, wait_for
+from vms import Guest, Watch, assert_nothing_is_left, drover, error_of, wait_for
 
 POOL = f"{SHARED}/pool"
 FILL_MIB = 8
@@ -102,7 +102,8 @@ def test_a_vm_moves_there_and_back_with_its_disk(shared, disk):
         assert acknowledged["errno"] == 0, acknowledged
         read = guest.ask("diskcheck", "/dev/vda")
         assert read["ok"] and read["records"] >= acknowledged["records"], (read, acknowledged)
-        assert leftovers(node2, []) == [] and leftovers(node1, guest.pids(node1)) == []
+        assert_nothing_is_left(node2)
+        assert_nothing_is_left(node1, guest.pids(node1))
     finally:
         guest.remove(node1)
 

@@ -82,7 +82,7 @@ def test_another_node_cannot_queue_what_it_may_not_do(nodes, guest):
 
 
 def test_a_failed_task_has_its_exit_status_and_skips_what_is_behind(nodes):
-    failed = add(nodes[0], "--at", "+1", "start", "no-such-vm")
+    failed = add(nodes[0], "--at", "+3", "start", "no-such-vm")
     behind = add(nodes[0], "--after", failed, "stop", "no-such-vm")
     wait_for_state(nodes[0], behind, "skipped")
     task = show(nodes[0], failed)

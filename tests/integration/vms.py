@@ -95,9 +95,14 @@ class Guest:
         for other in self.lab.nodes:
             _, (info,) = drover(other, "show", self.name)
             assert info["node"] == node.name, info
-        _, (info,) = drover(node, "show", self.name)
-        assert info["state"] == "running", info
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: self._state(node) == "running", "its running", 30)
+        assert self._state(node) == "running", node.log_tail(30)
         self.assert_memory_is_right()
+
+    def _state(self, node):
+        _, (info,) = drover(node, "show", self.name)
+        return info["state"]
 
     def remove(self, node):
         drover(node, "stop", self.name, "--timeout", "0")
@@ -208,3 +213,11 @@ def leftovers(node, allowed):
     left += [f"tap {link['ifname']}" for link in links if link][len(allowed):]
     find = "ls -d /run/drover/vms/*/migrate.sock 2>/dev/null || true"
     return left + node.run("sh", "-c", find).stdout.split()
+
+
+def assert_nothing_is_left(node, allowed=()):
+    """Data movers and taps end a moment after the move has; after a failure the other side may take a
+    while to see it: its connections must time out."""
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: leftovers(node, allowed) == [], "the end of what a move left", 60)
+    assert leftovers(node, allowed) == [], node.log_tail(30)
