@@ -1,0 +1,143 @@
+/* The level of compression that a link and its two processors ask for. */
+#include "wire/level.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+/* Two processors that encode, and a link; all that the sender can do is wait for one of them. */
+struct scene {
+	double link_bps, encode_bps; /* of the link; of encoding at the lowest level */
+	double ratio;                /* that the lowest level leaves; each more leaves less */
+	double take_bps; /* of the stream, that the destination's hypervisor takes; 0: all */
+};
+
+/* 20 ms of it at the level that is chosen. */
+static void live(struct level *l, const struct scene *scene, int64_t now_us)
+{
+	unsigned index = l->now;
+	double ratio = scene->ratio, encode = scene->encode_bps, link, bps;
+	struct level_work work = {0};
+
+	for (unsigned i = 1; i < index && ratio < 0.99; i++) {
+		ratio *= 0.97;
+		encode /= 2;
+	}
+	link = scene->link_bps / (index ? ratio : 1);
+	if (index == 0)
+		encode = 1e11;
+	bps = link < encode ? link : encode;
+	if (scene->take_bps && scene->take_bps < bps)
+		bps = scene->take_bps;
+	work.bytes = (uint64_t)(bps * LEVEL_LOOK_US / 1e6);
+	work.sent_bytes = (uint64_t)((double)work.bytes * (index ? ratio : 1));
+	work.busy_us = (int64_t)(bps / link * LEVEL_LOOK_US);
+	if (bps < encode)
+		work.link_us = LEVEL_LOOK_US * 9 / 10;
+	else
+		work.encoder_us = LEVEL_LOOK_US * 9 / 10;
+	level_worked(l, &work);
+	assert_in_range(level_choose(l, index ? ratio : 1, now_us), 0, LEVEL_COUNT - 1);
+}
+
+/* The level that it is at most of the time, after five seconds. */
+static unsigned settle(struct level *l, const struct scene *scene)
+{
+	unsigned often[LEVEL_COUNT] = {0}, most = 0;
+	int64_t now_us = l->look_us;
+
+	for (int i = 0; i < 1000; i++) {
+		live(l, scene, now_us += LEVEL_LOOK_US);
+		if (i >= 250)
+			often[l->now]++;
+	}
+	for (unsigned i = 0; i < LEVEL_COUNT; i++)
+		if (often[i] > often[most])
+			most = i;
+	return most;
+}
+
+static void test_level_follows_the_link(void **state)
+{
+	const struct scene slow = {1.2e7, 1e9, 0.25}, middle = {1.2e8, 1e9, 0.25},
+			   fast = {8e9, 5e8, 0.25, 1.5e9};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_in_range(settle(&l, &slow), 4, LEVEL_COUNT - 1);
+	assert_in_range(settle(&l, &middle), 1, 3);
+	assert_int_equal(settle(&l, &fast), 0);
+	/* And back. */
+	assert_in_range(settle(&l, &slow), 1, LEVEL_COUNT - 1);
+}
+
+/* A link that is faster than the encoders, and that pages as they are fill: what counts is how much
+ * of the stream gets through. */
+static void test_level_stores_where_more_gets_through(void **state)
+{
+	const struct scene gains = {1e9, 3e8, 0.4}, loses = {4e8, 3.6e8, 0.4};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &gains), 0);
+	assert_int_equal(settle(&l, &loses), 1);
+	assert_int_equal(settle(&l, &gains), 0);
+}
+
+/* A destination that takes less than the link carries looks like a slow link to who waits for its
+ * acknowledgements; compressing harder would only take processor time from it. */
+static void test_level_stays_low_while_the_link_is_idle(void **state)
+{
+	const struct scene scene = {1.2e8, 4e8, 0.2, 2e8}, before = {1.2e7, 1e9, 0.25};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &scene), 1);
+	settle(&l, &before);
+	assert_int_equal(settle(&l, &scene), 1);
+}
+
+/* Pages that cannot be compressed are stored, on a link of any speed. */
+static void test_level_that_gains_nothing_is_not_taken(void **state)
+{
+	const struct scene scene = {1.2e8, 1e9, 0.999};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &scene), 0);
+}
+
+static void test_level_stays_while_nothing_is_known(void **state)
+{
+	const struct level_work nothing = {.link_us = LEVEL_LOOK_US, .bytes = 100};
+	struct level l;
+	unsigned first;
+
+	(void)state;
+	level_init(&l, 0);
+	first = level_choose(&l, 1, 1);
+	for (int64_t now_us = 0; now_us < 10000000; now_us += LEVEL_LOOK_US) {
+		/* Pages of zeros tell nothing of compression. */
+		level_worked(&l, &nothing);
+		assert_int_equal(level_choose(&l, 0.1, now_us), first);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_level_follows_the_link),
+		cmocka_unit_test(test_level_stores_where_more_gets_through),
+		cmocka_unit_test(test_level_stays_low_while_the_link_is_idle),
+		cmocka_unit_test(test_level_that_gains_nothing_is_not_taken),
+		cmocka_unit_test(test_level_stays_while_nothing_is_known),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
