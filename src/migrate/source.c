@@ -154,8 +154,9 @@ static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struc
 			return 0;
 		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
-				"%s was not ready for %s within %d s", m->peer, m->vm_name,
-				READY_MS / 1000);
+				"%s was not ready for %s within %d s; the log of droverd there "
+				"tells why",
+				m->peer, m->vm_name, READY_MS / 1000);
 	}
 }
 
