@@ -31,6 +31,9 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_VALUE, "bandwidth", "RATE", "100M (bytes a second), 800mbit (no limit)", NULL},
 	{CLI_VALUE, "timeout", "SECONDS", "gives up when it has not moved by then (never)", NULL},
 	{CLI_FLAG, "pause", NULL, "pauses the guest first: one round, a long downtime", NULL},
+	{CLI_FLAG, "warm", NULL,
+		"accepts that a guest of bhyve is suspended to files where there is no better way",
+		NULL},
 	{CLI_MAYBE, "postcopy", "ROUNDS",
 		"runs there after so many rounds (1), with pages still on their way; auto: when it "
 		"does not converge",
@@ -94,12 +97,13 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 	if (!postcopy)
 		return NULL;
 	/* What is not asked for is not said: an older droverd would refuse the word. */
-	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*, s:o*}}", "vm",
+	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*, s:o*, s:o*}}", "vm",
 		cli_get(args, "vm"), "node", cli_get(args, "node"), "check",
 		cli_flag(args, "check") ? json_true() : NULL, "options", "downtime_ms",
 		(json_int_t)downtime_ms, "bandwidth", (json_int_t)bandwidth, "timeout_ms",
 		(json_int_t)timeout_s * 1000, "reconnect_s", (json_int_t)reconnect_s, "postcopy",
-		postcopy, "pause", cli_flag(args, "pause"), "force", cli_force(args), "estimate",
+		postcopy, "pause", cli_flag(args, "pause"), "warm",
+		cli_flag(args, "warm") ? json_true() : NULL, "force", cli_force(args), "estimate",
 		cli_flag(args, "no-estimate") ? json_false()
 		: cli_flag(args, "estimate")  ? json_true()
 					      : NULL);

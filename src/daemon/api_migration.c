@@ -5,13 +5,14 @@
 #include "migrate/estimating.h"
 #include "migrate/preflight.h"
 #include "migrate/probe.h"
+#include "migrate/way.h"
 
 #include <string.h>
 
 #define ROUTES(X) \
 	X(start, "POST", "/v1/migrations", API_ANY_NODE, "", "vm node options check") \
 	X(preflight, "POST", "/v1/preflight", SERVER_PEER, "", \
-		"vm definition epoch nonce postcopy") \
+		"vm definition epoch nonce postcopy warm") \
 	X(probe, "POST", "/v1/probes", SERVER_PEER, "", "id") \
 	X(list, "GET", "/v1/migrations", API_ANY_NODE, "", "") \
 	X(show, "GET", "/v1/migrations/{id}", API_ANY_NODE, "", "") \
@@ -19,7 +20,7 @@
 	X(cancel, "POST", "/v1/migrations/{id}/cancel", API_ANY_NODE, "", "") \
 	X(receive, "POST", "/v1/migrations/{id}/receive", SERVER_LOCAL, "", "") \
 	X(expect, "POST", "/v1/migrations/{id}/expect", SERVER_PEER, "", \
-		"id vm definition epoch pause postcopy reconnect_s force") \
+		"id vm definition epoch pause postcopy warm reconnect_s force") \
 	X(ready, "GET", "/v1/migrations/{id}/ready", SERVER_PEER, "hypervisor wait_ms", "") \
 	X(handover, "POST", "/v1/migrations/{id}/handover", SERVER_PEER, "", "") \
 	X(recover, "POST", "/v1/migrations/{id}/recover", SERVER_PEER, "", "") \
@@ -63,16 +64,19 @@ static int start_here(struct request *request, struct response *response, const 
 
 /* The checks, and beside them the estimate. */
 static json_t *check_here(struct migrations *m, const char *vm, const char *to,
-	const struct migrate_options *options, struct error **err)
+	struct migrate_options *options, struct error **err)
 {
 	struct estimating *estimating = NULL;
 	cleanup_json json_t *estimate = NULL;
 	json_t *report;
 
+	options->files = migrate_way(m, to, options) == HV_WAY_FILES;
 	if (!options->no_estimate)
 		estimating = estimating_start(m, vm, to, options, ESTIMATING_WELL);
 	report = preflight_run(m, vm, to, options, err);
 	estimate = report && estimating ? estimating_finish(estimating, 0, false) : NULL;
+	if (report)
+		migrate_way_say(report, estimate);
 	if (estimate) {
 		estimating_remember(m, vm, to, options, estimate);
 		json_object_set(report, "estimate", estimate);

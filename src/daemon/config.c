@@ -113,6 +113,7 @@ static const struct {
 	{"bhyve", "bootrom", offsetof(struct config, bootrom), 0, check_dir},
 	{"bhyve", "vmm", offsetof(struct config, vmm), 0, check_dir},
 	{"bhyve", "nmdm", offsetof(struct config, nmdm), 0, check_dir},
+	{"bhyve", "suspend_dir", offsetof(struct config, suspend_dir), 0, check_dir},
 	{"bhyve", "port_min", 0, offsetof(struct config, bhyve_port_min), NULL},
 	{"bhyve", "port_max", 0, offsetof(struct config, bhyve_port_max), NULL},
 	{"wire", "binary", offsetof(struct config, wire_binary), 0, check_dir},
@@ -235,6 +236,8 @@ static int complete(struct config *config, const char *what, struct error **err)
 		return -1;
 	config->listen_host = fs_format("%s", host);
 	config->socket_path = fs_format("%s/droverd.sock", config->run);
+	if (!config->suspend_dir)
+		config->suspend_dir = fs_format("%s/suspended", config->state);
 	return 0;
 }
 

@@ -42,6 +42,7 @@ struct config {
 	/* [bhyve] */
 	char *bhyve, *bhyvectl, *bhyveload, *grub_bhyve, *bootrom;
 	char *vmm, *nmdm;                   /* directories: /dev/vmm, /dev */
+	char *suspend_dir;                  /* of guests that move as files: STATE/suspended */
 	int bhyve_port_min, bhyve_port_max; /* where an incoming bhyve listens: 7900 to 7999 */
 	/* [wire] */
 	char *wire_binary;

@@ -139,6 +139,7 @@ void daemon_init(struct daemon *daemon, const struct config *config, struct db *
 		.bootrom = config->bootrom,
 		.vmm_dir = config->vmm,
 		.nmdm_dir = config->nmdm,
+		.suspend_dir = config->suspend_dir,
 		.port_min = config->bhyve_port_min,
 		.port_max = config->bhyve_port_max,
 		.binary = config->qemu_binary,

@@ -71,6 +71,12 @@ struct hv_driver {
 	void (*vm_migrate_connected)(struct hv_vm *vm, int fd);
 	int (*vm_migrate_port)(const struct hv_vm *vm);
 	bool (*vm_never_ran)(struct hv_vm *vm);
+
+	/* NULL: HV_WAY_STREAM, always; never as files. */
+	enum hv_way (*way)(const struct hv *hv, const json_t *there, bool still);
+	int (*room)(const struct hv *hv, const struct vm_def *def, struct hv_room *room,
+		bool measure, struct error **err);
+	bool (*vm_is_files)(struct hv_vm *vm);
 };
 
 extern const struct hv_driver qemu_driver, bhyve_driver;

@@ -292,6 +292,23 @@ bool hv_vm_never_ran(struct hv_vm *vm)
 	return vm->hv->driver->vm_never_ran && vm->hv->driver->vm_never_ran(vm);
 }
 
+enum hv_way hv_way(const struct hv *hv, const json_t *there, bool still)
+{
+	return hv->driver->way ? hv->driver->way(hv, there, still) : HV_WAY_STREAM;
+}
+
+int hv_room(const struct hv *hv, const struct vm_def *def, struct hv_room *room, bool measure,
+	struct error **err)
+{
+	*room = (struct hv_room){0};
+	return hv->driver->room ? hv->driver->room(hv, def, room, measure, err) : 0;
+}
+
+bool hv_vm_is_files(struct hv_vm *vm)
+{
+	return vm->hv->driver->vm_is_files && vm->hv->driver->vm_is_files(vm);
+}
+
 const char *hv_state_name(enum hv_state state)
 {
 	static const char *const names[] = {

@@ -38,6 +38,7 @@ struct hv_settings {
 	const char *bhyve, *bhyvectl, *bhyveload, *grub_bhyve; /* programs */
 	const char *bootrom;    /* UEFI firmware of VMs that name none */
 	const char *vmm_dir;    /* /dev/vmm: an entry a VM */
+	const char *suspend_dir; /* where guests are suspended to files, and files received */
 	const char *nmdm_dir;   /* /dev: where nmdm(4) has its devices */
 	int port_min, port_max; /* where an incoming bhyve may listen */
 };
@@ -94,6 +95,7 @@ struct hv_start {
 	const int *tap_fds;  /* one a nic; stay the caller's, who closes them after the start */
 	const char *run_dir; /* the VM's: made if absent; sockets, log and identity are put here */
 	bool incoming;       /* waits for a migration stream, CPUs stopped, images not locked */
+	bool files;          /* incoming: as the files of a suspended guest (HV_WAY_FILES) */
 	/* Instead where the driver wants names: taps that are there, which from a start that has
 	 * succeeded on are removed by hv_vm_end. */
 	const char *const *tap_names;
@@ -168,8 +170,9 @@ struct hv_migrate_params {
 	int64_t bandwidth_bps; /* bytes per second that the hypervisor may write; 0: no limit */
 	/* Said once, to hv_vm_migrate: it may be switched to post-copy; the guest is to stand still
 	 * from the beginning (only with a hypervisor that runs a guest at once, which cannot move
-	 * one that hv_vm_pause has stopped). */
-	bool postcopy, still;
+	 * one that hv_vm_pause has stopped); the guest is to be suspended to files (HV_WAY_FILES).
+	 */
+	bool postcopy, still, files;
 };
 
 enum hv_migrate_phase {
@@ -231,6 +234,39 @@ int hv_vm_migrate_port(const struct hv_vm *vm);
 /* Whether a guest that came here has certainly never run, also of a process that has ended (until
  * hv_vm_end). False when it is not known. */
 bool hv_vm_never_ran(struct hv_vm *vm);
+
+/*
+ * Guests that move as files (HV_WAY_FILES).
+ *
+ * A bhyve that knows no moves can suspend a guest to files, and start from such files. Then the
+ * "stream" is these files, and it is the driver, in a thread of its own, that is at the other end of
+ * the data mover's connection: hv_vm_migrate_connected() gives it that, and begins. Source: the
+ * guest stands still, and its hypervisor ends when it has written the files, which are the guest
+ * then: hv_vm_resume (and hv_vm_migrate_cancel before all is sent) starts it from them, and they are
+ * removed when it runs, or by hv_vm_end. Destination: nothing is started before hv_vm_resume; a
+ * hypervisor that does not start from the files is HV_GONE, and has never run the guest.
+ */
+enum hv_way {
+	HV_WAY_NONE,
+	HV_WAY_STREAM, /* the hypervisors' own */
+	HV_WAY_FILES
+};
+/* How a guest gets from here to a node whose hypervisor says of itself what `there` has
+ * (hv_facts_json; NULL: not known, taken to be as this one), standing `still` or not. The best of
+ * what both can. */
+enum hv_way hv_way(const struct hv *hv, const json_t *there, bool still);
+/* Where the files are put: what there is room for, and what they need. With `measure`, how fast it
+ * can be written to, by a file of some MiB, in some 200 ms: into the system's cache, and to the
+ * disk. ERROR_NO_SPACE, ERROR_FAILED: it cannot be used. */
+struct hv_room {
+	char dir[256];
+	uint64_t needed_bytes, free_bytes;
+	double cached_bps, disk_bps; /* 0: not known */
+};
+int hv_room(const struct hv *hv, const struct vm_def *def, struct hv_room *room, bool measure,
+	struct error **err);
+/* Whether this guest is, or is becoming, files. */
+bool hv_vm_is_files(struct hv_vm *vm);
 
 /* Whether the hypervisor would let this VM be moved now: it knows of a device or an image that it
  * cannot move (ERROR_HYPERVISOR with its words), or is at a migration (ERROR_BUSY). */

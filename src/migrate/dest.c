@@ -137,11 +137,11 @@ static int start_hypervisor(struct migration *m, struct error **err)
 
 	if (fault_point("migrate.dst.before_start", err) < 0)
 		return -1;
-	if (vm_start_incoming(m->vm, m->def, err) < 0)
+	if (vm_start_incoming(m->vm, m->def, m->options.files, err) < 0)
 		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
 	if (fault_point("migrate.dst.before_incoming", err) < 0 ||
 		hv_vm_migrate_incoming(vm_hv(m->vm), socket, m->options.postcopy, err) < 0 ||
-		local_connect(m, err) < 0)
+		(m->options.files ? local_pair(m, err) : local_connect(m, err)) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	/* Before the source can know it: a copy without this entry has got no stream. */
 	if (fault_point("migrate.dst.before_ready", err) < 0 ||
@@ -164,11 +164,23 @@ static int prepare(struct migration *m, struct error **err)
 	return start_hypervisor(m, err);
 }
 
+/* All files are here when the data mover has compared what came with what was sent as well. */
+static int follow_files(struct migration *m, int64_t deadline_ms, struct error **err)
+{
+	if (hv_vm_migrate_wait(vm_hv(m->vm), m->last.phase, deadline_ms, &m->last, err) < 0)
+		return -1;
+	if (m->last.phase == HV_MIGRATE_COMPLETED && !mover_said(m->mover, "end", deadline_ms))
+		m->last.phase = HV_MIGRATE_ACTIVE;
+	return 0;
+}
+
 /* What the hypervisor does not tell of its stream, the data mover does. */
 static int follow(struct migration *m, int64_t deadline_ms, struct error **err)
 {
 	struct hv_vm *hv = vm_hv(m->vm);
 
+	if (m->options.files)
+		return follow_files(m, deadline_ms, err);
 	if (!migration_runs_at_once(m))
 		return hv_vm_migrate_wait(hv, m->last.phase, deadline_ms, &m->last, err);
 	if (mover_said(m->mover, "held", deadline_ms) &&
@@ -417,6 +429,7 @@ void dest_recover(struct migration *m)
 			return;
 	}
 	m->claimed = !strcmp(now.node, set->node) && !strcmp(now.why, m->id);
+	m->options.files = m->vm && hv_vm_is_files(vm_hv(m->vm));
 	/* Of an owner whose hypervisor is gone the VM has been released by now. */
 	m->uncertain = m->step == STEP_CLAIM && !m->claimed && now.epoch != m->epoch;
 	pthread_mutex_lock(&m->all->lock);

@@ -80,7 +80,7 @@ int migrations_expect(
 	struct migrations *all, const char *from, const json_t *request, struct error **err)
 {
 	static const char *const known[] = {"id", "vm", "definition", "epoch", "pause", "postcopy",
-		"reconnect_s", "force", NULL};
+		"warm", "reconnect_s", "force", NULL};
 	const char *id = json_get_string(request, "id", err);
 	const char *vm = id ? json_get_string(request, "vm", err) : NULL;
 	const char *conf = json_string_value(json_object_get(request, "definition"));
@@ -94,6 +94,7 @@ int migrations_expect(
 		json_get_int(request, "epoch", 1, INT64_MAX - 2, &epoch, err) < 0 ||
 		json_opt_bool(request, "pause", false, &options.pause, err) < 0 ||
 		json_opt_bool(request, "postcopy", false, &options.postcopy, err) < 0 ||
+		json_opt_bool(request, "warm", false, &options.files, err) < 0 ||
 		json_opt_int(request, "reconnect_s", 0, 3600, 0, &reconnect_s, err) < 0 ||
 		preflight_parse_force(json_object_get(request, "force"), &options.forced, err) <
 			0 ||

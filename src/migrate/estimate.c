@@ -12,6 +12,8 @@
 #define MB 1e6
 /* What was measured is not all that moves differ in (docs/estimate.md, "Constants"). */
 #define SPREAD 1.12
+/* What a guest stands still for is worth a word from there on. */
+#define STILL_SAID_MS 100
 
 static void because(struct estimate *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -67,6 +69,19 @@ static void explain_link(const struct estimate_input *in, struct estimate *e)
 	if (!*in->no_link)
 		because_rate(
 			e, "the link carried", in->link_bps.low / MB, in->link_bps.high / MB, "");
+}
+
+static void explain_files(const struct estimate_input *in, struct estimate *e)
+{
+	if (!in->files)
+		return;
+	because(e, "%.0f MB of memory go to files here, and from files there",
+		(double)in->memory_bytes / MB);
+	if (*in->no_room)
+		because(e, "how fast these files can be written is not known: %s", in->no_room);
+	else
+		because_rate(e, "files were written at", in->files_bps.low / MB,
+			in->files_bps.high / MB, " here, and the other node is taken to be as fast");
 }
 
 static void explain_pages(const struct estimate_input *in, struct estimate *e)
@@ -230,6 +245,7 @@ void estimate_make(const struct estimate_input *in, struct estimate *e)
 	e->downtime_known = ends && !(*in->no_link && in->pause);
 	explain_unknown(in, e);
 	explain_link(in, e);
+	explain_files(in, e);
 	explain_pages(in, e);
 	explain_load(in, e);
 	explain_dirty(in, e);
@@ -295,9 +311,17 @@ char *estimate_text(const json_t *estimate)
 	const json_t *ms = json_object_get(estimate, "total_ms");
 	const json_t *low = json_array_get(ms, 0), *high = json_array_get(ms, 1);
 	const char *end = json_string_value(json_object_get(estimate, "converges"));
+	const json_t *still = json_object_get(estimate, "downtime_ms");
 
 	if (!json_is_integer(low))
 		return fs_format("the time is not known; converges: %s", end);
+	if (json_integer_value(json_array_get(still, 0)) >= STILL_SAID_MS &&
+		json_is_integer(json_array_get(still, 1)))
+		return fs_format("%.1f to %.1f s, standing still for %.1f to %.1f s of it",
+			(double)json_integer_value(low) / 1000,
+			(double)json_integer_value(high) / 1000,
+			(double)json_integer_value(json_array_get(still, 0)) / 1000,
+			(double)json_integer_value(json_array_get(still, 1)) / 1000);
 	if (!json_is_integer(high))
 		return fs_format("%.1f s or more; converges: %s",
 			(double)json_integer_value(low) / 1000, end);

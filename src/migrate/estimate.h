@@ -54,6 +54,11 @@ struct estimate_input {
 	char no_dirty[192];
 	double dirty_bps, dirty_step_bps; /* as struct hv_dirty_rate has them */
 
+	/* As files (hv.h, HV_WAY_FILES): how fast their place is, from the disk to the cache. */
+	bool files;
+	char no_room[192];
+	struct estimate_range files_bps;
+
 	/* As they were asked for. */
 	int64_t downtime_limit_ms, bandwidth_bps, timeout_ms;
 	bool pause, postcopy;

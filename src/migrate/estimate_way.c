@@ -26,6 +26,10 @@ static const struct three switch_ms = {100, 30, 400};
 /* What is sent besides pages: device state, handshakes, acknowledgements. */
 static const struct three other_bytes = {200e3, 40e3, 500e3};
 #define TLS_SHARE 1.004
+/* As files, where their place was not measured: bytes per second. What bhyve takes to end and to
+ * start; milliseconds, guessed. */
+static const struct three unknown_files_bps = {300e6, 2e9, 50e6};
+static const struct three restart_ms = {1000, 300, 4000};
 /* Without a sample: of each page of memory. */
 static const struct three unknown_page = {500, 30, PAGE};
 /* What pages take of what those of a sample take: neighbours are compressed together. */
@@ -355,6 +359,20 @@ static struct stream play_stream(const struct estimate_input *in, const struct w
 	return p;
 }
 
+/* What a guest that moves as files stands still for besides the stream, which writes the other
+ * node's files as it comes: its own are written before it, the other node's are read after it. */
+static void play_files(const struct estimate_input *in, enum choice choice, struct stream *s)
+{
+	struct three bps = {sqrt(clamp(in->files_bps.high * in->files_bps.low, 1, 1e24)),
+		in->files_bps.high, in->files_bps.low};
+	double files_s = (double)in->memory_bytes /
+			 clamp(pick(*in->no_room ? &unknown_files_bps : &bps, choice), 1, 1e12);
+
+	s->s = s->s > files_s ? s->s : files_s;
+	s->s += 2 * files_s + pick(&restart_ms, choice) / 1000;
+	s->still_s = s->s;
+}
+
 struct played way_play(const struct estimate_input *in, const enum choice choices[FACTORS])
 {
 	enum choice around = choices[FACTOR_AROUND];
@@ -362,6 +380,8 @@ struct played way_play(const struct estimate_input *in, const enum choice choice
 	struct stream s = play_stream(in, &w);
 	double before = (double)in->elapsed_ms + (in->ready ? 0 : pick(&begin_ms, around));
 
+	if (in->files)
+		play_files(in, choices[FACTOR_FILES], &s);
 	return (struct played){.total_ms = before + pick(&around_ms, around) + s.s * 1000,
 		.wire_bytes = (s.bytes + pick(&other_bytes, around)) * TLS_SHARE,
 		.downtime_ms = pick(s.switched ? &switch_ms : &still_ms, around) + s.still_s * 1000,

@@ -19,6 +19,7 @@ enum factor {
 	FACTOR_DIRTY,     /* how many pages change */
 	FACTOR_CHANGED,   /* what such a page takes */
 	FACTOR_AROUND,    /* what is before and after the stream */
+	FACTOR_FILES,     /* how fast files are written and read */
 	FACTORS
 };
 

@@ -88,12 +88,30 @@ static void *measure_link(void *arg)
 	return NULL;
 }
 
+static void measure_room(struct migrations *all, const char *name, struct estimate_input *in)
+{
+	struct vm *vm = vms_find(all->set.vms, name);
+	cleanup_error struct error *e = NULL;
+	struct hv_room room = {0};
+
+	if (!vm)
+		return;
+	if (hv_room(all->set.hv, vm_definition(vm), &room, true, &e) < 0)
+		snprintf(in->no_room, sizeof(in->no_room), "%.191s", e->message);
+	else if (!(room.cached_bps > 0))
+		snprintf(in->no_room, sizeof(in->no_room), "%.100s has no room", room.dir);
+	in->files_bps = (struct estimate_range){room.disk_bps, room.cached_bps};
+	vm_unref(vm);
+}
+
 static void *measure_its_guest(void *arg)
 {
 	struct estimating *s = arg;
 	struct estimate_input in = {0};
 
 	measure_guest(s->all, s->vm, &s->care.guest, s->begin_ms + s->care.limit_ms, &in);
+	if (s->options.files)
+		measure_room(s->all, s->vm, &in);
 	keep(s, &s->guest, &s->have_guest, &in);
 	leave(s);
 	return NULL;
@@ -161,6 +179,7 @@ static struct estimate_input take(struct estimating *s)
 	if (!s->have_link)
 		say_late(in.no_link);
 	if (!s->have_guest) {
+		say_late(in.no_room);
 		say_late(in.no_sample);
 		say_late(in.no_dirty);
 	}
@@ -185,7 +204,8 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 	in.downtime_limit_ms = o->downtime_limit_ms;
 	in.bandwidth_bps = o->bandwidth_bps;
 	in.timeout_ms = o->timeout_ms;
-	in.pause = o->pause;
+	in.files = o->files;
+	in.pause = o->pause || o->files;
 	in.postcopy = o->postcopy;
 	in.postcopy_rounds = o->postcopy_rounds;
 	estimate_make(&in, &e);
@@ -198,9 +218,9 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 /* What distinguishes one move from another, as far as an estimate goes. */
 static char *move_key(const char *vm, const char *node, const struct migrate_options *o)
 {
-	return fs_format("%s/%s/%lld/%lld/%lld/%d/%d/%d", vm, node, (long long)o->downtime_limit_ms,
-		(long long)o->bandwidth_bps, (long long)o->timeout_ms, o->pause, o->postcopy,
-		o->postcopy_rounds);
+	return fs_format("%s/%s/%lld/%lld/%lld/%d/%d/%d/%d", vm, node, (long long)o->downtime_limit_ms,
+		(long long)o->bandwidth_bps, (long long)o->timeout_ms, o->pause, o->files,
+		o->postcopy, o->postcopy_rounds);
 }
 
 /* With the lock held: those that nobody will ask for. */

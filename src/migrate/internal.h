@@ -166,14 +166,16 @@ int local_listen(const struct migration *m, char **where, struct error **err);
 int local_take(struct migration *m, int listen_fd, struct error **err);
 /* Destination, whose hypervisor listens: the same. ERROR_HYPERVISOR. */
 int local_connect(struct migration *m, struct error **err);
+/* Either side of a guest that moves as files: between the driver and the mover. */
+int local_pair(struct migration *m, struct error **err);
 
 /* Path of the socket between hypervisor and data mover. The caller frees it. */
 char *migration_socket(const struct migration *m);
 /* Ends this side's data mover, whoever started it; one of an earlier droverd, which cannot be
  * asked, is first waited for until the deadline. */
 void migration_release_mover(struct migration *m, int64_t deadline_ms);
-/* Whether the hypervisor is one that runs a guest at once (hv.h): the data mover then tells how far
- * its stream is, and holds the guest back. */
+/* Whether the guest goes as its hypervisor's stream, and that is one that runs a guest at once
+ * (hv.h): the data mover then tells how far its stream is, and holds the guest back. */
 bool migration_runs_at_once(const struct migration *m);
 /* Whether the hypervisor's stream has been switched to post-copy. */
 bool migration_in_postcopy(const struct migration *m);

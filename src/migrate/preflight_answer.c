@@ -77,7 +77,8 @@ static struct preflight *read_request(
 
 	if (!nonce || fs_check_name("VM", vm, err) < 0 ||
 		json_get_int(request, "epoch", 0, INT64_MAX - 2, &epoch, err) < 0 ||
-		json_opt_bool(request, "postcopy", false, &options.postcopy, err) < 0)
+		json_opt_bool(request, "postcopy", false, &options.postcopy, err) < 0 ||
+		json_opt_bool(request, "warm", false, &options.files, err) < 0)
 		return NULL;
 	if (strlen(nonce) != 32 || strspn(nonce, "0123456789abcdef") != 32) {
 		error_set(err, ERROR_REQUEST, 0, "\"nonce\" is not 32 hexadecimal digits");

@@ -12,8 +12,9 @@ static json_t *make_request(const struct preflight *p)
 {
 	cleanup_free char *conf = vm_def_format(p->def);
 
-	return json_pack("{s:s, s:s, s:I, s:s, s:b}", "vm", p->vm, "definition", conf, "epoch",
-		(json_int_t)p->epoch, "nonce", p->nonce, "postcopy", p->options.postcopy);
+	return json_pack("{s:s, s:s, s:I, s:s, s:b, s:o*}", "vm", p->vm, "definition", conf,
+		"epoch", (json_int_t)p->epoch, "nonce", p->nonce, "postcopy", p->options.postcopy,
+		"warm", p->options.files ? json_true() : NULL);
 }
 
 static int call(struct preflight *p, const char *method, const char *path, const json_t *body,

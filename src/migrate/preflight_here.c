@@ -3,6 +3,7 @@
  * wrong leaves the result as it is, PREFLIGHT_OK.
  */
 #include "migrate/preflight_internal.h"
+#include "migrate/way.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,8 +90,12 @@ void preflight_check_defect(struct preflight *p, struct finding *f)
 {
 	const struct hv_facts *hv = hv_get_facts(p->all->set.hv);
 
+	struct migrate_options still = p->options;
+
+	still.pause = true;
 	finding_here(f, "%s %s, %s", hv->driver, hv->version, hv->accel);
-	if (hv->no_live && !p->options.pause)
+	if (hv->no_live && !p->options.pause &&
+		migrate_way(p->all, p->peer, &still) == HV_WAY_STREAM)
 		finding_set(f, PREFLIGHT_FAILED, ERROR_HYPERVISOR,
 			"it cannot be moved while it runs: %s has %s %s, and %s; move it with "
 			"--pause",

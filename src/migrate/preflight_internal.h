@@ -109,6 +109,8 @@ preflight_fn preflight_check_pool_there, preflight_check_owner, preflight_check_
 	preflight_check_postcopy, preflight_check_machine, preflight_check_cpu,
 	preflight_check_bridges, preflight_check_memory;
 preflight_fn preflight_check_files, preflight_check_disks, preflight_check_cache;
+/* way.c */
+preflight_fn preflight_check_warm, preflight_check_room, preflight_compare_room;
 /* Its name, or "nobody". */
 const char *preflight_owner_name(const struct pool_owner *owner);
 

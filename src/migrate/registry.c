@@ -325,6 +325,8 @@ static json_t *make_report(const struct migration *m)
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
 		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
 		(json_int_t)postcopy_ms(m));
+	if (m->options.files)
+		json_object_set_new(report, "warm", json_true());
 	if (wire)
 		json_object_update_missing(report, wire);
 	if (m->estimate)
@@ -385,7 +387,7 @@ bool migration_in_postcopy(const struct migration *m)
 
 bool migration_runs_at_once(const struct migration *m)
 {
-	return hv_get_facts(m->all->set.hv)->runs_at_once;
+	return hv_get_facts(m->all->set.hv)->runs_at_once && !m->options.files;
 }
 
 struct mover *migration_start_mover(
@@ -458,7 +460,7 @@ static int parse_postcopy(const json_t *object, struct migrate_options *o, struc
 int migrate_options_parse(const json_t *object, struct migrate_options *o, struct error **err)
 {
 	static const char *const known[] = {"downtime_ms", "bandwidth", "timeout_ms", "pause",
-		"postcopy", "reconnect_s", "force", "estimate", NULL};
+		"postcopy", "warm", "reconnect_s", "force", "estimate", NULL};
 	int64_t reconnect_s;
 	const json_t *estimate = json_object_get(object, "estimate");
 
@@ -475,6 +477,7 @@ int migrate_options_parse(const json_t *object, struct migrate_options *o, struc
 		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
 			err) < 0 ||
 		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
+		json_opt_bool(object, "warm", false, &o->warm, err) < 0 ||
 		json_opt_bool(object, "estimate", false, &o->estimate, err) < 0 ||
 		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		preflight_parse_force(json_object_get(object, "force"), &o->forced, err) < 0)

@@ -397,6 +397,7 @@ void source_recover(struct migration *m)
 		recover_without_copy(m, e);
 		return;
 	}
+	m->options.files = hv_vm_is_files(vm_hv(m->vm));
 	error_set(&e, ERROR_INTERRUPTED, 0,
 		"droverd on %s was restarted during the migration to %s", m->all->set.node,
 		m->peer);

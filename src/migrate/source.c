@@ -12,6 +12,7 @@
 #include "migrate/estimating.h"
 #include "migrate/preflight.h"
 #include "migrate/source.h"
+#include "migrate/way.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -25,6 +26,8 @@
 /* A droverd that is not there is being started again, or is not. */
 #define REFUSED_MS 5000
 #define AGAIN_MS 500
+/* The slowest that a hypervisor is expected to read a suspended guest. */
+#define READ_BYTES_PER_MS 20000
 /* The destination starts a hypervisor meanwhile. */
 #define READY_MS 60000
 #define LANE_MS 15000
@@ -60,6 +63,9 @@ bool source_may_call_again(struct migration *m, const struct error *e, int64_t s
 		return false;
 	if (e->errnum == ECONNREFUSED && !m->options.postcopy)
 		limit_ms = REFUSED_MS;
+	/* It answers, as soon as its hypervisor has read all of the guest. */
+	if (m->options.files && e->kind == ERROR_TIMEOUT && m->vm)
+		limit_ms += (int64_t)(vm_definition(m->vm)->memory_bytes / READ_BYTES_PER_MS);
 	return clock_ms() - since_ms < limit_ms;
 }
 
@@ -104,11 +110,11 @@ static int expect(struct migration *m, struct error **err)
 {
 	cleanup_free char *conf = vm_def_format(vm_definition(m->vm));
 	/* What is not asked for is not said: an older droverd would refuse the word. */
-	cleanup_json json_t *body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o*, s:o*, s:o*}", "id",
+	cleanup_json json_t *body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "id",
 		m->id, "vm", m->vm_name, "definition", conf, "epoch", (json_int_t)m->epoch, "pause",
 		m->options.pause, "postcopy", m->options.postcopy ? json_true() : NULL,
-		"reconnect_s", m->options.reconnect_s ? json_integer(m->options.reconnect_s) : NULL,
-		"force", preflight_expected_force(m->options.forced));
+		"warm", m->options.files ? json_true() : NULL, "reconnect_s",
+		m->options.reconnect_s ? json_integer(m->options.reconnect_s) : NULL, "force", preflight_expected_force(m->options.forced));
 	cleanup_json json_t *task = json_pack("{s:[s,s]}", "argv", "receive", m->id);
 	struct http_request queue = {
 		.method = "POST", .path = "/v1/tasks", .body = task, .timeout_ms = CALL_MS};
@@ -187,6 +193,15 @@ static struct hv_migrate_params params_for_round(const struct migration *m, int 
 		.postcopy = m->options.postcopy};
 }
 
+/* The guest stands still from the order to suspend it on. */
+static int start_files(struct migration *m, struct error **err)
+{
+	struct hv_migrate_params params = {.files = true};
+
+	m->paused_ms = clock_ms();
+	return hv_vm_migrate(vm_hv(m->vm), "", &params, err) < 0 ? -1 : local_pair(m, err);
+}
+
 static int start_stream(struct migration *m, struct error **err)
 {
 	cleanup_free char *socket = NULL;
@@ -197,6 +212,8 @@ static int start_stream(struct migration *m, struct error **err)
 		fault_point("migrate.src.before_stream", err) < 0)
 		return -1;
 	m->stream_ms = clock_ms();
+	if (m->options.files)
+		return start_files(m, err);
 	if (m->options.pause) {
 		params.still = migration_runs_at_once(m);
 		if (!params.still && hv_vm_pause(vm_hv(m->vm), err) < 0)
@@ -275,8 +292,9 @@ static int look_around(
 		return not_in_time(m, err);
 	if (check_stall(m, err) < 0)
 		return -1;
-	/* A guest that stands still does not wait for an answer that changes nothing. */
-	if (now - *asked_ms < ASK_MS || m->paused_ms)
+	/* A guest that stands still does not wait for an answer that changes nothing, but for one
+	 * that would let it go on sooner. */
+	if (now - *asked_ms < ASK_MS || (m->paused_ms && !m->options.files))
 		return 0;
 	*asked_ms = now;
 	return ask_destination(m, heard_ms, err);
@@ -284,7 +302,7 @@ static int look_around(
 
 static void note_switchover(struct migration *m)
 {
-	bool by_us = m->options.pause || m->step == STEP_SWITCH;
+	bool by_us = m->options.pause || m->options.files || m->step == STEP_SWITCH;
 	int64_t now = clock_ms();
 
 	if (m->last.phase < HV_MIGRATE_SWITCHOVER) {
@@ -545,20 +563,39 @@ static int begin(struct migrations *all, const char *vm, const char *node,
 	return 0;
 }
 
-int migrations_start(struct migrations *all, const char *vm, const char *node,
-	const struct migrate_options *options, char id[33], json_t **warnings, struct error **err)
+/* One that stands still for long is estimated in any case, before it begins. */
+static int start_estimated(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *options, struct estimating **estimating, char id[33],
+	json_t **warnings, struct error **err)
 {
-	struct estimating *estimating = NULL;
-	cleanup_json json_t *report = NULL;
+	cleanup_json json_t *report = preflight_run(all, vm, node, options, err);
+	cleanup_json json_t *estimate = NULL;
 
-	if (options->estimate)
-		estimating = estimating_start(all, vm, node, options, ESTIMATING_QUICKLY);
-	report = preflight_run(all, vm, node, options, err);
-	if (!report || preflight_refusal(report, err) < 0 ||
-		begin(all, vm, node, options, estimating, id, err) < 0) {
-		estimating_free(estimating);
-		return -1;
+	if (report && options->files && *estimating) {
+		estimate = estimating_finish(*estimating, 0, false);
+		estimating_remember(all, vm, node, options, estimate);
+		estimating_free(*estimating);
+		*estimating = NULL;
+		migrate_way_say(report, estimate);
 	}
+	if (!report || preflight_refusal(report, err) < 0 ||
+		begin(all, vm, node, options, *estimating, id, err) < 0)
+		return -1;
 	*warnings = preflight_warnings(report);
 	return 0;
+}
+
+int migrations_start(struct migrations *all, const char *vm, const char *node,
+	const struct migrate_options *asked, char id[33], json_t **warnings, struct error **err)
+{
+	struct migrate_options options = *asked;
+	struct estimating *estimating = NULL;
+
+	options.files = migrate_way(all, node, &options) == HV_WAY_FILES;
+	if (options.estimate || options.files || options.pause)
+		estimating = estimating_start(all, vm, node, &options, ESTIMATING_QUICKLY);
+	if (start_estimated(all, vm, node, &options, &estimating, id, warnings, err) == 0)
+		return 0;
+	estimating_free(estimating);
+	return -1;
 }

@@ -96,9 +96,13 @@ static int keep_definition(const struct vm *vm, const struct vm_def *def, struct
 	return fs_write(path, text, strlen(text), 0644, err);
 }
 
-struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, bool incoming, struct error **err)
+struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, const struct hv_start *as,
+	struct error **err)
 {
-	struct hv_start how = {.def = def, .run_dir = vm->run_dir, .incoming = incoming};
+	struct hv_start how = {.def = def,
+		.run_dir = vm->run_dir,
+		.incoming = as->incoming,
+		.files = as->files};
 	cleanup_free char *nvram = pool_vm_path(vm->vms->pool, def->name, "nvram.fd");
 	char **paths = disk_paths(vm->vms->pool, def, err);
 	struct taps taps = {.by_name = hv_get_facts(vm->vms->hv)->taps_by_name};
@@ -265,7 +269,7 @@ static int start_reserved(struct vm *vm, struct error **err)
 	def = load_to_start(vm, &changed, err);
 	if (!def)
 		return -1;
-	hv = vm_spawn(vm, def, false, err);
+	hv = vm_spawn(vm, def, &(struct hv_start){0}, err);
 	if (!hv) {
 		vm_def_free(def);
 		return -1;
@@ -315,11 +319,13 @@ struct vm *vms_take_incoming(
 	return NULL;
 }
 
-int vm_start_incoming(struct vm *vm, const struct vm_def *def, struct error **err)
+int vm_start_incoming(
+	struct vm *vm, const struct vm_def *def, bool files, struct error **err)
 {
+	const struct hv_start as = {.incoming = true, .files = files};
 	cleanup_free char *text = vm_def_format(def);
 	struct vm_def *copy = vm_def_parse(def->name, text, err);
-	struct hv_vm *hv = copy ? vm_spawn(vm, copy, true, err) : NULL;
+	struct hv_vm *hv = copy ? vm_spawn(vm, copy, &as, err) : NULL;
 
 	if (!hv) {
 		vm_def_free(copy);

@@ -63,9 +63,12 @@ const struct stream_counts *stream_parser_counts(const struct stream_parser *p)
 static const struct {
 	unsigned kind;
 	const uint8_t *magic;
-} beginnings[] = {{PARSER_QEMU, stream_qemu_magic}, {PARSER_BHYVE, stream_bhyve_magic}};
+} beginnings[] = {{PARSER_QEMU, stream_qemu_magic}, {PARSER_BHYVE, stream_bhyve_magic},
+	{PARSER_BHYVE, stream_bhyve_files_magic}};
 #define MAGIC_SIZE 8u
-_Static_assert(sizeof(stream_qemu_magic) == MAGIC_SIZE && sizeof(stream_bhyve_magic) == MAGIC_SIZE,
+_Static_assert(sizeof(stream_qemu_magic) == MAGIC_SIZE &&
+		       sizeof(stream_bhyve_magic) == MAGIC_SIZE &&
+		       sizeof(stream_bhyve_files_magic) == MAGIC_SIZE,
 	"the first bytes of streams are of one length");
 
 /* Which parser a stream with this beginning is for; PARSER_AUTO: it may still be any. */

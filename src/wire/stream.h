@@ -80,15 +80,16 @@ struct stream_counts {
  * bytes.
  *
  * "bhyve" knows the streams of the FreeBSD-UPB tree's bhyve on amd64, warm and live, and those of
- * its older warm migration that have no type (docs/wire-bhyve.md). All of memory is block 0, with
- * addresses that count through lowmem and then through highmem; pages of zeros are full pages. It
- * is lost
- * - at anything but a header of specs, of 520 bytes, in front, and at pages that are not of
- *   STREAM_PAGE bytes;
+ * its older warm migration that have no type, and the files of a suspended guest, one after the
+ * other (docs/wire-bhyve.md). All of memory is block 0, with addresses that count through lowmem and
+ * then through highmem; pages of zeros are full pages. It is lost
+ * - at anything but a header of specs, of 520 bytes, or of files in front, and at pages that are not
+ *   of STREAM_PAGE bytes;
  * - at a type of migration that it does not know, and at sizes of memory that no guest has;
  * - at the first list of pages of a live migration, when the guest's memory was not told
  *   (stream_parser_expect): how long these lists are is nowhere in the stream;
- * - behind memory, at what is neither a kernel structure nor a device, or longer than 256 MiB.
+ * - behind memory, at what is neither a kernel structure nor a device, or longer than 256 MiB;
+ * - at files that are longer than 8 TiB (memory) or 256 MiB (the others), and behind them.
  *
  * "opaque" finds nothing: everything is unknown.
  *

@@ -57,9 +57,42 @@ static enum stream_step go(struct stream_bhyve *b, enum stream_bhyve_state state
 	return STREAM_ON;
 }
 
+/* The first of the files is the guest's memory. What is left of it over whole pages is no page. */
+static enum stream_step files_header(struct stream_bhyve *b, uint64_t memory)
+{
+	if (memory > STREAM_MEMORY_MAX)
+		return STREAM_LOST;
+	b->files = true;
+	b->memory = memory / STREAM_PAGE * STREAM_PAGE;
+	b->rest = memory % STREAM_PAGE;
+	return go(b, STREAM_BHYVE_FILES);
+}
+
+static enum stream_step files_lengths(struct stream_bhyve *b, struct reader *r)
+{
+	uint64_t kern = reader_be64(r), meta = reader_be64(r);
+
+	if (kern > STATE_MAX || meta > STATE_MAX)
+		return STREAM_LOST;
+	b->rest += kern + meta;
+	return go(b, STREAM_BHYVE_MEMORY);
+}
+
+/* Where memory is over. */
+static enum stream_step leave_memory(struct stream_bhyve *b)
+{
+	b->skip = b->rest;
+	return go(b, b->files ? STREAM_BHYVE_END : STREAM_BHYVE_STRUCTURE);
+}
+
 /* req_type and name are not looked at: bhyve sends what was on its stack. */
 static enum stream_step header(struct stream_bhyve *b, struct reader *r)
 {
+	struct reader files = *r;
+	const uint8_t *magic = reader_bytes(&files, sizeof(stream_bhyve_files_magic));
+
+	if (!memcmp(magic, stream_bhyve_files_magic, sizeof(stream_bhyve_files_magic)))
+		return files_header(b, reader_be64(&files));
 	if (reader_le64(r) != SPECS_STRINGS + SIZE_T || reader_le32(r) != MESSAGE_SPECS)
 		return STREAM_LOST;
 	b->skip = HEADER_SIZE - HEADER_HEAD + SPECS_STRINGS;
@@ -168,6 +201,7 @@ static const struct {
 	[STREAM_BHYVE_ROUNDS] = {1, rounds},
 	[STREAM_BHYVE_STRUCTURE] = {HEADER_HEAD, structure},
 	[STREAM_BHYVE_DEVICE] = {HEADER_HEAD, device},
+	[STREAM_BHYVE_FILES] = {2 * SIZE_T, files_lengths},
 };
 
 /* A page of memory, if all of it is there and the table has room. */
@@ -198,7 +232,7 @@ static enum stream_step memory(struct stream_bhyve *b, struct stream_cursor *c)
 	while (step == STREAM_ON && b->page < b->memory / STREAM_PAGE && c->at < c->len)
 		step = take_page(b, c);
 	if (b->page == b->memory / STREAM_PAGE)
-		b->state = STREAM_BHYVE_STRUCTURE;
+		leave_memory(b);
 	return step;
 }
 
@@ -261,6 +295,8 @@ enum stream_step stream_bhyve_step(struct stream_bhyve *b, struct stream_cursor 
 		return list(b, c);
 	case STREAM_BHYVE_PAGES:
 		return pages(b, c);
+	case STREAM_BHYVE_END:
+		return STREAM_LOST;
 	default:
 		return gather(b, c, parts[b->state].size, &r) ? parts[b->state].take(b, &r)
 							      : STREAM_ON;

@@ -5,6 +5,7 @@
 #define DROVER_WIRE_STREAM_INTERNAL_H
 
 #include "base/buf.h"
+#include "hv/bhyve/transfer.h"
 #include "wire/stream.h"
 
 /* A piece being looked at, and the table being filled. */
@@ -103,6 +104,8 @@ enum stream_step stream_qemu_blocks(struct stream_qemu *q, struct stream_cursor 
 
 /* The length in the header in front of everything: that of the specs, 520, as a size_t. */
 static const uint8_t stream_bhyve_magic[8] = {0x08, 0x02, 0, 0, 0, 0, 0, 0};
+/* And in front of the files of a suspended guest (hv/bhyve/transfer.h). */
+static const uint8_t stream_bhyve_files_magic[8] = BHYVE_TRANSFER_MAGIC;
 
 enum stream_bhyve_state {
 	STREAM_BHYVE_HEADER,       /* before the specs' header */
@@ -116,7 +119,9 @@ enum stream_bhyve_state {
 	STREAM_BHYVE_LIST,         /* in a round's list of pages */
 	STREAM_BHYVE_PAGES,        /* in the pages of a list */
 	STREAM_BHYVE_STRUCTURE,    /* before a kernel structure, or the number of devices */
-	STREAM_BHYVE_DEVICE        /* before a device */
+	STREAM_BHYVE_DEVICE,       /* before a device */
+	STREAM_BHYVE_FILES,        /* before the other two lengths of a suspended guest's files */
+	STREAM_BHYVE_END           /* behind all of these files */
 };
 
 struct stream_bhyve {
@@ -131,6 +136,8 @@ struct stream_bhyve {
 	uint64_t *list;      /* a bit for each page; NULL: the guest's memory is not known */
 	uint64_t list_pages;
 	uint32_t devices_left;
+	bool files;    /* the stream is a suspended guest's files: behind memory come … */
+	uint64_t rest; /* … so many bytes that are no pages */
 };
 
 /* Deals with the next thing in the stream, and with as many pages as follow it. Waits for nothing

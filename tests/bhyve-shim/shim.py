@@ -9,6 +9,7 @@ structures and devices.
 $BHYVE_SHIM names a directory. In it, DIR/vmm/NAME stands for /dev/vmm/NAME, and DIR/state/NAME.* is
 what the kernel would know of the VM. $BHYVE_SHIM_QEMU is the QEMU, $BHYVE_SHIM_DATA its firmware.
 $BHYVE_SHIM_WITHOUT has names of options, with commas between them, that this bhyve was not built with.
+$BHYVE_SHIM_FAILS names what fails, with commas: "restore" (bhyve -r).
 $BHYVE_SHIM_EOF ("resume" or "exit") is what a source's stack holds when the connection ends instead of
 an answer; $BHYVE_SHIM_MODEL is the CPU's model string. $BHYVE_SHIM_RUNS is a file, one for all
 nodes, in which it is written when a guest's CPUs run, so that two that do at once are seen.
@@ -25,6 +26,7 @@ from pathlib import Path
 DIRECTORY = Path(os.environ.get("BHYVE_SHIM", "/nonexistent"))
 VMM, STATE = DIRECTORY / "vmm", DIRECTORY / "state"
 WITHOUT = set(filter(None, os.environ.get("BHYVE_SHIM_WITHOUT", "").split(",")))
+FAILS = set(os.environ.get("BHYVE_SHIM_FAILS", "").split(","))
 
 # bhyve(8): exit status
 REBOOT, POWEROFF, HALT, TRIPLE_FAULT, ERROR = range(5)
@@ -86,8 +88,15 @@ def note(name, what):
 
 
 def exits(name):
+    """They become more while the guest runs."""
     file = state(name, "exits")
-    return int(file.read_text()) if file.exists() else 0
+    if not file.exists():
+        return 0
+    now = int(file.read_text())
+    if not state(name, "still").exists():
+        now += 1
+        file.write_text(f"{now}\n")
+    return now
 
 
 def read_json(file):

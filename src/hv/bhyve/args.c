@@ -406,3 +406,21 @@ char **bhyve_args(const struct bhyve_launch *l, char ***loader, struct error **e
 	add(&a, "%s", a.def->name);
 	return taken(&a);
 }
+
+char **bhyve_args_restoring(char *const *argv, const char *file)
+{
+	size_t count = 0;
+	char **args;
+
+	while (argv[count])
+		count++;
+	args = calloc(count + 3, sizeof(*args));
+	if (!args)
+		abort();
+	/* The last is the VM's name. */
+	for (size_t i = 0; i < count; i++)
+		args[i + (i + 1 == count ? 2 : 0)] = fs_format("%s", argv[i]);
+	args[count - 1] = fs_format("-r");
+	args[count] = fs_format("%s", file);
+	return args;
+}

@@ -13,6 +13,7 @@
 
 #include "hv/driver.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* hv.abilities: what this bhyve and bhyvectl have, by what they say of their options. */
@@ -24,8 +25,31 @@ enum {
 	BHYVE_MIGRATE_LIVE = 16
 };
 
+/* Longest path of a suspended guest's memory, with the NUL. */
+#define BHYVE_FILES_PATH 512
+
+/*
+ * A guest as files: a source that is being, or has been, suspended, and a destination that receives
+ * the files of one (files.c, suspend.c, receive.c, restore.c). hv.json has the path from before the
+ * order to suspend on, and `restoring` from before a bhyve is started with the files: what an earlier
+ * droverd may have done is known from that.
+ */
+struct bhyve_files {
+	atomic_bool used;            /* there are such files, or will be */
+	char path[BHYVE_FILES_PATH]; /* its memory; beside it .kern and .meta */
+	atomic_bool restoring;       /* a bhyve has been, or may have been, started with them */
+	int fd;                      /* thread: the connection to the data mover */
+	bool threaded;
+	pthread_t thread; /* sends or receives them */
+	atomic_bool stop; /* it is to leave off */
+	atomic_llong total_bytes, done_bytes;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* bhyve_vm.phase */
+	char failure[512];      /* why phase is HV_MIGRATE_FAILED; lock */
+};
+
 struct bhyve_vm {
-	char **argv;   /* to boot it; NULL when found again */
+	char **argv;   /* to boot it; hv.json has both */
 	char **loader; /* the loader's, run before it; NULL: none */
 	char **first;  /* instead, once: with a stream or a checkpoint of it; NULL: none */
 	char vm_name[FS_NAME_MAX + 1];
@@ -38,6 +62,7 @@ struct bhyve_vm {
 	int stream_fd;        /* a copy of its connection to the data mover; -1 */
 	uint64_t memory_bytes;
 	_Atomic enum hv_migrate_phase phase;
+	struct bhyve_files files;
 };
 
 /* The operations (hv/driver.h), as hv.h describes them. */
@@ -86,6 +111,10 @@ int bhyve_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct 
 void bhyve_vm_migrate_connected(struct hv_vm *vm, int fd);
 int bhyve_vm_migrate_port(const struct hv_vm *vm);
 bool bhyve_vm_never_ran(struct hv_vm *vm);
+bool bhyve_vm_is_files(struct hv_vm *vm);
+enum hv_way bhyve_way(const struct hv *hv, const json_t *there, bool still);
+int bhyve_room(const struct hv *hv, const struct vm_def *def, struct hv_room *room, bool measure,
+	struct error **err);
 
 /* args.c: the command line of bhyve, and in *loader that of the loader which goes before it (NULL
  * where bhyve boots by its ROM, or goes on with a guest that came from elsewhere). `port` > 0: it
@@ -98,6 +127,8 @@ struct bhyve_launch {
 	const char *console; /* the guest's end of the nmdm pair */
 };
 char **bhyve_args(const struct bhyve_launch *launch, char ***loader, struct error **err);
+/* The same as `argv`, but going on from FILE. */
+char **bhyve_args_restoring(char *const *argv, const char *file);
 void bhyve_args_free(char **args);
 
 /* ctl.c: runs `bhyvectl --vm=NAME OPTION`, at most HV_ANSWER_MS. ERROR_HYPERVISOR with its words.
@@ -110,6 +141,8 @@ int bhyve_destroy(const struct hv_vm *vm, struct error **err);
 /* Whether a vCPU of it has ever left the guest, by the kernel's counters, which stay until it is
  * destroyed. -1 when it cannot be told. */
 int bhyve_has_run(const struct hv_vm *vm);
+/* How often; -1 when it cannot be told. */
+int64_t bhyve_exits(const struct hv_vm *vm);
 
 /* start.c */
 char *bhyve_path(const char *run_dir, const char *file);
@@ -120,6 +153,43 @@ int bhyve_write_identity(const struct hv_vm *vm, struct error **err);
 void bhyve_clean(struct hv_vm *vm);
 /* What is worth reading at the end of its log, as one line; "" when there is nothing. */
 void bhyve_log_tail(const char *run_dir, char out[512]);
+
+/* checkpoint.c: whether all three files of FILE are there and whole; their end. */
+bool bhyve_checkpoint_complete(const char *file);
+void bhyve_checkpoint_remove(const char *file);
+
+/* files.c: chooses where the files of a guest of this VM will be, and makes the directory. */
+int bhyve_files_choose(struct hv_vm *vm, struct error **err);
+/* Removes what moves that were never ended have left of this VM on this host. */
+void bhyve_files_remove_stale(const struct hv_vm *vm);
+/* The guest runs, or is given up: there are none any more. */
+void bhyve_files_forget(struct hv_vm *vm);
+/* Starts `body` in a thread with the connection `fd`, which is taken over; ends it, and waits. */
+void bhyve_files_spawn(struct hv_vm *vm, int fd, void *(*body)(void *));
+void bhyve_files_stop(struct hv_vm *vm);
+/* Thread: where it stands. `e` is taken over; NULL unless it has failed. */
+void bhyve_files_phase(struct hv_vm *vm, enum hv_migrate_phase phase, struct error *e);
+/* The phase, by the time that it is another one or the deadline has passed. */
+void bhyve_files_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms);
+void bhyve_files_status(struct hv_vm *vm, struct hv_migrate_status *status);
+
+/* suspend.c: thread of a source: suspends the guest and sends its files. */
+void *bhyve_files_send(void *vm);
+/* Whether a guest that was told to suspend has done so: 1, or goes on, for bhyve could not: 0. -1
+ * and ERROR_TIMEOUT when neither is known by the deadline, ERROR_NOT_RUNNING when its bhyve has
+ * ended and the files are not whole. */
+int bhyve_files_settle(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+
+/* receive.c: thread of a destination: takes the files. */
+void *bhyve_files_receive(void *vm);
+
+/* restore.c: the operations, for a guest that is files. */
+enum hv_state bhyve_files_state(struct hv_vm *vm);
+int bhyve_files_resume(struct hv_vm *vm, struct error **err);
+int bhyve_files_cancel(struct hv_vm *vm, struct error **err);
+bool bhyve_files_never_ran(struct hv_vm *vm);
+/* After a restart of droverd: whether there is still a guest. */
+bool bhyve_files_found_again(struct hv_vm *vm);
 
 /* vm.c: lets a process that was stopped, and its guest, go on. */
 int bhyve_go_on(struct hv_vm *vm, struct error **err);

@@ -44,7 +44,7 @@ static int64_t end_of(const json_t *list)
 	return json_is_array(list) ? end : -1;
 }
 
-static bool is_complete(const char *file)
+bool bhyve_checkpoint_complete(const char *file)
 {
 	cleanup_free char *path = fs_format("%s.meta", file);
 	size_t len = 0;
@@ -60,7 +60,7 @@ static bool is_complete(const char *file)
 }
 
 /* A checkpoint of that name from earlier would be taken for this one. */
-static void remove_files(const char *file)
+void bhyve_checkpoint_remove(const char *file)
 {
 	static const char *const suffixes[] = {".meta", ".kern", ""};
 
@@ -77,7 +77,7 @@ static int wait_complete(
 	for (;;) {
 		bool ended = process_wait(&vm->id, clock_ms() + LOOK_MS, NULL);
 
-		if ((ended || !suspend) && is_complete(file))
+		if ((ended || !suspend) && bhyve_checkpoint_complete(file))
 			return 0;
 		if (ended)
 			return error_set(err, ERROR_NOT_RUNNING, 0,
@@ -99,7 +99,7 @@ int bhyve_vm_checkpoint(
 			"%s: bhyvectl has no --checkpoint: build world and kernel with "
 			"BHYVE_SNAPSHOT",
 			vm->name);
-	remove_files(file);
+	bhyve_checkpoint_remove(file);
 	if (bhyve_ctl(vm, order, NULL, err) < 0)
 		return -1;
 	return wait_complete(vm, file, suspend, deadline_ms, err);

@@ -56,7 +56,7 @@ int bhyve_destroy(const struct hv_vm *vm, struct error **err)
 
 /* A line "total number of vm exits<blanks>N" of vCPU 0, on which a guest begins and every one that
  * was received goes on. */
-int bhyve_has_run(const struct hv_vm *vm)
+int64_t bhyve_exits(const struct hv_vm *vm)
 {
 	cleanup_free char *out = NULL;
 	const char *line;
@@ -66,5 +66,12 @@ int bhyve_has_run(const struct hv_vm *vm)
 	line = strstr(out, EXITS);
 	if (!line)
 		return -1;
-	return strtoull(line + strlen(EXITS), NULL, 10) > 0;
+	return (int64_t)(strtoull(line + strlen(EXITS), NULL, 10) & INT64_MAX);
+}
+
+int bhyve_has_run(const struct hv_vm *vm)
+{
+	int64_t exits = bhyve_exits(vm);
+
+	return exits < 0 ? -1 : exits > 0;
 }

@@ -40,4 +40,7 @@ const struct hv_driver bhyve_driver = {
 	.vm_migrate_connected = bhyve_vm_migrate_connected,
 	.vm_migrate_port = bhyve_vm_migrate_port,
 	.vm_never_ran = bhyve_vm_never_ran,
+	.way = bhyve_way,
+	.room = bhyve_room,
+	.vm_is_files = bhyve_vm_is_files,
 };

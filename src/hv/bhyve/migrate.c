@@ -36,10 +36,29 @@ int bhyve_vm_check_movable(struct hv_vm *vm, struct error **err)
 		return error_set(err, ERROR_REFUSED, 0,
 			"%s is paused, and bhyve cannot move a guest that is; let it run first",
 			vm->name);
-	if ((abilities & BHYVE_RECEIVE) && (abilities & (BHYVE_MIGRATE | BHYVE_MIGRATE_LIVE)))
+	if (abilities & (BHYVE_MIGRATE | BHYVE_MIGRATE_LIVE))
+		return 0;
+	if ((abilities & BHYVE_SNAPSHOT) && (abilities & BHYVE_RESTORE))
 		return 0;
 	return error_set(err, ERROR_HYPERVISOR, 0, "%s cannot be moved: %s", vm->name,
 		vm->hv->facts.no_live);
+}
+
+/* hv.json tells of the files before the order is given, which the thread does when it has the data
+ * mover's connection. */
+static int migrate_files(struct hv_vm *vm, struct error **err)
+{
+	struct bhyve_vm *b = vm->bhyve;
+
+	if (bhyve_files_choose(vm, err) < 0)
+		return -1;
+	b->files.total_bytes = (long long)b->memory_bytes;
+	b->files.done_bytes = 0;
+	b->phase = HV_MIGRATE_ACTIVE;
+	if (bhyve_write_identity(vm, err) == 0)
+		return 0;
+	bhyve_files_forget(vm);
+	return -1;
 }
 
 /* bhyvectl only gives the order; bhyve connects by itself, and says in its log how that went. */
@@ -52,6 +71,8 @@ int bhyve_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate
 
 	if (params->postcopy)
 		return no_postcopy(err);
+	if (params->files)
+		return migrate_files(vm, err);
 	if (!(vm->hv->abilities & needed))
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s cannot be moved %s: bhyvectl has no %s", vm->name,
@@ -87,6 +108,11 @@ int bhyve_vm_migrate_port(const struct hv_vm *vm)
 
 void bhyve_vm_migrate_connected(struct hv_vm *vm, int fd)
 {
+	if (bhyve_vm_is_files(vm)) {
+		bhyve_files_spawn(
+			vm, fd, vm->bhyve->incoming ? bhyve_files_receive : bhyve_files_send);
+		return;
+	}
 	close_fd(&vm->bhyve->stream_fd);
 	vm->bhyve->stream_fd = fd;
 }
@@ -106,6 +132,10 @@ int bhyve_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct 
 int bhyve_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, struct error **err)
 {
 	(void)err;
+	if (bhyve_vm_is_files(vm)) {
+		bhyve_files_status(vm, status);
+		return 0;
+	}
 	*status = (struct hv_migrate_status){.phase = vm->bhyve->phase,
 		.total_bytes = (int64_t)vm->bhyve->memory_bytes,
 		.remaining_bytes = (int64_t)vm->bhyve->memory_bytes};
@@ -120,7 +150,9 @@ int bhyve_vm_migrate_status(struct hv_vm *vm, struct hv_migrate_status *status, 
 int bhyve_vm_migrate_wait(struct hv_vm *vm, enum hv_migrate_phase phase, int64_t deadline_ms,
 	struct hv_migrate_status *status, struct error **err)
 {
-	if (vm->bhyve->phase == phase)
+	if (bhyve_vm_is_files(vm))
+		bhyve_files_wait(vm, phase, deadline_ms);
+	else if (vm->bhyve->phase == phase)
 		process_wait(&vm->id, deadline_ms, NULL);
 	return bhyve_vm_migrate_status(vm, status, err);
 }
@@ -138,6 +170,8 @@ int bhyve_vm_migrate_cancel(struct hv_vm *vm, struct error **err)
 	struct bhyve_vm *b = vm->bhyve;
 	int64_t limit_ms = DROP_MIN_MS + (int64_t)(b->memory_bytes / DROP_BYTES_PER_MS);
 
+	if (bhyve_vm_is_files(vm))
+		return bhyve_files_cancel(vm, err);
 	if (b->phase == HV_MIGRATE_COMPLETED || b->phase == HV_MIGRATE_NONE)
 		return 0;
 	if (b->stream_fd >= 0 && !bhyve_refuse(b->stream_fd, clock_ms() + limit_ms))

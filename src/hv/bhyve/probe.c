@@ -91,8 +91,10 @@ static const char *why_not_live(const struct hv *hv)
 		return NULL;
 	if (can(hv, BHYVE_RECEIVE | BHYVE_MIGRATE))
 		return "it has no --migrate-live";
-	return "it has no migration: no bhyve of a FreeBSD release has it; docs/bhyve.md tells "
-	       "which has";
+	if (can(hv, BHYVE_SNAPSHOT | BHYVE_RESTORE))
+		return "it can only be suspended to files and go on from them";
+	return "it has no migration, and cannot be suspended: build world and kernel with "
+	       "BHYVE_SNAPSHOT (docs/bhyve.md)";
 }
 
 static int describe(struct hv *hv, struct error **err)

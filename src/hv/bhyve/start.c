@@ -4,6 +4,7 @@
 #include "hv/bhyve/bhyve.h"
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -21,7 +22,8 @@
 #include <netinet/in.h>
 #include <unistd.h>
 
-#define IDENTITY_MAX 4096
+#define IDENTITY_MAX (64u << 10)
+#define ARGUMENTS_MAX 512
 #define NVRAM_MAX (16u << 20)
 /* bhyveload(8) and grub-bhyve read a kernel from a disk. */
 #define LOADER_MS 60000
@@ -69,11 +71,17 @@ static struct hv_vm *new_vm(const struct hv *hv, const char *name, const char *r
 	vm->console = fs_format("%s/nmdm-%s.1B", hv->set.nmdm_dir, name);
 	snprintf(b->vm_name, sizeof(b->vm_name), "%s", name);
 	b->stream_fd = -1;
+	b->files.fd = -1;
+	pthread_mutex_init(&b->files.lock, NULL);
+	cond_init(&b->files.changed);
 	return vm;
 }
 
 void bhyve_vm_close(struct hv_vm *vm)
 {
+	bhyve_files_stop(vm);
+	pthread_cond_destroy(&vm->bhyve->files.changed);
+	pthread_mutex_destroy(&vm->bhyve->files.lock);
 	close_fd(&vm->bhyve->stream_fd);
 	bhyve_args_free(vm->bhyve->argv);
 	bhyve_args_free(vm->bhyve->loader);
@@ -89,6 +97,29 @@ void bhyve_vm_close(struct hv_vm *vm)
  * hv.json
  */
 
+static json_t *words_json(char *const *words)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; words && words[i]; i++)
+		json_array_append_new(list, json_string(words[i]));
+	return list;
+}
+
+/* NULL when there are none. */
+static char **read_words(const json_t *list)
+{
+	size_t count = json_array_size(list);
+	char **words = count && count < ARGUMENTS_MAX ? calloc(count + 1, sizeof(*words)) : NULL;
+
+	for (size_t i = 0; words && i < count; i++) {
+		const char *word = json_string_value(json_array_get(list, i));
+
+		words[i] = fs_format("%s", word ? word : "");
+	}
+	return words;
+}
+
 int bhyve_write_identity(const struct hv_vm *vm, struct error **err)
 {
 	const struct bhyve_vm *b = vm->bhyve;
@@ -99,9 +130,11 @@ int bhyve_write_identity(const struct hv_vm *vm, struct error **err)
 
 	for (int i = 0; i < b->taps_count; i++)
 		json_array_append_new(taps, json_string(b->taps[i]));
-	json = json_pack("{s:s, s:I, s:I, s:b, s:I, s:O}", "name", b->vm_name, "pid",
-		(json_int_t)vm->id.pid, "start", (json_int_t)vm->id.start, "incoming", b->incoming,
-		"memory_bytes", (json_int_t)b->memory_bytes, "taps", taps);
+	json = json_pack("{s:s, s:I, s:I, s:b, s:I, s:O, s:o, s:o, s:s?, s:b}", "name", b->vm_name,
+		"pid", (json_int_t)vm->id.pid, "start", (json_int_t)vm->id.start, "incoming",
+		b->incoming, "memory_bytes", (json_int_t)b->memory_bytes, "taps", taps, "argv",
+		words_json(b->argv), "loader", words_json(b->loader), "files",
+		b->files.used ? b->files.path : NULL, "restoring", b->files.restoring);
 	text = json ? json_text(json) : NULL;
 	if (!text)
 		return error_set(err, ERROR_FAILED, 0, "cannot describe %s", vm->name);
@@ -119,6 +152,21 @@ static void take_taps(struct bhyve_vm *b, const json_t *taps)
 			snprintf(b->taps[b->taps_count++], sizeof(b->taps[0]), "%s",
 				json_string_value(name));
 	}
+}
+
+static int take_files(struct bhyve_vm *b, const json_t *json, struct error **err)
+{
+	const char *path = json_string_value(json_object_get(json, "files"));
+	bool restoring;
+
+	if (json_opt_bool(json, "restoring", false, &restoring, err) < 0)
+		return -1;
+	if (!path)
+		return 0;
+	snprintf(b->files.path, sizeof(b->files.path), "%s", path);
+	b->files.used = true;
+	b->files.restoring = restoring;
+	return 0;
 }
 
 static struct hv_vm *read_identity(const struct hv *hv, const char *run_dir, struct error **err)
@@ -143,7 +191,12 @@ static struct hv_vm *read_identity(const struct hv *hv, const char *run_dir, str
 	vm->bhyve->incoming = incoming;
 	vm->bhyve->memory_bytes = (uint64_t)memory;
 	take_taps(vm->bhyve, json_object_get(json, "taps"));
-	return vm;
+	vm->bhyve->argv = read_words(json_object_get(json, "argv"));
+	vm->bhyve->loader = read_words(json_object_get(json, "loader"));
+	if (take_files(vm->bhyve, json, err) == 0)
+		return vm;
+	bhyve_vm_close(vm);
+	return NULL;
 }
 
 void bhyve_clean(struct hv_vm *vm)
@@ -151,6 +204,8 @@ void bhyve_clean(struct hv_vm *vm)
 	static const char *const files[] = {"hv.json", "hv.log", "grub.cfg", "device.map"};
 	cleanup_error struct error *e = NULL;
 
+	bhyve_files_stop(vm);
+	bhyve_files_forget(vm);
 	if (bhyve_destroy(vm, &e) < 0)
 		log_warning("%s", e->message);
 	for (int i = 0; i < vm->bhyve->taps_count; i++)
@@ -349,7 +404,10 @@ static int prepare(struct hv_vm *vm, const struct hv_start *how, struct error **
 		return -1;
 	b->memory_bytes = how->def->memory_bytes;
 	b->incoming = how->incoming;
-	if (how->incoming && choose_port(&vm->hv->set, &b->port, err) < 0)
+	bhyve_files_remove_stale(vm);
+	if (how->incoming && how->files && bhyve_files_choose(vm, err) < 0)
+		return -1;
+	if (how->incoming && !how->files && choose_port(&vm->hv->set, &b->port, err) < 0)
 		return -1;
 	for (int i = 0; i < how->def->nics_count; i++)
 		snprintf(b->taps[b->taps_count++], sizeof(b->taps[0]), "%s", how->tap_names[i]);
@@ -367,7 +425,8 @@ struct hv_vm *bhyve_vm_start(struct hv *hv, const struct hv_start *how, struct e
 		bhyve_vm_close(vm);
 		return NULL;
 	}
-	if (prepare(vm, how, err) == 0 && (!how->incoming || bhyve_launch(vm, err) == 0))
+	if (prepare(vm, how, err) == 0 &&
+		(!how->incoming || how->files || bhyve_launch(vm, err) == 0))
 		return vm;
 	vm->bhyve->taps_count = 0; /* the caller's, still */
 	bhyve_clean(vm);
@@ -381,7 +440,9 @@ struct hv_vm *bhyve_vm_attach(struct hv *hv, const char *run_dir, struct error *
 	struct hv_vm *vm = read_identity(hv, run_dir, &why);
 	char said[512];
 
-	if (vm && process_alive(&vm->id)) {
+	if (vm && vm->bhyve->files.used && bhyve_files_found_again(vm))
+		return vm;
+	if (vm && !vm->bhyve->files.used && process_alive(&vm->id)) {
 		vm->bhyve->phase = HV_MIGRATE_NONE;
 		return vm;
 	}

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "hv/bhyve/answer.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -16,6 +17,7 @@
 
 #define LOOK_MS 10
 #define KILL_MS 5000
+#define FILES_LOOK_MS 200
 /* For what a source that is told "no" may still send. */
 #define REFUSE_MS 20000
 #define EXIT_REBOOT 0
@@ -40,6 +42,8 @@ static bool runs_by_now(struct hv_vm *vm)
 
 enum hv_state bhyve_vm_state(struct hv_vm *vm)
 {
+	if (bhyve_vm_is_files(vm))
+		return bhyve_files_state(vm);
 	if (!was_started(vm))
 		return HV_STARTING;
 	if (!process_alive(&vm->id))
@@ -117,6 +121,8 @@ static int wait_runs(struct hv_vm *vm, struct error **err)
 
 int bhyve_vm_resume(struct hv_vm *vm, struct error **err)
 {
+	if (bhyve_vm_is_files(vm))
+		return bhyve_files_resume(vm, err);
 	if (!was_started(vm))
 		return bhyve_launch(vm, err);
 	if (!process_alive(&vm->id))
@@ -150,6 +156,8 @@ int bhyve_vm_announce(struct hv_vm *vm, struct error **err)
 
 bool bhyve_vm_never_ran(struct hv_vm *vm)
 {
+	if (bhyve_vm_is_files(vm))
+		return vm->bhyve->incoming && bhyve_files_never_ran(vm);
 	return vm->bhyve->incoming && bhyve_has_run(vm) == 0;
 }
 
@@ -165,13 +173,33 @@ static bool start_again(struct hv_vm *vm)
 	return false;
 }
 
+/* Of a guest that is files no process tells its end. */
+static bool wait_off_files(struct hv_vm *vm, int64_t deadline_ms)
+{
+	while (bhyve_vm_is_files(vm)) {
+		int64_t left = clock_left_ms(deadline_ms);
+
+		if (bhyve_files_state(vm) == HV_GONE)
+			return true;
+		if (left <= 0)
+			return false;
+		poll(NULL, 0, (int)(left < FILES_LOOK_MS ? left : FILES_LOOK_MS));
+	}
+	return false;
+}
+
 bool bhyve_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 {
 	int status = -1;
 
+	if (bhyve_vm_is_files(vm))
+		return wait_off_files(vm, deadline_ms);
 	if (!was_started(vm))
 		return true;
 	if (!process_wait(&vm->id, deadline_ms, &status))
+		return false;
+	/* It has been suspended meanwhile, or is another one by now. */
+	if (bhyve_vm_is_files(vm) || process_alive(&vm->id))
 		return false;
 	if (status < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != EXIT_REBOOT ||
 		vm->bhyve->incoming || vm->bhyve->phase != HV_MIGRATE_NONE || !vm->bhyve->argv)
