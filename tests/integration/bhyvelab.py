@@ -48,6 +48,7 @@ class BhyveGuest(Guest):
     """A tiny guest of bhyve, started by grub-bhyve. `environment` is for droverds that are started."""
 
     environment = {}
+    options = ()  # of `drover migrate`
 
     def __init__(self, lab_, node, name, fill=True, options=()):  # pylint: disable=super-init-not-called
         self.lab, self.name = lab_, name
@@ -69,6 +70,11 @@ class BhyveGuest(Guest):
         """QEMUs under this VM's bhyve on a node: whatever is called bhyve, this is what would run."""
         return [pid for pid, words in node.processes().items() if "qemu-system" in words[0] and
                 any(re.search(rf"/{re.escape(self.name)}\.qmp,", word) for word in words)]
+
+
+def suspended_files(lab_):
+    """The files of guests that move as files, on all nodes."""
+    return [str(file) for node in lab_.nodes for file in node.path(f"{SHARED}/state").glob("suspended/*")]
 
 
 # --- faults ---
@@ -171,7 +177,7 @@ def hold_and(lab_, guest, holder, point, act, late=False):
     reached.unlink(missing_ok=True)
     holder.stop_daemon()
     start_daemon(holder, DROVER_FAULT=f"{point}:file={HOLD}", **guest.environment)
-    move = here.popen("drover", "migrate", guest.name, there.name, "--json",
+    move = here.popen("drover", "migrate", guest.name, there.name, *guest.options, "--json",
                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(reached.exists, f"{point} of {holder.name}")
     act()
@@ -209,3 +215,26 @@ def assert_one_copy(lab_, guest, cell):
     guest.assert_runs_only_on(running(lab_, guest)[0])
     for node in lab_.nodes:
         wait_for(lambda node=node: not movers(node), f"the end of {node.name}'s data movers")
+
+
+def warm_cells():
+    """The same for guests that move as files. From the suspension on there is no bhyve, until the
+    destination has claimed the VM; what dies before all is written takes the guest with it, and from
+    the moment on when it has run elsewhere its files are old."""
+    points = [(SOURCE, "hv.suspend.before"), (SOURCE, "hv.suspend.after"), (SOURCE, "wire.send.half"),
+              (DESTINATION, "migrate.dst.before_loaded"), (DESTINATION, "wire.recv.before_ack"),
+              (SOURCE, "migrate.src.before_handover"), (DESTINATION, "migrate.dst.before_claim"),
+              (DESTINATION, "migrate.dst.after_claim"), (DESTINATION, "hv.restore.before"),
+              (DESTINATION, "hv.restore.after"), (DESTINATION, "migrate.dst.after_resume"),
+              (DESTINATION, "migrate.dst.before_answer"), (SOURCE, "migrate.src.before_end")]
+    lost = {("hv.suspend.before", "bhyve", SOURCE), ("hv.restore.after", "bhyve", DESTINATION),
+            ("migrate.dst.after_resume", "bhyve", DESTINATION),
+            ("migrate.dst.before_answer", "bhyve", DESTINATION),
+            ("migrate.src.before_end", "bhyve", DESTINATION)}
+    core = {("hv.suspend.after", "droverd", SOURCE), ("migrate.dst.after_claim", "droverd", DESTINATION)}
+    for holder, point in points:
+        for victim in ("droverd", "drover-wire", "bhyve"):
+            for side in (SOURCE, DESTINATION):
+                cell = (point, victim, side)
+                if victim != "bhyve" or cell in lost:
+                    yield Cell(holder, point, victim, side, cell in lost, cell in core)
