@@ -301,7 +301,10 @@ int hv_room(const struct hv *hv, const struct vm_def *def, struct hv_room *room,
 	struct error **err)
 {
 	*room = (struct hv_room){0};
-	return hv->driver->room ? hv->driver->room(hv, def, room, measure, err) : 0;
+	if (!hv->driver->room)
+		return error_set(
+			err, ERROR_HYPERVISOR, 0, "%s moves no guest as files", hv->driver->name);
+	return hv->driver->room(hv, def, room, measure, err);
 }
 
 bool hv_vm_is_files(struct hv_vm *vm)

@@ -257,7 +257,7 @@ enum hv_way {
 enum hv_way hv_way(const struct hv *hv, const json_t *there, bool still);
 /* Where the files are put: what there is room for, and what they need. With `measure`, how fast it
  * can be written to, by a file of some MiB, in some 200 ms: into the system's cache, and to the
- * disk. ERROR_NO_SPACE, ERROR_FAILED: it cannot be used. */
+ * disk. ERROR_NO_SPACE, ERROR_FAILED: it cannot be used; ERROR_HYPERVISOR: no guest can come so. */
 struct hv_room {
 	char dir[256];
 	uint64_t needed_bytes, free_bytes;

@@ -9,7 +9,7 @@ structures and devices.
 $BHYVE_SHIM names a directory. In it, DIR/vmm/NAME stands for /dev/vmm/NAME, and DIR/state/NAME.* is
 what the kernel would know of the VM. $BHYVE_SHIM_QEMU is the QEMU, $BHYVE_SHIM_DATA its firmware.
 $BHYVE_SHIM_WITHOUT has names of options, with commas between them, that this bhyve was not built with.
-$BHYVE_SHIM_FAILS names what fails, with commas: "restore" (bhyve -r).
+DIR/fails is a file with the names of what fails: "restore" (bhyve -r).
 $BHYVE_SHIM_EOF ("resume" or "exit") is what a source's stack holds when the connection ends instead of
 an answer; $BHYVE_SHIM_MODEL is the CPU's model string. $BHYVE_SHIM_RUNS is a file, one for all
 nodes, in which it is written when a guest's CPUs run, so that two that do at once are seen.
@@ -26,7 +26,7 @@ from pathlib import Path
 DIRECTORY = Path(os.environ.get("BHYVE_SHIM", "/nonexistent"))
 VMM, STATE = DIRECTORY / "vmm", DIRECTORY / "state"
 WITHOUT = set(filter(None, os.environ.get("BHYVE_SHIM_WITHOUT", "").split(",")))
-FAILS = set(os.environ.get("BHYVE_SHIM_FAILS", "").split(","))
+FAILS = DIRECTORY / "fails"
 
 # bhyve(8): exit status
 REBOOT, POWEROFF, HALT, TRIPLE_FAULT, ERROR = range(5)
@@ -85,6 +85,10 @@ def note(name, what):
             if what == "runs" and pid != os.getpid() and state_of == "runs" and still_runs(pid):
                 log.write(f"{name} {os.getpid()} {pid} twice\n")
         log.write(f"{name} {os.getpid()} {what}\n")
+
+
+def fails(what):
+    return FAILS.exists() and what in FAILS.read_text().split()
 
 
 def exits(name):

@@ -1,5 +1,6 @@
 """Labs whose nodes run VMs by bhyve: by the shim of tests/bhyve-shim (docs/bhyve.md)."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -15,6 +16,9 @@ SHIM = ROOT / "tests" / "bhyve-shim"
 DIRECTORY = f"{SHARED}/bhyve"
 QEMU = f"{SHARED}/qemu/10.0"
 MEMORY = "160M"
+
+# What bhyve of a FreeBSD release with BHYVE_SNAPSHOT has not.
+RELEASED = {"BHYVE_SHIM_WITHOUT": "-R,--migrate,--migrate-live"}
 
 _addresses = itertools.count(150)
 
@@ -75,6 +79,37 @@ class BhyveGuest(Guest):
 def suspended_files(lab_):
     """The files of guests that move as files, on all nodes."""
     return [str(file) for node in lab_.nodes for file in node.path(f"{SHARED}/state").glob("suspended/*")]
+
+
+@contextlib.contextmanager
+def failing(node, what):
+    """The node's bhyve fails in this."""
+    file = node.path(f"{DIRECTORY}/fails")
+    file.write_text(what)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def cut_off(node):
+    """The node reaches no other node, and none reaches it; the pool is there as before."""
+    link = ["ip", "-n", node.namespace, "link", "set", "mig0"]
+    yield lambda: subprocess.run([*link, "down"], check=True)
+    subprocess.run([*link, "up"], check=True)
+
+
+@contextlib.contextmanager
+def small_place(node):
+    """The place of suspended guests has room for one; gives a function that takes it away."""
+    place = f"{SHARED}/state/suspended"
+    node.run("mkdir", "-p", place)
+    node.run("mount", "-t", "tmpfs", "-o", "size=240M", "tmpfs", place)
+    try:
+        yield lambda: node.run("dd", "if=/dev/zero", f"of={place}/full", "bs=1M", "count=160")
+    finally:
+        node.run("umount", "-l", place)
 
 
 # --- faults ---

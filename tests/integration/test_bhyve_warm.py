@@ -4,11 +4,8 @@ suspended to files and go on from them, and nothing more. `make check-bhyve` has
 import pytest
 
 import bhyvelab
-from bhyvelab import BhyveGuest, assert_never_twice, bhyve_lab
+from bhyvelab import RELEASED, BhyveGuest, assert_never_twice, bhyve_lab
 from vms import Watch, drover, error_of, leftovers
-
-RELEASED = {"BHYVE_SHIM_WITHOUT": "-R,--migrate,--migrate-live"}
-
 
 @pytest.fixture(scope="module")
 def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
@@ -61,16 +58,13 @@ def test_moves_there_and_back_while_a_client_talks_to_it(two, guest):
 
 def test_a_destination_that_cannot_go_on_from_the_files_gives_the_vm_back(two, guest):
     here, there = where(two, guest)
-    there.stop_daemon()
-    bhyvelab.start_daemon(there, BHYVE_SHIM_FAILS="restore", **RELEASED)
-    code, said = drover(here, "migrate", guest.name, there.name, "--warm", check=False)
+    with bhyvelab.failing(there, "restore"):
+        code, said = drover(here, "migrate", guest.name, there.name, "--warm", check=False)
     assert code != 0
     assert "does not go on from" in error_of(said)["message"], said
     guest.assert_runs_only_on(here)
     assert_never_twice(two)
     assert bhyvelab.suspended_files(two) == []
-    there.stop_daemon()
-    bhyvelab.start_daemon(there, **RELEASED)
 
 
 @pytest.mark.parametrize("cell", [c for c in bhyvelab.warm_cells() if c.core], ids=str)

@@ -38,12 +38,13 @@ struct bhyve_files {
 	atomic_bool used;            /* there are such files, or will be */
 	char path[BHYVE_FILES_PATH]; /* its memory; beside it .kern and .meta */
 	atomic_bool restoring;       /* a bhyve has been, or may have been, started with them */
+	bool launching;              /* it is being started: hv_vm.id is not to be read; lock */
 	int fd;                      /* thread: the connection to the data mover */
 	bool threaded;
 	pthread_t thread; /* sends or receives them */
 	atomic_bool stop; /* it is to leave off */
 	atomic_llong total_bytes, done_bytes;
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* and of hv_vm.id, as long as `used` */
 	pthread_cond_t changed; /* bhyve_vm.phase */
 	char failure[512];      /* why phase is HV_MIGRATE_FAILED; lock */
 };
@@ -187,7 +188,8 @@ void *bhyve_files_receive(void *vm);
 enum hv_state bhyve_files_state(struct hv_vm *vm);
 int bhyve_files_resume(struct hv_vm *vm, struct error **err);
 int bhyve_files_cancel(struct hv_vm *vm, struct error **err);
-bool bhyve_files_never_ran(struct hv_vm *vm);
+/* Whether it has run from them: 1, 0, -1 when that cannot be told. */
+int bhyve_files_have_run(struct hv_vm *vm);
 /* After a restart of droverd: whether there is still a guest. */
 bool bhyve_files_found_again(struct hv_vm *vm);
 

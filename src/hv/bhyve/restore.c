@@ -25,18 +25,37 @@ bool bhyve_vm_is_files(struct hv_vm *vm)
 }
 
 /* Only droverd removes what the kernel has of a VM, and it counts from its making on. */
-bool bhyve_files_never_ran(struct hv_vm *vm)
+int bhyve_files_have_run(struct hv_vm *vm)
 {
-	return !bhyve_exists(vm) || bhyve_has_run(vm) == 0;
+	return bhyve_exists(vm) ? bhyve_has_run(vm) : 0;
 }
 
+/* Whether its process lives; one that is being started does. */
+static bool lives(struct hv_vm *vm)
+{
+	struct bhyve_files *f = &vm->bhyve->files;
+	struct process_id id;
+	bool launching;
+
+	pthread_mutex_lock(&f->lock);
+	launching = f->launching;
+	id = vm->id;
+	pthread_mutex_unlock(&f->lock);
+	return launching || process_alive(&id);
+}
+
+/* A source's files are as good as before when a bhyve has ended before the guest ran. Who waits for
+ * the end of the VM believes HV_GONE for good: it is said only when it is known. */
 static enum hv_state state_restoring(struct hv_vm *vm)
 {
-	if (!process_alive(&vm->id))
-		return vm->bhyve->incoming || !bhyve_files_never_ran(vm) ? HV_GONE : HV_PAUSED;
-	if (bhyve_has_run(vm) == 1)
+	bool alive = lives(vm), incoming = vm->bhyve->incoming;
+	int has_run = bhyve_files_have_run(vm);
+
+	if (!alive && (has_run == 1 || (incoming && has_run == 0)))
+		return HV_GONE;
+	if (has_run == 1)
 		return HV_RUNNING;
-	return vm->bhyve->incoming ? HV_INCOMING : HV_PAUSED;
+	return incoming ? HV_INCOMING : HV_PAUSED;
 }
 
 /* A source that is being suspended counts as paused: it stands still or will. */
@@ -48,7 +67,7 @@ enum hv_state bhyve_files_state(struct hv_vm *vm)
 		return state_restoring(vm);
 	if (b->incoming)
 		return b->phase == HV_MIGRATE_COMPLETED ? HV_PAUSED : HV_INCOMING;
-	if (process_alive(&vm->id))
+	if (lives(vm))
 		return HV_PAUSED;
 	if (!bhyve_checkpoint_complete(b->files.path))
 		return HV_GONE;
@@ -92,37 +111,58 @@ static int wait_runs(struct hv_vm *vm, struct error **err)
 	return finish(vm, err);
 }
 
-static int start(struct hv_vm *vm, struct error **err)
+/* While it is `launching`, hv_vm.id becomes another one. */
+static void set_launching(struct hv_vm *vm, bool launching)
+{
+	struct bhyve_files *f = &vm->bhyve->files;
+
+	pthread_mutex_lock(&f->lock);
+	f->launching = launching;
+	if (launching)
+		vm->id = (struct process_id){0};
+	pthread_mutex_unlock(&f->lock);
+}
+
+static int launch(struct hv_vm *vm, struct error **err)
 {
 	struct bhyve_vm *b = vm->bhyve;
+	int rc;
 
-	if (!b->argv)
+	set_launching(vm, true);
+	b->files.restoring = true;
+	rc = bhyve_write_identity(vm, err);
+	if (rc == 0) {
+		bhyve_args_free(b->first);
+		b->first = bhyve_args_restoring(b->argv, b->files.path);
+		rc = bhyve_launch(vm, err);
+	}
+	set_launching(vm, false);
+	return rc;
+}
+
+static int start(struct hv_vm *vm, struct error **err)
+{
+	if (!vm->bhyve->argv)
 		return error_set(err, ERROR_HYPERVISOR, 0,
 			"%s: how its bhyve was started is not known", vm->name);
 	if (fault_point("hv.restore.before", err) < 0 || bhyve_destroy(vm, err) < 0)
 		return -1;
-	b->files.restoring = true;
-	vm->id = (struct process_id){0};
-	if (bhyve_write_identity(vm, err) < 0)
-		return -1;
-	bhyve_args_free(b->first);
-	b->first = bhyve_args_restoring(b->argv, b->files.path);
-	if (bhyve_launch(vm, err) == 0)
-		return wait_runs(vm, err);
-	/* A destination's is over; a source's files are as good as before. */
-	if (!b->incoming && bhyve_files_never_ran(vm))
-		b->files.restoring = false;
-	return -1;
+	return launch(vm, err) < 0 ? -1 : wait_runs(vm, err);
 }
 
 /* An earlier start of it: 0 when it was in vain, 1 when it goes on. */
 static int look_at_start(struct hv_vm *vm, struct error **err)
 {
 	struct bhyve_vm *b = vm->bhyve;
+	int has_run;
 
 	if (process_alive(&vm->id))
 		return 1;
-	if (b->incoming || !bhyve_files_never_ran(vm))
+	has_run = bhyve_files_have_run(vm);
+	if (has_run < 0)
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"%s: the kernel does not tell whether its guest has run", vm->name);
+	if (b->incoming || has_run)
 		return not_restored(vm, ERROR_NOT_RUNNING, err);
 	b->files.restoring = false;
 	return 0;
@@ -157,22 +197,21 @@ int bhyve_files_cancel(struct hv_vm *vm, struct error **err)
 }
 
 /* Of one that an earlier droverd started and did not write down, nobody knows the process: it can
- * only be ended. */
-static bool never_ran_before(struct hv_vm *vm)
+ * only be ended. False when the guest has run, and does no more. */
+static bool is_whole_still(struct hv_vm *vm)
 {
 	int64_t deadline = clock_ms() + APPEARS_MS;
 	cleanup_error struct error *e = NULL;
+	int has_run;
 
 	while (!vm->id.pid && !bhyve_exists(vm) && clock_ms() < deadline)
 		poll(NULL, 0, LOOK_MS);
-	if (!bhyve_files_never_ran(vm))
-		return false;
-	if (bhyve_destroy(vm, &e) < 0) {
+	has_run = bhyve_files_have_run(vm);
+	if (has_run == 0 && bhyve_destroy(vm, &e) == 0)
+		vm->bhyve->files.restoring = false;
+	if (e)
 		log_error("%s: %s", vm->name, e->message);
-		return false;
-	}
-	vm->bhyve->files.restoring = false;
-	return true;
+	return has_run != 1;
 }
 
 bool bhyve_files_found_again(struct hv_vm *vm)
@@ -183,7 +222,7 @@ bool bhyve_files_found_again(struct hv_vm *vm)
 
 	if (alive && b->files.restoring && bhyve_has_run(vm) == 1)
 		return finish(vm, NULL) == 0 || process_alive(&vm->id);
-	if (!alive && b->files.restoring && !never_ran_before(vm))
+	if (!alive && b->files.restoring && !is_whole_still(vm))
 		return false;
 	complete = bhyve_checkpoint_complete(b->files.path);
 	b->phase = complete && !alive ? HV_MIGRATE_COMPLETED : HV_MIGRATE_ACTIVE;

@@ -95,6 +95,9 @@ int bhyve_room(const struct hv *hv, const struct vm_def *def, struct hv_room *ro
 	char hex[17];
 	int rc;
 
+	if (!(hv->abilities & BHYVE_RESTORE))
+		return error_set(err, ERROR_HYPERVISOR, 0,
+			"bhyve has no -r: build world and kernel with BHYVE_SNAPSHOT");
 	snprintf(room->dir, sizeof(room->dir), "%s", hv->set.suspend_dir);
 	room->needed_bytes = def->memory_bytes + MORE_BYTES;
 	if (fs_mkdirs(room->dir, 0700, err) < 0)

@@ -157,7 +157,7 @@ int bhyve_vm_announce(struct hv_vm *vm, struct error **err)
 bool bhyve_vm_never_ran(struct hv_vm *vm)
 {
 	if (bhyve_vm_is_files(vm))
-		return vm->bhyve->incoming && bhyve_files_never_ran(vm);
+		return vm->bhyve->incoming && bhyve_files_have_run(vm) == 0;
 	return vm->bhyve->incoming && bhyve_has_run(vm) == 0;
 }
 
@@ -190,13 +190,15 @@ static bool wait_off_files(struct hv_vm *vm, int64_t deadline_ms)
 
 bool bhyve_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 {
+	/* Another process takes its place when the guest goes on from files. */
+	struct process_id id = vm->id;
 	int status = -1;
 
 	if (bhyve_vm_is_files(vm))
 		return wait_off_files(vm, deadline_ms);
 	if (!was_started(vm))
 		return true;
-	if (!process_wait(&vm->id, deadline_ms, &status))
+	if (!process_wait(&id, deadline_ms, &status))
 		return false;
 	/* It has been suspended meanwhile, or is another one by now. */
 	if (bhyve_vm_is_files(vm) || process_alive(&vm->id))
