@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -374,6 +375,30 @@ static void test_what_has_no_end_is_null_in_json(void **state)
 	json_decref(json);
 }
 
+static void test_a_guest_that_moves_as_files_stands_still_for_all_of_it(void **state)
+{
+	struct estimate_input in = idle();
+	struct estimate e, slow, unknown;
+
+	(void)state;
+	in.files = in.pause = true;
+	in.files_bps = (struct estimate_range){100 * MB, 400 * MB};
+	e = make(&in);
+	assert_sane(&e);
+	assert_true(e.downtime_known && e.converges == ESTIMATE_YES);
+	/* Written here and read there, whatever the link does. */
+	assert_true(e.downtime_ms.low > 2 * 1e3 * GIB / (400 * MB));
+	assert_true(e.downtime_ms.high > 2 * 1e3 * GIB / (200 * MB));
+	in.files_bps = (struct estimate_range){20 * MB, 40 * MB};
+	slow = make(&in);
+	assert_true(slow.downtime_ms.low > e.downtime_ms.high);
+	snprintf(in.no_room, sizeof(in.no_room), "there is none");
+	unknown = make(&in);
+	assert_sane(&unknown);
+	assert_true(unknown.downtime_ms.high / unknown.downtime_ms.low >
+		    e.downtime_ms.high / e.downtime_ms.low);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -390,6 +415,7 @@ int main(void)
 		cmocka_unit_test(test_a_time_limit_that_is_too_short_is_said),
 		cmocka_unit_test(test_absurd_values_give_ranges_all_the_same),
 		cmocka_unit_test(test_no_memory_at_all),
+		cmocka_unit_test(test_a_guest_that_moves_as_files_stands_still_for_all_of_it),
 		cmocka_unit_test(test_a_report_is_compared_with_it),
 		cmocka_unit_test(test_what_has_no_end_is_null_in_json),
 	};

@@ -6,9 +6,12 @@
  * DROVER_SHIM_DIR (tests/bhyve-shim), DROVER_QEMU_DIR (build/qemu) and DROVER_GUESTS_DIR
  * (build/guests) say where things are.
  */
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/fs.h"
+#include "base/json.h"
 #include "hv/bhyve/bhyve.h"
+#include "hv/bhyve/transfer.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,6 +57,7 @@ static int setup_all(void **state)
 		.bootrom = "/rom/BHYVE_UEFI.fd",
 		.vmm_dir = fs_format("%s/vmm", dir),
 		.nmdm_dir = fs_format("%s", dir),
+		.suspend_dir = fs_format("%s/suspended", dir),
 		.port_min = 7900,
 		.port_max = 7999};
 	setenv("BHYVE_SHIM", dir, 1);
@@ -94,7 +99,7 @@ static void test_what_it_can_is_read_off_its_usage(void **state)
 	} cases[] = {
 		{"", 31, NULL},
 		{"--migrate-live", 15, "--migrate-live"},
-		{"-R,--migrate,--migrate-live", 3, "no migration"},
+		{"-R,--migrate,--migrate-live", 3, "suspended to files"},
 		{"-R,-r,--migrate,--migrate-live,--checkpoint,--suspend", 0, "no migration"},
 	};
 
@@ -369,6 +374,121 @@ static void test_a_pause_stops_the_guest_and_a_new_droverd_finds_it(void **state
 	hv_close(hv);
 }
 
+/*
+ * Guests that move as files.
+ */
+
+static void test_the_way_is_the_best_that_both_can(void **state)
+{
+	static const struct {
+		const char *here, *there;
+		bool still;
+		enum hv_way way;
+	} cases[] = {
+		{"", "", false, HV_WAY_STREAM},
+		{"", "-R", false, HV_WAY_FILES},
+		{"--migrate-live", "", false, HV_WAY_FILES},
+		{"--migrate-live", "", true, HV_WAY_STREAM},
+		{"-R,--migrate,--migrate-live", "-R,--migrate,--migrate-live", false, HV_WAY_FILES},
+		{"-R,--migrate,--migrate-live", "-R,--migrate,--migrate-live", true, HV_WAY_FILES},
+		/* It could not be taken back. */
+		{"-r,--migrate-live", "", false, HV_WAY_NONE},
+		{"--migrate-live", "-r,-R", false, HV_WAY_NONE},
+		{"-R,-r,--migrate,--migrate-live,--checkpoint,--suspend", "", false, HV_WAY_NONE},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct hv *here = open_without(cases[i].here);
+		struct hv *there = open_without(cases[i].there);
+		cleanup_json json_t *facts = hv_facts_json(there);
+
+		assert_int_equal(hv_way(here, facts, cases[i].still), cases[i].way);
+		hv_close(there);
+		hv_close(here);
+	}
+}
+
+/* What a destination makes of `bytes` that come instead of a guest's files. */
+static char *received(struct hv *hv, const void *bytes, size_t len)
+{
+	struct vm_def def = tiny("in1");
+	cleanup_free char *run_dir = fs_format("%s/in1.run", dir);
+	struct hv_start how = {.def = &def, .run_dir = run_dir, .incoming = true, .files = true};
+	struct hv_vm *vm = hv_vm_start(hv, &how, &test_error);
+	struct hv_migrate_status status;
+	int pair[2];
+
+	if (!vm)
+		fail_msg("%s", test_error->message);
+	assert_true(hv_vm_is_files(vm));
+	assert_int_equal(hv_vm_state(vm), HV_INCOMING);
+	assert_int_equal(hv_vm_migrate_incoming(vm, "", false, NULL), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	hv_vm_migrate_connected(vm, pair[0]);
+	assert_true(send(pair[1], bytes, len, MSG_NOSIGNAL) == (ssize_t)len);
+	close(pair[1]);
+	assert_int_equal(hv_vm_migrate_wait(
+				 vm, HV_MIGRATE_ACTIVE, clock_ms() + STEP_MS, &status, NULL),
+		0);
+	assert_int_equal(status.phase, HV_MIGRATE_FAILED);
+	/* Nothing of it is ever started, and nothing is left. */
+	assert_int_equal(hv_vm_resume(vm, NULL), -1);
+	assert_true(hv_vm_never_ran(vm));
+	assert_int_equal(hv_vm_end(vm, clock_ms() + STEP_MS, NULL), 0);
+	hv_vm_close(vm);
+	return fs_format("%s", status.failure);
+}
+
+static void put_header(uint8_t *out, uint64_t memory, uint64_t kern, uint64_t meta)
+{
+	static const uint8_t magic[] = BHYVE_TRANSFER_MAGIC;
+
+	memcpy(out, magic, sizeof(magic));
+	put_be64(out + 8, memory);
+	put_be64(out + 16, kern);
+	put_be64(out + 24, meta);
+}
+
+static bool is_empty(const char *path)
+{
+	return rmdir(path) == 0 && mkdir(path, 0700) == 0;
+}
+
+static void test_what_is_no_guest_s_files_is_not_taken(void **state)
+{
+	struct hv *hv = open_without("");
+	uint64_t memory = tiny("in1").memory_bytes;
+	const struct {
+		uint64_t memory, kern, meta;
+		const char *why;
+	} cases[] = {
+		{memory + (17 << 20), 1, 1, "and may have"},
+		{UINT64_MAX, 1, 1, "and may have"},
+		{0, 1, 1, "and may have"},
+		{4096, (256 << 20) + 1, 1, "and may have"},
+		{4096, 1, (1 << 20) + 1, "and may have"},
+		{64, 32, 32, "do not fit together"},
+		{memory, 1, 1, "not all here"},
+	};
+	uint8_t bytes[BHYVE_TRANSFER_HEADER + 128] = {0};
+	cleanup_free char *no_magic = received(hv, bytes, sizeof(bytes));
+	cleanup_free char *place = fs_format("%s/suspended", dir);
+
+	(void)state;
+	assert_non_null(strstr(no_magic, "no guest's files"));
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		cleanup_free char *why = NULL;
+
+		put_header(bytes, cases[i].memory, cases[i].kern, cases[i].meta);
+		why = received(hv, bytes, sizeof(bytes));
+		if (!strstr(why, cases[i].why))
+			fail_msg("case %zu: %s", i, why);
+		assert_true(is_empty(place));
+	}
+	hv_close(hv);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +497,8 @@ int main(void)
 		cmocka_unit_test(test_a_definition_becomes_arguments),
 		cmocka_unit_test(test_loaders_go_before_it),
 		cmocka_unit_test(test_what_bhyve_has_not_is_refused_by_its_key),
+		cmocka_unit_test(test_the_way_is_the_best_that_both_can),
+		cmocka_unit_test(test_what_is_no_guest_s_files_is_not_taken),
 		cmocka_unit_test(test_a_guest_goes_on_from_its_checkpoint),
 		cmocka_unit_test(test_a_pause_stops_the_guest_and_a_new_droverd_finds_it),
 	};

@@ -1,4 +1,6 @@
+#include "base/buf.h"
 #include "bhyve_gen.h"
+#include "hv/bhyve/transfer.h"
 #include "test_stream_support.h"
 
 #include <string.h>
@@ -332,6 +334,82 @@ static void test_damaged_streams_are_passed_on_as_they_are(void **state)
 	assert_in_range(lost, STREAMS / 4, STREAMS);
 }
 
+/*
+ * The files of a suspended guest.
+ */
+
+/* Memory of so many bytes, kern and meta, and `more` bytes behind them. */
+static void make_files(struct stream_table *made, uint64_t memory, uint64_t kern, uint64_t meta,
+	uint64_t more)
+{
+	static const uint8_t magic[] = BHYVE_TRANSFER_MAGIC;
+	uint64_t rest = kern + meta + more;
+	uint8_t header[BHYVE_TRANSFER_HEADER];
+
+	memcpy(header, magic, sizeof(magic));
+	put_be64(header + 8, memory);
+	put_be64(header + 16, kern);
+	put_be64(header + 24, meta);
+	memset(made, 0, sizeof(*made));
+	buf_init(&made->bytes, 1 << 20);
+	assert_true(buf_add(&made->bytes, header, sizeof(header)));
+	for (uint64_t i = 0; i < memory + rest; i++) {
+		uint8_t byte = (uint8_t)(i * 31 >> 3);
+
+		assert_true(buf_add(&made->bytes, &byte, 1));
+	}
+}
+
+static void test_the_memory_of_a_suspended_guest_is_its_pages(void **state)
+{
+	const struct {
+		uint64_t memory, kern, meta, more;
+	} cases[] = {{8 * STREAM_PAGE, 5000, 300, 0}, {8 * STREAM_PAGE + 77, 5000, 300, 0},
+		{77, 1, 1, 0}, {STREAM_PAGE, 0, 0, 0}, {3 * STREAM_PAGE, 100, 100, 50}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		for (unsigned split = 0; split < STREAM_SPLITS; split++) {
+			struct stream_table made;
+			struct fed f;
+
+			make_files(&made, cases[i].memory, cases[i].kern, cases[i].meta,
+				cases[i].more);
+			f = feed_told("auto", &made, made.bytes.len, 0, &stream_splits[split]);
+			assert_string_equal(stream_parser_name(f.p), "bhyve");
+			assert_int_equal(f.counts->pages, cases[i].memory / STREAM_PAGE);
+			assert_int_equal(f.counts->unknown_bytes, cases[i].more);
+			for (size_t n = 0; n < f.found.items_len; n++)
+				assert_int_equal(f.found.items[n].address, n * STREAM_PAGE);
+			fed_free(&f);
+			stream_table_free(&made);
+		}
+}
+
+static void test_files_that_no_guest_has_are_passed_on(void **state)
+{
+	const struct {
+		uint64_t memory, kern, meta;
+	} cases[] = {{STREAM_MEMORY_MAX + 1, 1, 1}, {UINT64_MAX, 1, 1},
+		{STREAM_PAGE, UINT64_MAX, 1}, {STREAM_PAGE, 1, UINT64_MAX}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct stream_table made;
+		struct fed f;
+
+		make_files(&made, 2 * STREAM_PAGE, 0, 0, 0);
+		put_be64(made.bytes.data + 8, cases[i].memory);
+		put_be64(made.bytes.data + 16, cases[i].kern);
+		put_be64(made.bytes.data + 24, cases[i].meta);
+		f = feed_told("auto", &made, made.bytes.len, 0, &whole);
+		assert_int_equal(f.counts->pages, 0);
+		assert_true(f.counts->unknown_bytes >= 2 * STREAM_PAGE);
+		fed_free(&f);
+		stream_table_free(&made);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -348,6 +426,8 @@ int main(void)
 		cmocka_unit_test(test_memory_that_no_guest_has_is_not_taken),
 		cmocka_unit_test(test_what_is_no_structure_and_no_device_is_passed_on),
 		cmocka_unit_test(test_damaged_streams_are_passed_on_as_they_are),
+		cmocka_unit_test(test_the_memory_of_a_suspended_guest_is_its_pages),
+		cmocka_unit_test(test_files_that_no_guest_has_are_passed_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
