@@ -166,11 +166,28 @@ static void print_line(struct progress *p, const json_t *event)
 	fflush(stdout);
 }
 
+/* What is expected of it, before it begins: it is not drawn over. */
+static bool print_estimate(struct progress *p, const json_t *event)
+{
+	char line[LINE_MAX_BYTES];
+
+	if (strcmp(cli_text(event, "phase", ""), "estimate") != 0 || !*cli_text(event, "message", ""))
+		return false;
+	progress_clear(p);
+	snprintf(line, sizeof(line), "%s", cli_text(event, "message", ""));
+	make_plain(line);
+	printf("estimate: %s\n", line);
+	fflush(stdout);
+	return true;
+}
+
 void progress_event(struct progress *p, const json_t *event)
 {
 	snprintf(p->last, sizeof(p->last), "%s", cli_text(event, "phase", "none"));
 	if (p->how == PROGRESS_JSON)
 		cli_print_json(event);
+	else if (print_estimate(p, event))
+		return;
 	else if (p->how == PROGRESS_BAR)
 		draw_bar(p, event);
 	else

@@ -40,6 +40,8 @@ def create(name):
     """hw.vmm.create"""
     VMM.mkdir(parents=True, exist_ok=True)
     STATE.mkdir(parents=True, exist_ok=True)
+    for counter in ("exits", "still"):
+        state(name, counter).unlink(missing_ok=True)
     (VMM / name).touch()
 
 
@@ -93,14 +95,16 @@ def fails(what):
 
 def exits(name):
     """They become more while the guest runs."""
-    file = state(name, "exits")
-    if not file.exists():
+    if not state(name, "exits").exists():
         return 0
-    now = int(file.read_text())
-    if not state(name, "still").exists():
-        now += 1
-        file.write_text(f"{now}\n")
-    return now
+    try:
+        return int(state(name, "still").read_text())
+    except (OSError, ValueError):
+        return count()
+
+
+def count():
+    return 1 + int(time.monotonic() * 100)
 
 
 def read_json(file):
