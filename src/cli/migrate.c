@@ -97,8 +97,8 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 	if (!postcopy)
 		return NULL;
 	/* What is not asked for is not said: an older droverd would refuse the word. */
-	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*, s:o*, s:o*}}", "vm",
-		cli_get(args, "vm"), "node", cli_get(args, "node"), "check",
+	return json_pack("{s:s, s:s, s:o*, s:{s:I, s:I, s:I, s:I, s:o, s:b, s:o*, s:o*, s:o*}}",
+		"vm", cli_get(args, "vm"), "node", cli_get(args, "node"), "check",
 		cli_flag(args, "check") ? json_true() : NULL, "options", "downtime_ms",
 		(json_int_t)downtime_ms, "bandwidth", (json_int_t)bandwidth, "timeout_ms",
 		(json_int_t)timeout_s * 1000, "reconnect_s", (json_int_t)reconnect_s, "postcopy",

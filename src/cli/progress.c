@@ -171,7 +171,8 @@ static bool print_estimate(struct progress *p, const json_t *event)
 {
 	char line[LINE_MAX_BYTES];
 
-	if (strcmp(cli_text(event, "phase", ""), "estimate") != 0 || !*cli_text(event, "message", ""))
+	if (strcmp(cli_text(event, "phase", ""), "estimate") != 0 ||
+		!*cli_text(event, "message", ""))
 		return false;
 	progress_clear(p);
 	snprintf(line, sizeof(line), "%s", cli_text(event, "message", ""));

@@ -36,11 +36,11 @@ struct hv_settings {
 	gid_t gid;
 	/* bhyve, which runs as root and confines itself: */
 	const char *bhyve, *bhyvectl, *bhyveload, *grub_bhyve; /* programs */
-	const char *bootrom;    /* UEFI firmware of VMs that name none */
-	const char *vmm_dir;    /* /dev/vmm: an entry a VM */
+	const char *bootrom;     /* UEFI firmware of VMs that name none */
+	const char *vmm_dir;     /* /dev/vmm: an entry a VM */
 	const char *suspend_dir; /* where guests are suspended to files, and files received */
-	const char *nmdm_dir;   /* /dev: where nmdm(4) has its devices */
-	int port_min, port_max; /* where an incoming bhyve may listen */
+	const char *nmdm_dir;    /* /dev: where nmdm(4) has its devices */
+	int port_min, port_max;  /* where an incoming bhyve may listen */
 };
 
 struct hv_facts {
@@ -239,11 +239,11 @@ bool hv_vm_never_ran(struct hv_vm *vm);
  * Guests that move as files (HV_WAY_FILES).
  *
  * A bhyve that knows no moves can suspend a guest to files, and start from such files. Then the
- * "stream" is these files, and it is the driver, in a thread of its own, that is at the other end of
- * the data mover's connection: hv_vm_migrate_connected() gives it that, and begins. Source: the
+ * "stream" is these files, and it is the driver, in a thread of its own, that is at the other end
+ * of the data mover's connection: hv_vm_migrate_connected() gives it that, and begins. Source: the
  * guest stands still, and its hypervisor ends when it has written the files, which are the guest
- * then: hv_vm_resume (and hv_vm_migrate_cancel before all is sent) starts it from them, and they are
- * removed when it runs, or by hv_vm_end. Destination: nothing is started before hv_vm_resume; a
+ * then: hv_vm_resume (and hv_vm_migrate_cancel before all is sent) starts it from them, and they
+ * are removed when it runs, or by hv_vm_end. Destination: nothing is started before hv_vm_resume; a
  * hypervisor that does not start from the files is HV_GONE, and has never run the guest.
  */
 enum hv_way {

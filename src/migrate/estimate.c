@@ -81,7 +81,8 @@ static void explain_files(const struct estimate_input *in, struct estimate *e)
 		because(e, "how fast these files can be written is not known: %s", in->no_room);
 	else
 		because_rate(e, "files were written at", in->files_bps.low / MB,
-			in->files_bps.high / MB, " here, and the other node is taken to be as fast");
+			in->files_bps.high / MB,
+			" here, and the other node is taken to be as fast");
 }
 
 static void explain_pages(const struct estimate_input *in, struct estimate *e)

@@ -218,9 +218,9 @@ json_t *estimating_finish(struct estimating *s, int64_t elapsed_ms, bool ready)
 /* What distinguishes one move from another, as far as an estimate goes. */
 static char *move_key(const char *vm, const char *node, const struct migrate_options *o)
 {
-	return fs_format("%s/%s/%lld/%lld/%lld/%d/%d/%d/%d", vm, node, (long long)o->downtime_limit_ms,
-		(long long)o->bandwidth_bps, (long long)o->timeout_ms, o->pause, o->files,
-		o->postcopy, o->postcopy_rounds);
+	return fs_format("%s/%s/%lld/%lld/%lld/%d/%d/%d/%d", vm, node,
+		(long long)o->downtime_limit_ms, (long long)o->bandwidth_bps,
+		(long long)o->timeout_ms, o->pause, o->files, o->postcopy, o->postcopy_rounds);
 }
 
 /* With the lock held: those that nobody will ask for. */

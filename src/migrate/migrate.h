@@ -57,8 +57,8 @@ struct migrate_options {
 	bool pause;                /* the guest is paused first: no rounds, a long downtime */
 	bool postcopy;             /* the guest may run on the other side before all is there … */
 	int postcopy_rounds;       /* … after so many rounds; 0: when it does not converge */
-	bool warm;  /* where there is no better way the guest may be suspended to files … */
-	bool files; /* … and it is: found out, not asked for (hv.h, HV_WAY_FILES) */
+	bool warm;       /* where there is no better way the guest may be suspended to files … */
+	bool files;      /* … and it is: found out, not asked for (hv.h, HV_WAY_FILES) */
 	int reconnect_s; /* for how long a broken lane is made again; 0: drover-wire's own limit */
 	uint32_t forced; /* checks of preflight.h that may fail */
 	/* As said: a check measures and estimates unless it is not to, a move only if it is to. */

@@ -13,8 +13,7 @@ static json_t *hypervisor_of(const struct migrations *all, const char *node)
 	cleanup_json json_t *facts = NULL;
 
 	if (record && record->facts)
-		facts = json_parse(
-			"a node's facts", record->facts, strlen(record->facts), NULL);
+		facts = json_parse("a node's facts", record->facts, strlen(record->facts), NULL);
 	pool_node_free(record);
 	return json_incref(json_object_get(facts, "hypervisor"));
 }
@@ -27,7 +26,8 @@ enum hv_way migrate_way(
 	return hv_way(all->set.hv, there, options->pause);
 }
 
-/* The guest stands still for long, and nobody is to be surprised by that: it has to be agreed to. */
+/* The guest stands still for long, and nobody is to be surprised by that: it has to be agreed to.
+ */
 void preflight_check_warm(struct preflight *p, struct finding *f)
 {
 	struct migrate_options still = p->options;
@@ -41,7 +41,8 @@ void preflight_check_warm(struct preflight *p, struct finding *f)
 		return; /* preflight_check_defect names --pause, which is shorter */
 	if (way == HV_WAY_NONE)
 		finding_set(f, PREFLIGHT_FAILED, ERROR_HYPERVISOR,
-			"bhyve of %s and of %s have no way in common to move a guest (docs/bhyve.md): "
+			"bhyve of %s and of %s have no way in common to move a guest "
+			"(docs/bhyve.md): "
 			"`drover node ls --json` shows what each can",
 			p->all->set.node, p->peer);
 	else if (p->options.warm)
@@ -52,8 +53,8 @@ void preflight_check_warm(struct preflight *p, struct finding *f)
 }
 
 /* Room for the files on one side. */
-static bool find_room(struct preflight *p, struct finding *f,
-	void (*show)(struct finding *, const char *, ...))
+static bool find_room(
+	struct preflight *p, struct finding *f, void (*show)(struct finding *, const char *, ...))
 {
 	struct error *e = NULL;
 	struct hv_room room;
@@ -66,7 +67,8 @@ static bool find_room(struct preflight *p, struct finding *f,
 	if (room.free_bytes >= room.needed_bytes)
 		return true;
 	finding_set(f, PREFLIGHT_FAILED, ERROR_NO_SPACE,
-		"its memory goes to files of %llu MiB in %s, where %llu MiB are free; make room, or "
+		"its memory goes to files of %llu MiB in %s, where %llu MiB are free; make room, "
+		"or "
 		"set suspend_dir of [bhyve] in drover.conf to a place that has it",
 		(unsigned long long)room.needed_bytes >> 20, room.dir,
 		(unsigned long long)room.free_bytes >> 20);

@@ -12,8 +12,8 @@
 enum hv_way migrate_way(
 	const struct migrations *all, const char *node, const struct migrate_options *options);
 
-/* Puts for how long the guest will stand still, by an estimate (NULL: none), into what the report of
- * a preflight says of its way, where that is files. */
+/* Puts for how long the guest will stand still, by an estimate (NULL: none), into what the report
+ * of a preflight says of its way, where that is files. */
 void migrate_way_say(json_t *report, const json_t *estimate);
 
 #endif

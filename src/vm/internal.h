@@ -47,8 +47,8 @@ struct vm *vms_reserve(
 void vm_set_running(struct vm *vm, struct hv_vm *hv, struct vm_def *def);
 /* Starts the hypervisor of `def` for a reserved entry: disks, taps, run directory. The definition
  * is kept in the run directory. Not yet watched. Of `as`, `incoming` and `files` are looked at. */
-struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, const struct hv_start *as,
-	struct error **err);
+struct hv_vm *vm_spawn(
+	struct vm *vm, const struct vm_def *def, const struct hv_start *as, struct error **err);
 /* After the hypervisor has ended: removes what was put beside its own files (the definition, a
  * migration's socket and log), and the directory. */
 void vm_remove_run_dir(const struct vm *vm);

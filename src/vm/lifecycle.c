@@ -96,13 +96,11 @@ static int keep_definition(const struct vm *vm, const struct vm_def *def, struct
 	return fs_write(path, text, strlen(text), 0644, err);
 }
 
-struct hv_vm *vm_spawn(struct vm *vm, const struct vm_def *def, const struct hv_start *as,
-	struct error **err)
+struct hv_vm *vm_spawn(
+	struct vm *vm, const struct vm_def *def, const struct hv_start *as, struct error **err)
 {
-	struct hv_start how = {.def = def,
-		.run_dir = vm->run_dir,
-		.incoming = as->incoming,
-		.files = as->files};
+	struct hv_start how = {
+		.def = def, .run_dir = vm->run_dir, .incoming = as->incoming, .files = as->files};
 	cleanup_free char *nvram = pool_vm_path(vm->vms->pool, def->name, "nvram.fd");
 	char **paths = disk_paths(vm->vms->pool, def, err);
 	struct taps taps = {.by_name = hv_get_facts(vm->vms->hv)->taps_by_name};
@@ -319,8 +317,7 @@ struct vm *vms_take_incoming(
 	return NULL;
 }
 
-int vm_start_incoming(
-	struct vm *vm, const struct vm_def *def, bool files, struct error **err)
+int vm_start_incoming(struct vm *vm, const struct vm_def *def, bool files, struct error **err)
 {
 	const struct hv_start as = {.incoming = true, .files = files};
 	cleanup_free char *text = vm_def_format(def);

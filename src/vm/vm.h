@@ -156,8 +156,7 @@ struct vm *vms_take_incoming(
 	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err);
 /* Starts its hypervisor, which waits for a stream, or makes all ready for a guest that comes as
  * `files` (hv.h, HV_WAY_FILES). */
-int vm_start_incoming(
-	struct vm *vm, const struct vm_def *def, bool files, struct error **err);
+int vm_start_incoming(struct vm *vm, const struct vm_def *def, bool files, struct error **err);
 
 /* A look at a VM that runs here, without taking it: something may be done to it, or it may end,
  * meanwhile. NULL when it has no hypervisor here. vm_unref gives it back. */

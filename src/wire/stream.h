@@ -81,10 +81,10 @@ struct stream_counts {
  *
  * "bhyve" knows the streams of the FreeBSD-UPB tree's bhyve on amd64, warm and live, and those of
  * its older warm migration that have no type, and the files of a suspended guest, one after the
- * other (docs/wire-bhyve.md). All of memory is block 0, with addresses that count through lowmem and
- * then through highmem; pages of zeros are full pages. It is lost
- * - at anything but a header of specs, of 520 bytes, or of files in front, and at pages that are not
- *   of STREAM_PAGE bytes;
+ * other (docs/wire-bhyve.md). All of memory is block 0, with addresses that count through lowmem
+ * and then through highmem; pages of zeros are full pages. It is lost
+ * - at anything but a header of specs, of 520 bytes, or of files in front, and at pages that are
+ * not of STREAM_PAGE bytes;
  * - at a type of migration that it does not know, and at sizes of memory that no guest has;
  * - at the first list of pages of a live migration, when the guest's memory was not told
  *   (stream_parser_expect): how long these lists are is nowhere in the stream;

@@ -428,9 +428,8 @@ static char *received(struct hv *hv, const void *bytes, size_t len)
 	hv_vm_migrate_connected(vm, pair[0]);
 	assert_true(send(pair[1], bytes, len, MSG_NOSIGNAL) == (ssize_t)len);
 	close(pair[1]);
-	assert_int_equal(hv_vm_migrate_wait(
-				 vm, HV_MIGRATE_ACTIVE, clock_ms() + STEP_MS, &status, NULL),
-		0);
+	assert_int_equal(
+		hv_vm_migrate_wait(vm, HV_MIGRATE_ACTIVE, clock_ms() + STEP_MS, &status, NULL), 0);
 	assert_int_equal(status.phase, HV_MIGRATE_FAILED);
 	/* Nothing of it is ever started, and nothing is left. */
 	assert_int_equal(hv_vm_resume(vm, NULL), -1);

@@ -339,8 +339,8 @@ static void test_damaged_streams_are_passed_on_as_they_are(void **state)
  */
 
 /* Memory of so many bytes, kern and meta, and `more` bytes behind them. */
-static void make_files(struct stream_table *made, uint64_t memory, uint64_t kern, uint64_t meta,
-	uint64_t more)
+static void make_files(
+	struct stream_table *made, uint64_t memory, uint64_t kern, uint64_t meta, uint64_t more)
 {
 	static const uint8_t magic[] = BHYVE_TRANSFER_MAGIC;
 	uint64_t rest = kern + meta + more;

@@ -31,8 +31,8 @@ enum {
 /*
  * A guest as files: a source that is being, or has been, suspended, and a destination that receives
  * the files of one (files.c, suspend.c, receive.c, restore.c). hv.json has the path from before the
- * order to suspend on, and `restoring` from before a bhyve is started with the files: what an earlier
- * droverd may have done is known from that.
+ * order to suspend on, and `restoring` from before a bhyve is started with the files: what an
+ * earlier droverd may have done is known from that.
  */
 struct bhyve_files {
 	atomic_bool used;            /* there are such files, or will be */
@@ -44,7 +44,7 @@ struct bhyve_files {
 	pthread_t thread; /* sends or receives them */
 	atomic_bool stop; /* it is to leave off */
 	atomic_llong total_bytes, done_bytes;
-	pthread_mutex_t lock; /* and of hv_vm.id, as long as `used` */
+	pthread_mutex_t lock;   /* and of hv_vm.id, as long as `used` */
 	pthread_cond_t changed; /* bhyve_vm.phase */
 	char failure[512];      /* why phase is HV_MIGRATE_FAILED; lock */
 };

@@ -46,7 +46,8 @@ int bhyve_files_choose(struct hv_vm *vm, struct error **err)
 	/* With room for the longest suffix. */
 	if (len < 0 || (size_t)len + sizeof(".kern") > sizeof(f->path))
 		return error_set(err, ERROR_FAILED, 0,
-			"the path %s is too long for suspended guests; set a shorter suspend_dir in "
+			"the path %s is too long for suspended guests; set a shorter suspend_dir "
+			"in "
 			"drover.conf",
 			dir);
 	f->restoring = false;

@@ -1,6 +1,6 @@
 /*
- * A destination that receives a guest as files. What comes was sent by another node: its lengths are
- * bounded by the VM's definition before anything is written.
+ * A destination that receives a guest as files. What comes was sent by another node: its lengths
+ * are bounded by the VM's definition before anything is written.
  */
 #include "hv/bhyve/bhyve.h"
 
@@ -65,8 +65,7 @@ static int put(int fd, const uint8_t *data, size_t len)
 static int receive_file(struct hv_vm *vm, const char *suffix, uint64_t size, struct error **err)
 {
 	cleanup_free char *path = fs_format("%s%s", vm->bhyve->files.path, suffix);
-	cleanup_fd int fd =
-		open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	cleanup_fd int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	cleanup_free uint8_t *chunk = malloc(CHUNK);
 
 	if (!chunk)
@@ -77,8 +76,8 @@ static int receive_file(struct hv_vm *vm, const char *suffix, uint64_t size, str
 		if (read_all(vm, chunk, n, err) < 0)
 			return -1;
 		if (put(fd, chunk, n) < 0)
-			return error_set(err, errno == ENOSPC ? ERROR_NO_SPACE : ERROR_FAILED, errno,
-				"cannot write %s", path);
+			return error_set(err, errno == ENOSPC ? ERROR_NO_SPACE : ERROR_FAILED,
+				errno, "cannot write %s", path);
 		left -= n;
 	}
 	if (fd >= 0 && ftruncate(fd, (off_t)size) == 0)
@@ -90,8 +89,7 @@ static int receive_file(struct hv_vm *vm, const char *suffix, uint64_t size, str
 static int read_header(struct hv_vm *vm, uint64_t sizes[FILES], struct error **err)
 {
 	static const uint8_t magic[BHYVE_TRANSFER_MAGIC_SIZE] = BHYVE_TRANSFER_MAGIC;
-	const uint64_t most[FILES] = {
-		vm->bhyve->memory_bytes + MEMORY_MORE, KERN_MAX, META_MAX};
+	const uint64_t most[FILES] = {vm->bhyve->memory_bytes + MEMORY_MORE, KERN_MAX, META_MAX};
 	uint8_t header[BHYVE_TRANSFER_HEADER];
 	struct reader r;
 

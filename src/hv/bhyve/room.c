@@ -75,8 +75,8 @@ static int measure(const char *path, struct hv_room *room, struct error **err)
 	for (int i = 0; i < MEASURE_CHUNKS && clock_us() - begin_us < MEASURE_MS * 1000; i++) {
 		chunk[0] = (uint64_t)i;
 		if (fs_write_all(fd, chunk, MEASURE_CHUNK) < 0)
-			return error_set(err, errno == ENOSPC ? ERROR_NO_SPACE : ERROR_FAILED, errno,
-				"cannot write to %s", room->dir);
+			return error_set(err, errno == ENOSPC ? ERROR_NO_SPACE : ERROR_FAILED,
+				errno, "cannot write to %s", room->dir);
 		bytes += MEASURE_CHUNK;
 	}
 	cached_us = clock_us() - begin_us;

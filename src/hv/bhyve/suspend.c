@@ -2,8 +2,9 @@
  * A source whose guest moves as files: bhyvectl --suspend=FILE, and the files sent.
  *
  * bhyve ends when it has written them all (usr.sbin/bhyve/snapshot.c: vm_destroy, exit). Where it
- * cannot, for want of room say, it lets the guest go on, and tells nobody: that is seen by files that
- * grow no more while the kernel counts exits of the guest, which has none while it stands still.
+ * cannot, for want of room say, it lets the guest go on, and tells nobody: that is seen by files
+ * that grow no more while the kernel counts exits of the guest, which has none while it stands
+ * still.
  */
 #include "hv/bhyve/bhyve.h"
 
@@ -87,7 +88,8 @@ int bhyve_files_settle(struct hv_vm *vm, int64_t deadline_ms, struct error **err
 			return 0;
 		if (clock_ms() > deadline_ms || f->stop)
 			return error_set(err, ERROR_TIMEOUT, 0,
-				"%s: its bhyve is still writing the guest to %s", vm->name, f->path);
+				"%s: its bhyve is still writing the guest to %s", vm->name,
+				f->path);
 	}
 }
 
