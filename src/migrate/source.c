@@ -264,6 +264,11 @@ static int not_in_time(const struct migration *m, struct error **err)
 	const struct hv_migrate_status *s = &m->last;
 	long long limit_s = m->options.timeout_ms / 1000;
 
+	if (m->options.files)
+		return error_set(err, ERROR_TIMEOUT, 0,
+			"%s was not suspended to files and sent within %lld s: %lld MB are left; "
+			"give it longer",
+			m->vm_name, limit_s, (long long)s->remaining_bytes / 1000000);
 	if (s->dirty_rate_bps < s->rate_bps / 2)
 		return error_set(err, ERROR_TIMEOUT, 0,
 			"%s did not come to a switchover within %lld s: %lld MB are left, and %.1f "

@@ -37,6 +37,7 @@ enum {
 struct bhyve_files {
 	atomic_bool used;            /* there are such files, or will be */
 	char path[BHYVE_FILES_PATH]; /* its memory; beside it .kern and .meta */
+	atomic_bool ordered;         /* source: the order to suspend may have been given */
 	atomic_bool restoring;       /* a bhyve has been, or may have been, started with them */
 	bool launching;              /* it is being started: hv_vm.id is not to be read; lock */
 	int fd;                      /* thread: the connection to the data mover */

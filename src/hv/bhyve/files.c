@@ -50,7 +50,7 @@ int bhyve_files_choose(struct hv_vm *vm, struct error **err)
 			"in "
 			"drover.conf",
 			dir);
-	f->restoring = false;
+	f->restoring = f->ordered = false;
 	f->used = true;
 	return 0;
 }

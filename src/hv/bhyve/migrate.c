@@ -26,6 +26,17 @@ int bhyve_check_postcopy(const struct hv *hv, struct error **err)
 	return no_postcopy(err);
 }
 
+/* It could not be started again from its files. */
+static int check_arguments(const struct hv_vm *vm, struct error **err)
+{
+	if (vm->bhyve->argv)
+		return 0;
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s was started by an older drover, which has not kept how; stop it and start it "
+		"before it is moved by suspending it",
+		vm->name);
+}
+
 int bhyve_vm_check_movable(struct hv_vm *vm, struct error **err)
 {
 	unsigned abilities = vm->hv->abilities;
@@ -39,7 +50,7 @@ int bhyve_vm_check_movable(struct hv_vm *vm, struct error **err)
 	if (abilities & (BHYVE_MIGRATE | BHYVE_MIGRATE_LIVE))
 		return 0;
 	if ((abilities & BHYVE_SNAPSHOT) && (abilities & BHYVE_RESTORE))
-		return 0;
+		return check_arguments(vm, err);
 	return error_set(err, ERROR_HYPERVISOR, 0, "%s cannot be moved: %s", vm->name,
 		vm->hv->facts.no_live);
 }
@@ -50,7 +61,7 @@ static int migrate_files(struct hv_vm *vm, struct error **err)
 {
 	struct bhyve_vm *b = vm->bhyve;
 
-	if (bhyve_files_choose(vm, err) < 0)
+	if (check_arguments(vm, err) < 0 || bhyve_files_choose(vm, err) < 0)
 		return -1;
 	b->files.total_bytes = (long long)b->memory_bytes;
 	b->files.done_bytes = 0;

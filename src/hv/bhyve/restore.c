@@ -180,7 +180,7 @@ int bhyve_files_resume(struct hv_vm *vm, struct error **err)
 	if (rc != 0)
 		return rc < 0 ? -1 : wait_runs(vm, err);
 	if (!b->incoming && process_alive(&vm->id)) {
-		rc = bhyve_files_settle(vm, clock_ms() + SETTLE_MS, err);
+		rc = !b->files.ordered ? 0 : bhyve_files_settle(vm, clock_ms() + SETTLE_MS, err);
 		if (rc <= 0)
 			return rc < 0 ? -1 : finish(vm, err);
 	}

@@ -164,7 +164,7 @@ static int take_files(struct bhyve_vm *b, const json_t *json, struct error **err
 	if (!path)
 		return 0;
 	snprintf(b->files.path, sizeof(b->files.path), "%s", path);
-	b->files.used = true;
+	b->files.used = b->files.ordered = true;
 	b->files.restoring = restoring;
 	return 0;
 }

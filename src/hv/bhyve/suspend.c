@@ -100,7 +100,12 @@ static int suspend(struct hv_vm *vm, struct error **err)
 	char said[512];
 	int done;
 
-	if (fault_point("hv.suspend.before", err) < 0 || bhyve_ctl(vm, order, NULL, err) < 0)
+	if (fault_point("hv.suspend.before", err) < 0)
+		return -1;
+	if (f->stop)
+		return error_set(err, ERROR_CANCELLED, 0, "%s: its move was given up", vm->name);
+	f->ordered = true;
+	if (bhyve_ctl(vm, order, NULL, err) < 0)
 		return -1;
 	done = bhyve_files_settle(vm, INT64_MAX, err);
 	if (done != 0)
