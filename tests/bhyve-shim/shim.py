@@ -9,7 +9,8 @@ structures and devices.
 $BHYVE_SHIM names a directory. In it, DIR/vmm/NAME stands for /dev/vmm/NAME, and DIR/state/NAME.* is
 what the kernel would know of the VM. $BHYVE_SHIM_QEMU is the QEMU, $BHYVE_SHIM_DATA its firmware.
 $BHYVE_SHIM_WITHOUT has names of options, with commas between them, that this bhyve was not built with.
-DIR/fails is a file with the names of what fails: "restore" (bhyve -r).
+DIR/fails is a file with the names of what fails: "restore" (bhyve -r), "suspend" (bhyve dies half
+way).
 $BHYVE_SHIM_EOF ("resume" or "exit") is what a source's stack holds when the connection ends instead of
 an answer; $BHYVE_SHIM_MODEL is the CPU's model string. $BHYVE_SHIM_RUNS is a file, one for all
 nodes, in which it is written when a guest's CPUs run, so that two that do at once are seen.

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 import bhyvelab
-from bhyvelab import DESTINATION, RELEASED, SOURCE, BhyveGuest, hold_and
-from vms import drover, wait_for
+from bhyvelab import DESTINATION, RELEASED, SOURCE, BhyveGuest, Cell, hold_and
+from vms import drover, error_of, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,16 @@ def test_a_source_goes_on_trying_to_go_on_from_the_files(two, guest):
         hold_and(two, guest, here, "hv.suspend.after", cancel)
         thread.join()
     assert_still_on(two, guest, here)
+
+
+def test_what_is_half_written_is_no_guest(two, guest):
+    here, there = where(two, guest)
+    with bhyvelab.failing(here, "suspend"):
+        code, said = drover(here, "migrate", guest.name, there.name, *guest.options, check=False)
+    assert code != 0
+    assert "before it had written the guest" in error_of(said)["message"], said
+    bhyvelab.assert_one_copy(two, guest, Cell(SOURCE, "", "bhyve", SOURCE, lost=True))
+    assert bhyvelab.suspended_files(two) == []
 
 
 @pytest.mark.parametrize("side", [SOURCE, DESTINATION])

@@ -17,7 +17,7 @@
 
 /* Kernel structures and devices: some MiB (bhyve's own buffers for them have 4 to 40 MB). */
 #define MORE_BYTES (64ull << 20)
-#define MEASURE_CHUNK (1u << 20)
+#define MEASURE_CHUNK (1ull << 20)
 #define MEASURE_CHUNKS 32
 #define MEASURE_MS 150
 
@@ -106,7 +106,8 @@ int bhyve_room(const struct hv *hv, const struct vm_def *def, struct hv_room *ro
 		return error_set(
 			err, ERROR_FAILED, errno, "cannot tell what is free in %s", room->dir);
 	room->free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-	if (!measured || room->free_bytes < room->needed_bytes)
+	/* What is measured with must not make another check find too little. */
+	if (!measured || room->free_bytes < room->needed_bytes + MEASURE_CHUNKS * MEASURE_CHUNK)
 		return 0;
 	fs_random_hex(hex, 8);
 	path = fs_format("%s/.measure.%s", room->dir, hex);
