@@ -242,7 +242,8 @@ bool hv_vm_never_ran(struct hv_vm *vm);
  * "stream" is these files, and it is the driver, in a thread of its own, that is at the other end
  * of the data mover's connection: hv_vm_migrate_connected() gives it that, and begins. Source: the
  * guest stands still, and its hypervisor ends when it has written the files, which are the guest
- * then: hv_vm_resume (and hv_vm_migrate_cancel before all is sent) starts it from them, and they
+ * then (phase HV_MIGRATE_FAILED: it cannot be written; _CANCELLED: the data mover takes no more):
+ * hv_vm_resume (and hv_vm_migrate_cancel before all is sent) starts it from them, and they
  * are removed when it runs, or by hv_vm_end. Destination: nothing is started before hv_vm_resume; a
  * hypervisor that does not start from the files is HV_GONE, and has never run the guest.
  */

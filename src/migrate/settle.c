@@ -47,10 +47,12 @@ static int go_on(struct migration *m, struct error **err)
 	return 0;
 }
 
-/* An end that this side wanted needs no other reason. */
-static bool decided_here(const struct error *e)
+/* An end that this side wanted, or a guest that could not be suspended here, needs no other reason.
+ */
+static bool decided_here(const struct migration *m, const struct error *e)
 {
-	return e->kind == ERROR_CANCELLED || e->kind == ERROR_TIMEOUT;
+	return e->kind == ERROR_CANCELLED || e->kind == ERROR_TIMEOUT ||
+	       (m->options.files && m->last.phase == HV_MIGRATE_FAILED);
 }
 
 /* Tells the destination that nothing comes any more, and takes its word. Once is enough. */
@@ -71,7 +73,7 @@ static enum verdict abort_destination(struct migration *m, struct error **why)
 			e ? e->message : "");
 		return UNKNOWN;
 	}
-	verdict = source_take_word(answer, decided_here(*why) ? &unused : why);
+	verdict = source_take_word(answer, decided_here(m, *why) ? &unused : why);
 	m->told = verdict == OURS;
 	return verdict;
 }
@@ -321,7 +323,7 @@ void source_settle(struct migration *m, struct error *e)
 		journal_step(m, STEP_UNDO, NULL);
 		/* Told before its stream breaks, the destination knows that nothing is wrong with
 		 * it. */
-		if (decided_here(e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
+		if (decided_here(m, e) && hv_vm_state(vm_hv(m->vm)) == HV_RUNNING)
 			abort_destination(m, &e);
 		hv_vm_migrate_cancel(vm_hv(m->vm), NULL);
 	} else if (m->step == STEP_END) {

@@ -78,7 +78,7 @@ class BhyveGuest(Guest):
 
 def suspended_files(lab_):
     """The files of guests that move as files, on all nodes."""
-    return [str(file) for node in lab_.nodes for file in node.path(f"{SHARED}/state").glob("suspended/*")]
+    return [str(file) for node in lab_.nodes for file in node.path(f"{SHARED}/state").glob("suspended/*.*")]
 
 
 @contextlib.contextmanager

@@ -181,6 +181,8 @@ void *bhyve_files_send(void *vm);
  * and ERROR_TIMEOUT when neither is known by the deadline, ERROR_NOT_RUNNING when its bhyve has
  * ended and the files are not whole. */
 int bhyve_files_settle(struct hv_vm *vm, int64_t deadline_ms, struct error **err);
+/* The last of these errors. */
+int bhyve_files_ended_early(struct hv_vm *vm, struct error **err);
 
 /* receive.c: thread of a destination: takes the files. */
 void *bhyve_files_receive(void *vm);

@@ -185,7 +185,7 @@ int bhyve_files_resume(struct hv_vm *vm, struct error **err)
 			return rc < 0 ? -1 : finish(vm, err);
 	}
 	if (!bhyve_checkpoint_complete(b->files.path))
-		return not_restored(vm, ERROR_NOT_RUNNING, err);
+		return bhyve_files_ended_early(vm, err);
 	return start(vm, err);
 }
 

@@ -66,7 +66,7 @@ static bool goes_on(struct hv_vm *vm, struct watch *w)
 	return w->times >= ASKED_TIMES;
 }
 
-static int ended_early(struct hv_vm *vm, struct error **err)
+int bhyve_files_ended_early(struct hv_vm *vm, struct error **err)
 {
 	char said[512];
 
@@ -83,7 +83,9 @@ int bhyve_files_settle(struct hv_vm *vm, int64_t deadline_ms, struct error **err
 
 	for (;;) {
 		if (process_wait(&vm->id, clock_ms() + LOOK_MS, NULL))
-			return bhyve_checkpoint_complete(f->path) ? 1 : ended_early(vm, err);
+			return bhyve_checkpoint_complete(f->path)
+				       ? 1
+				       : bhyve_files_ended_early(vm, err);
 		if (goes_on(vm, &watch))
 			return 0;
 		if (clock_ms() > deadline_ms || f->stop)
@@ -198,13 +200,12 @@ void *bhyve_files_send(void *arg)
 	struct hv_vm *vm = arg;
 	struct error *e = NULL;
 
-	if (suspend(vm, &e) == 0 && send_files(vm, &e) == 0) {
-		shutdown(vm->bhyve->files.fd, SHUT_WR);
-		bhyve_files_phase(vm, HV_MIGRATE_COMPLETED, NULL);
-	} else {
+	if (suspend(vm, &e) < 0)
 		bhyve_files_phase(vm, HV_MIGRATE_FAILED, e);
-		/* The data mover must not take this for the end of the files. */
-		shutdown(vm->bhyve->files.fd, SHUT_RDWR);
-	}
+	else if (send_files(vm, &e) < 0)
+		bhyve_files_phase(vm, HV_MIGRATE_CANCELLED, e);
+	else
+		bhyve_files_phase(vm, HV_MIGRATE_COMPLETED, NULL);
+	shutdown(vm->bhyve->files.fd, SHUT_WR);
 	return NULL;
 }
