@@ -1,5 +1,6 @@
 """Guests that move as files (test_bhyve_warm.py), and everything that can go wrong: `make check-bhyve`."""
 
+import contextlib
 import signal
 import threading
 
@@ -89,6 +90,22 @@ def test_a_source_goes_on_trying_to_go_on_from_the_files(two, guest):
         hold_and(two, guest, here, "hv.suspend.after", cancel)
         thread.join()
     assert_still_on(two, guest, here)
+
+
+@pytest.mark.parametrize("side", [SOURCE, DESTINATION])
+def test_files_that_the_guest_has_run_from_are_never_used_again(two, guest, side):
+    """Its disks are newer."""
+    here, there = where(two, guest)
+    node = (here, there)[side]
+
+    def kill_both():
+        bhyvelab.kill(node, guest, "bhyve")
+        bhyvelab.kill(node, guest, "droverd")
+
+    with bhyvelab.failing(there, "restore") if side == SOURCE else contextlib.nullcontext():
+        hold_and(two, guest, node, "hv.restore.after", kill_both)
+    bhyvelab.assert_one_copy(two, guest, Cell(side, "", "bhyve", side, lost=True))
+    assert bhyvelab.suspended_files(two) == []
 
 
 def test_what_is_half_written_is_no_guest(two, guest):
