@@ -98,6 +98,11 @@ void preflight_compare_room(struct preflight *p, struct finding *f)
 	*f = here;
 }
 
+static int decimals(const json_t *ms)
+{
+	return json_integer_value(ms) < 10000;
+}
+
 static void say(json_t *check, const json_t *estimate)
 {
 	const json_t *ms = json_object_get(estimate, "downtime_ms");
@@ -106,8 +111,9 @@ static void say(json_t *check, const json_t *estimate)
 	cleanup_free char *time = NULL, *message = NULL;
 
 	if (json_is_integer(low) && json_is_integer(high))
-		time = fs_format("about %.0f to %.0f s", (double)json_integer_value(low) / 1000,
-			(double)json_integer_value(high) / 1000 + 0.5);
+		time = fs_format("about %.*f to %.*f s", decimals(high),
+			(double)json_integer_value(low) / 1000, decimals(high),
+			(double)json_integer_value(high) / 1000);
 	else
 		time = fs_format("a time that is not known (`drover migrate --check` says why)");
 	message = fs_format("it %s moved %sby suspending it to files and going on from them there, "
