@@ -99,7 +99,8 @@ static void measure_room(struct migrations *all, const char *name, struct estima
 	if (hv_room(all->set.hv, vm_definition(vm), &room, true, &e) < 0)
 		snprintf(in->no_room, sizeof(in->no_room), "%.191s", e->message);
 	else if (!(room.cached_bps > 0))
-		snprintf(in->no_room, sizeof(in->no_room), "there is little room in %.100s", room.dir);
+		snprintf(in->no_room, sizeof(in->no_room), "there is little room in %.100s",
+			room.dir);
 	in->files_bps = (struct estimate_range){room.disk_bps, room.cached_bps};
 	vm_unref(vm);
 }

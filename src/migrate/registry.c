@@ -317,16 +317,14 @@ static json_t *make_report(const struct migration *m)
 
 	if (m->mover)
 		mover_bytes(m->mover, &stream_bytes, &wire_bytes);
-	report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "total_ms",
+	report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:o*}", "total_ms",
 		(json_int_t)(now - m->begin_ms), "stream_ms",
 		(json_int_t)(m->stream_ms && m->paused_ms ? m->paused_ms - m->stream_ms : 0),
 		"downtime_ms",
 		(json_int_t)(m->paused_ms && m->resumed_ms ? m->resumed_ms - m->paused_ms : 0),
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
 		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
-		(json_int_t)postcopy_ms(m));
-	if (m->options.files)
-		json_object_set_new(report, "warm", json_true());
+		(json_int_t)postcopy_ms(m), "warm", m->options.files ? json_true() : NULL);
 	if (wire)
 		json_object_update_missing(report, wire);
 	if (m->estimate)
