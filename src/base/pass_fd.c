@@ -12,7 +12,7 @@ int pass_fd_send(int socket, int fd)
 	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
 			     .cmsg_level = SOL_SOCKET,
 			     .cmsg_type = SCM_RIGHTS}};
-	struct iovec part = {.iov_base = "", .iov_len = 1};
+	struct iovec part = {.iov_base = " ", .iov_len = 1};
 	struct msghdr message = {.msg_iov = &part,
 		.msg_iovlen = 1,
 		.msg_control = control.space,

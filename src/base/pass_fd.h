@@ -1,5 +1,6 @@
 /*
- * File descriptors passed to another process over a Unix socket (SCM_RIGHTS, with one byte).
+ * File descriptors passed to another process over a Unix socket (SCM_RIGHTS, with one byte, a
+ * space).
  */
 #ifndef DROVER_BASE_PASS_FD_H
 #define DROVER_BASE_PASS_FD_H

@@ -47,6 +47,8 @@ static const struct cli_verb verbs[] = {
 	{"stop", VERB(stop), .summary = "Stops a VM, wherever it runs",
 		.examples = "drover stop web1\ndrover stop web1 --timeout 300\n"
 			    "drover stop web1 --hard"},
+	{"suspend", VERB(suspend), .summary = "Saves a running VM's state in the pool and stops it",
+		.examples = "drover suspend web1\ndrover start web1 --node node2"},
 	{"recover", VERB(recover), .summary = "Takes a VM over from a node that has died",
 		.examples = "drover recover web1\ndrover recover web1 --start --yes\n"
 			    "drover recover web1 --fenced"},

@@ -34,6 +34,7 @@ CLI_VERB(ls);
 /* vm.c */
 CLI_VERB(start);
 CLI_VERB(stop);
+CLI_VERB(suspend);
 CLI_VERB(show);
 CLI_VERB(set);
 CLI_VERB(rm);

@@ -5,6 +5,7 @@
 #include "base/json.h"
 
 #include <string.h>
+#include <time.h>
 
 #define VM \
 	{ \
@@ -15,6 +16,12 @@
 const struct cli_option cli_start_options[] = {
 	VM,
 	{CLI_VALUE, "node", "NODE", "on that node", NULL},
+	{CLI_FLAG, "discard", NULL,
+		"boots a suspended VM anew: its saved state is lost, as by a power cut", NULL},
+	{CLI_END, NULL, NULL, NULL, NULL},
+};
+const struct cli_option cli_suspend_options[] = {
+	VM,
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_stop_options[] = {
@@ -66,7 +73,10 @@ int cli_start(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s/start", vm_name(cli)), *sentence = NULL;
 	const char *node = cli_get(&cli->args, "node");
-	cleanup_json json_t *answer = cli_call(cli, "POST", node, path, NULL, err);
+	cleanup_json json_t *body =
+		cli_flag(&cli->args, "discard") ? json_pack("{s:b}", "discard", 1) : NULL;
+	cleanup_json json_t *answer = cli_call_within(
+		cli, NULL, CLI_CALL_MS + CLI_CALL_MS / 5, "POST", node, path, body, err);
 	cleanup_free char *here = answer && !node ? cli_this_node(cli, NULL) : NULL;
 
 	if (!answer)
@@ -101,6 +111,39 @@ int cli_stop(struct cli *cli, struct error **err)
 	return say(cli, answer, sentence);
 }
 
+int cli_suspend(struct cli *cli, struct error **err)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s/suspend", vm_name(cli)), *sentence = NULL;
+	/* Longer than droverd waits for the hypervisor. */
+	cleanup_json json_t *answer = cli_call_within(
+		cli, NULL, CLI_CALL_MS + CLI_CALL_MS / 5, "POST", NULL, path, NULL, err);
+
+	if (!answer)
+		return -1;
+	sentence = fs_format(
+		"%s is suspended; `drover start %s` lets it go on", vm_name(cli), vm_name(cli));
+	return say(cli, answer, sentence);
+}
+
+/* Since when a suspended VM is, and what its state is of. */
+static void print_saved(const json_t *saved)
+{
+	char when[64] = "?", size[32];
+	time_t seconds = (time_t)(cli_number(saved, "when_ms", 0) / 1000);
+	struct tm tm;
+
+	if (!saved)
+		return;
+	if (*cli_text(saved, "problem", "")) {
+		printf("problem: %s\n", cli_text(saved, "problem", ""));
+		return;
+	}
+	if (localtime_r(&seconds, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	cli_format_size(cli_number(saved, "bytes", 0), size);
+	printf("suspended on %s at %s, %s\n", cli_text(saved, "node", "?"), when, size);
+}
+
 int cli_show(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli));
@@ -126,6 +169,7 @@ int cli_show(struct cli *cli, struct error **err)
 		printf("%s\n", cli_text(vm, "operation", ""));
 	if (*cli_text(vm, "problem", ""))
 		printf("problem: %s\n", cli_text(vm, "problem", ""));
+	print_saved(json_object_get(vm, "saved"));
 	putchar('\n');
 	cli_print_text(cli_text(vm, "conf", ""));
 	return 0;
@@ -167,12 +211,13 @@ int cli_set(struct cli *cli, struct error **err)
 int cli_rm(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli)), *sentence = NULL;
-	cleanup_free char *question = fs_format(
-		"Remove %s with its definition and all disks in its directory?", vm_name(cli));
+	cleanup_free char *question = NULL;
 	cleanup_json json_t *answer = NULL, *known = NULL;
 
 	/* Before asking: a name that is wrong needs no question. */
 	known = cli_call(cli, "GET", NULL, path, NULL, err);
+	question = fs_format("Remove %s with its definition%s and all disks in its directory?",
+		vm_name(cli), json_object_get(known, "saved") ? ", its saved state" : "");
 	if (!known || cli_must_confirm(cli, question, err) < 0)
 		return -1;
 	answer = cli_call(cli, "DELETE", NULL, path, NULL, err);

@@ -12,7 +12,8 @@
 	X(show, "GET", "/v1/vms/{vm}", API_ANY_NODE, "", "") \
 	X(set, "PATCH", "/v1/vms/{vm}", SERVER_LOCAL, "", "set") \
 	X(remove_vm, "DELETE", "/v1/vms/{vm}", SERVER_LOCAL, "", "") \
-	X(start, "POST", "/v1/vms/{vm}/start", API_ANY_NODE, "", "") \
+	X(start, "POST", "/v1/vms/{vm}/start", API_ANY_NODE, "", "discard") \
+	X(suspend, "POST", "/v1/vms/{vm}/suspend", API_ANY_NODE, "", "") \
 	X(stop, "POST", "/v1/vms/{vm}/stop", API_ANY_NODE, "", "timeout_ms") \
 	X(rename_vm, "POST", "/v1/vms/{vm}/rename", SERVER_LOCAL, "", "to") \
 	X(console, "GET", "/v1/vms/{vm}/console", SERVER_LOCAL, "", "")
@@ -296,8 +297,10 @@ static int start(struct request *request, struct response *response, struct erro
 {
 	struct daemon *daemon = api_daemon(request);
 	struct machine *m = daemon_machine(daemon, err);
+	bool discard;
 
-	if (!m || vms_start(m->vms, request_param(request, "vm"), err) < 0)
+	if (!m || json_opt_bool(request_body(request), "discard", false, &discard, err) < 0 ||
+		vms_start(m->vms, request_param(request, "vm"), discard, err) < 0)
 		return -1;
 	indexer_look_at(
 		daemon->indexer, atomic_load(&daemon->cluster)->pool, request_param(request, "vm"));
@@ -341,6 +344,23 @@ static int stop(struct request *request, struct response *response, struct error
 	if (vms_stop(m->vms, vm, timeout_ms, &forced, err) < 0)
 		return -1;
 	return api_answer(response, json_pack("{s:b}", "forced", forced));
+}
+
+static int suspend(struct request *request, struct response *response, struct error **err)
+{
+	struct machine *m = daemon_machine(api_daemon(request), err);
+	const char *vm = request_param(request, "vm");
+	struct pool_owner owner;
+
+	if (!m || find_owner(request, m, vm, &owner, err) < 0)
+		return -1;
+	if (*owner.node) {
+		cleanup_free char *escaped = http_escape(vm);
+		cleanup_free char *path = fs_format("/v1/vms/%s/suspend", escaped);
+
+		return api_pass_on(request, response, owner.node, "POST", path, NULL, err);
+	}
+	return vms_suspend(m->vms, vm, err);
 }
 
 static int rename_vm(struct request *request, struct response *response, struct error **err)

@@ -63,8 +63,13 @@ struct hv_driver {
 		struct error **err);
 
 	/* NULL: there is none. */
+	int (*check_suspend)(const struct hv *hv, struct error **err);
 	int (*vm_checkpoint)(struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms,
 		struct error **err);
+	int (*vm_checkpoint_wait)(struct hv_vm *vm, const char *file, bool suspend,
+		int64_t deadline_ms, struct error **err);
+	/* NULL: a hypervisor that ended by itself has left none that is whole. */
+	bool (*checkpoint_is_whole)(const char *file);
 
 	/* NULL but for a driver with hv_facts.runs_at_once. */
 	int (*vm_migrate_seen)(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);

@@ -256,15 +256,31 @@ int hv_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv
 					: cannot_measure(vm, err);
 }
 
+int hv_check_suspend(const struct hv *hv, struct error **err)
+{
+	if (!hv->driver->check_suspend)
+		return error_set(err, ERROR_HYPERVISOR, 0, "%s cannot suspend a guest into files",
+			hv->driver->name);
+	return hv->driver->check_suspend(hv, err);
+}
+
+bool hv_checkpoint_is_whole(const struct hv *hv, const char *file)
+{
+	return hv->driver->checkpoint_is_whole && hv->driver->checkpoint_is_whole(file);
+}
+
 int hv_vm_checkpoint(
 	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
 {
-	const struct hv_driver *driver = vm->hv->driver;
+	if (hv_check_suspend(vm->hv, err) < 0)
+		return error_prefix(err, "%s", vm->name);
+	return vm->hv->driver->vm_checkpoint(vm, file, suspend, deadline_ms, err);
+}
 
-	if (!driver->vm_checkpoint)
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s: there are no checkpoints with %s yet", vm->name, driver->name);
-	return driver->vm_checkpoint(vm, file, suspend, deadline_ms, err);
+int hv_vm_checkpoint_wait(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
+{
+	return vm->hv->driver->vm_checkpoint_wait(vm, file, suspend, deadline_ms, err);
 }
 
 int hv_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err)

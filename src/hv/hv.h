@@ -153,13 +153,25 @@ int hv_vm_announce(struct hv_vm *vm, struct error **err);
 
 /*
  * Writes a checkpoint of the running guest: `file` has its memory, beside it are further files of
- * the driver (bhyve: FILE.kern and FILE.meta). Returns when all are complete, or fails at the
- * deadline; what there is then is of no use. The guest stands still meanwhile, and goes on; with
- * `suspend` it is ended, for a start with hv_start.restore, here or on another node.
- * ERROR_HYPERVISOR where the hypervisor has no such thing.
+ * the driver (bhyve: FILE.kern and FILE.meta). Returns when all are complete. The guest stands
+ * still meanwhile, and goes on; with `suspend` it does not go on, for a start with
+ * hv_start.restore, here or on another node: its hypervisor has ended (bhyve), or stands still and
+ * is to be ended by hv_vm_end.
+ *
+ * ERROR_TIMEOUT: the deadline is over, and it is still being written: hv_vm_checkpoint_wait goes
+ * on waiting for it. Any other error: it has come to nothing, and the guest goes on, if it has not
+ * ended. ERROR_HYPERVISOR where the hypervisor has no such thing. The files are not synced.
  */
 int hv_vm_checkpoint(
 	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
+/* Waits for one that was ordered before, maybe by an earlier droverd; the same results. */
+int hv_vm_checkpoint_wait(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
+/* Whether this hypervisor can suspend a guest into files and go on from these. ERROR_HYPERVISOR. */
+int hv_check_suspend(const struct hv *hv, struct error **err);
+/* Whether a suspended guest's files are whole, by themselves: asked when the hypervisor that wrote
+ * them has ended. */
+bool hv_checkpoint_is_whole(const struct hv *hv, const char *file);
 
 /* Path of the socket with the guest's serial console. Belongs to the handle. */
 const char *hv_vm_console(const struct hv_vm *vm);

@@ -35,9 +35,10 @@ void preflight_check_vm(struct preflight *p, struct finding *f)
 	if (*owner.node && strcmp(owner.node, set->node))
 		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_OWNER, "%s is on %s, not on %s", p->vm,
 			owner.node, set->node);
-	else if (state == HV_GONE || !*owner.node)
-		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_RUNNING,
-			"%s does not run; `drover start %s` starts it", p->vm, p->vm);
+	else if (state == HV_GONE || !*owner.node) {
+		vms_not_running(set->vms, p->vm, &e);
+		finding_fail(f, &e);
+	}
 	else if (state != HV_RUNNING && state != HV_PAUSED)
 		finding_set(f, PREFLIGHT_FAILED,
 			state == HV_MIGRATED || state == HV_INCOMING ? ERROR_BUSY

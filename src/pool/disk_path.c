@@ -56,6 +56,10 @@ bool pool_is_image_place(const char *path)
 		(strncmp(path, "/vms/", 5) != 0 || !strchr(path + 5, '/')))
 		return false;
 	name = strrchr(path, '/') + 1;
+	/* The VM's saved state (vm/saved.h). */
+	if (path[1] == 'v' && !strncmp(strchr(path + 5, '/'), "/saved", 6) &&
+		(!strchr(path + 5, '/')[6] || strchr(path + 5, '/')[6] == '/'))
+		return false;
 	return strcmp(name, "vm.conf") != 0 && strncmp(name, "owner.", 6) != 0 &&
 	       strncmp(name, ".tmp.", 5) != 0;
 }

@@ -30,8 +30,4 @@ bool pool_is_image_place(const char *path);
  * is asked twice (RFC 1813, CREATE). */
 bool pool_is_left_over(const struct stat *st);
 
-/* Removes the directory `name` in dir_fd and all that is in it, never following a link. -1 with
- * errno. */
-int pool_remove_tree(int dir_fd, const char *name);
-
 #endif

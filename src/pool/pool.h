@@ -7,6 +7,7 @@
  *     images/                      base images
  *     vms/VM/vm.conf               definition (pool/vm_def.h)
  *     vms/VM/owner.EPOCH           who may run the VM (pool/owner.h)
+ *     vms/VM/saved/                the state of a suspended VM (vm/saved.h)
  *
  * Names of files that are being written start with ".tmp." and are nobody's. docs/pool.md has every
  * format and the protocol of ownership.
@@ -92,6 +93,10 @@ int pool_vm_create(
 int pool_vm_remove(const struct pool *pool, const char *vm, struct error **err);
 /* ERROR_EXISTS when `to` is there. */
 int pool_vm_rename(const struct pool *pool, const char *from, const char *to, struct error **err);
+
+/* Removes the directory `name` in dir_fd and all that is in it, never following a link. -1 with
+ * errno. */
+int pool_remove_tree(int dir_fd, const char *name);
 
 /* Absolute path of a disk of a definition: relative ones are below vms/VM ("disk0.qcow2") or,
  * when they start with "images/", below the pool. NULL and ERROR_DEFINITION for one that leaves

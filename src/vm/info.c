@@ -1,4 +1,4 @@
-#include "vm/internal.h"
+#include "vm/saved.h"
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -52,6 +52,18 @@ static bool add_here(struct vms *vms, const char *name, json_t *info)
 	return true;
 }
 
+static json_t *describe_saved(struct vms *vms, const char *name)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_saved struct saved *saved = saved_read(vms, name, &e);
+
+	if (!saved)
+		return json_pack("{s:s}", "problem", e->message);
+	return json_pack("{s:s, s:I, s:I, s:s}", "node", saved->node, "when_ms",
+		(json_int_t)saved->when_ms, "bytes", (json_int_t)saved->bytes, "version",
+		saved->version);
+}
+
 static json_t *describe(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
@@ -68,6 +80,10 @@ static json_t *describe(struct vms *vms, const char *name)
 		state = !*owner.node                     ? "stopped"
 			: !strcmp(owner.node, vms->node) ? "down"
 							 : "elsewhere";
+		if (!*owner.node && saved_exists(vms, name)) {
+			set(info, "saved", describe_saved(vms, name));
+			state = "suspended";
+		}
 	} else {
 		set(info, "problem", json_string(e->message));
 		state = "broken";

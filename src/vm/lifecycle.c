@@ -1,5 +1,5 @@
 #include "vm/cpu.h"
-#include "vm/internal.h"
+#include "vm/saved.h"
 
 #include "base/clock.h"
 #include "base/fault.h"
@@ -99,8 +99,11 @@ static int keep_definition(const struct vm *vm, const struct vm_def *def, struct
 struct hv_vm *vm_spawn(
 	struct vm *vm, const struct vm_def *def, const struct hv_start *as, struct error **err)
 {
-	struct hv_start how = {
-		.def = def, .run_dir = vm->run_dir, .incoming = as->incoming, .files = as->files};
+	struct hv_start how = {.def = def,
+		.run_dir = vm->run_dir,
+		.incoming = as->incoming,
+		.files = as->files,
+		.restore = as->restore};
 	cleanup_free char *nvram = pool_vm_path(vm->vms->pool, def->name, "nvram.fd");
 	char **paths = disk_paths(vm->vms->pool, def, err);
 	struct taps taps = {.by_name = hv_get_facts(vm->vms->hv)->taps_by_name};
@@ -209,98 +212,6 @@ int vms_create(
 	return rc;
 }
 
-/* This node may run the VM, or may claim it: 0 with what is known of its owner. */
-static int may_start(
-	struct vms *vms, const char *name, struct pool_owner *owner, struct error **err)
-{
-	if (vms_where(vms, name, owner, err) < 0)
-		return -1;
-	if (*owner->node && strcmp(owner->node, vms->node))
-		return error_set(err, ERROR_NOT_OWNER, 0,
-			"%s belongs to %s since %s of epoch %llu; start or stop it there", name,
-			owner->node, owner->why, (unsigned long long)owner->epoch);
-	return 0;
-}
-
-static int claim_for_start(
-	struct vms *vms, const char *name, const struct pool_owner *owner, struct error **err)
-{
-	if (!strcmp(owner->node, vms->node))
-		return 0;
-	return pool_owner_claim(vms->pool, name, owner->epoch + 1, vms->node, "start", NULL, err);
-}
-
-/* The definition that a VM is started by: its CPU is exact, and it can run here. `changed` tells
- * whether that is not what vm.conf has. */
-static struct vm_def *load_to_start(struct vm *vm, bool *changed, struct error **err)
-{
-	struct vms *vms = vm->vms;
-	struct vm_def *def = vm_def_load(vms->pool, vm->name, err);
-	cleanup_free char *before = def ? vm_def_format(def) : NULL;
-	cleanup_free char *after = NULL;
-
-	if (!def)
-		return NULL;
-	if (vm_make_cpu_exact(vms, def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
-		vms_check_paths(vms, def, err) < 0) {
-		vm_def_free(def);
-		return NULL;
-	}
-	after = vm_def_format(def);
-	*changed = strcmp(before, after) != 0;
-	return def;
-}
-
-static int start_reserved(struct vm *vm, struct error **err)
-{
-	struct vms *vms = vm->vms;
-	struct vm_def *def;
-	struct pool_owner owner;
-	struct hv_vm *hv;
-	bool changed;
-
-	if (may_start(vms, vm->name, &owner, err) < 0)
-		return -1;
-	if (vm->hv)
-		return error_set(
-			err, ERROR_RUNNING, 0, "%s runs already on %s", vm->name, vms->node);
-	def = load_to_start(vm, &changed, err);
-	if (!def)
-		return -1;
-	hv = vm_spawn(vm, def, &(struct hv_start){0}, err);
-	if (!hv) {
-		vm_def_free(def);
-		return -1;
-	}
-	if (fault_point("vm.start.before_claim", err) < 0 ||
-		claim_for_start(vms, vm->name, &owner, err) < 0 ||
-		fault_point("vm.start.after_claim", err) < 0 ||
-		(changed && vm_def_save(vms->pool, def, err) < 0) || hv_vm_resume(hv, err) < 0) {
-		hv_vm_end(hv, clock_ms() + END_MS, NULL);
-		hv_vm_close(hv);
-		vm_remove_run_dir(vm);
-		vm_def_free(def);
-		vm_release(vms, vm->name, "stop", NULL);
-		return -1;
-	}
-	vm_set_running(vm, hv, def);
-	vm_keep_epoch(vm);
-	log_info("%s: started, process %d", vm->name, (int)hv_vm_process(hv)->pid);
-	return 0;
-}
-
-int vms_start(struct vms *vms, const char *name, struct error **err)
-{
-	struct vm *vm = vms_reserve(vms, name, "being started", err);
-	int rc;
-
-	if (!vm)
-		return -1;
-	rc = start_reserved(vm, err);
-	vm_give_back(vm);
-	return rc;
-}
-
 struct vm *vms_take_incoming(
 	struct vms *vms, const struct vm_def *def, const char *operation, struct error **err)
 {
@@ -398,7 +309,7 @@ int vms_stop(
 		vm_give_back(vm);
 		return -1;
 	}
-	if (fault_point("vm.stop.before_release", err) < 0 ||
+	if (fault_point("vm.stop.before_release", err) < 0 || vm_settle_saved(vm, false, err) < 0 ||
 		vm_release(vms, name, "stop", err) < 0)
 		rc = error_prefix(err, "%s was stopped, but not released", name);
 	vm_end(vm);
@@ -460,7 +371,14 @@ int vms_rename(struct vms *vms, const char *name, const char *to, struct error *
 	if (!vm)
 		return -1;
 	target = vms_reserve(vms, to, "being made by a rename", err);
-	rc = target ? pool_vm_rename(vms->pool, name, to, err) : -1;
+	/* Its name is in the state. */
+	if (target && saved_exists(vms, name))
+		rc = error_set(err, ERROR_REFUSED, 0,
+			"%s is suspended, and its state would not fit another name; start and stop "
+			"it first, or start it with --discard",
+			name);
+	else
+		rc = target ? pool_vm_rename(vms->pool, name, to, err) : -1;
 	vm_release(vms, rc == 0 ? to : name, "stop", NULL);
 	if (target)
 		vm_give_back(target);
@@ -538,8 +456,7 @@ char *vms_console(struct vms *vms, const char *name, struct error **err)
 			error_set(err, ERROR_NOT_OWNER, 0, "%s is on %s; open its console there",
 				name, owner.node);
 		else
-			error_set(err, ERROR_NOT_RUNNING, 0,
-				"%s does not run; `drover start %s` starts it", name, name);
+			vms_not_running(vms, name, err);
 		return NULL;
 	}
 	path = fs_format("%s", hv_vm_console(vm->hv));

@@ -16,6 +16,8 @@
 #define END_MS 5000
 /* How long a watcher waits before it looks whether droverd stops. */
 #define WATCH_MS 500
+/* Between tries to put a saved state in order. */
+#define SETTLE_MS 2000
 
 struct vms *vms_open(const struct pool *pool, struct hv *hv, const char *node, const char *run_dir,
 	struct error **err)
@@ -160,7 +162,7 @@ void vm_give_back(struct vm *vm)
 void vm_remove_run_dir(const struct vm *vm)
 {
 	static const char *const files[] = {
-		"vm.conf", "epoch", "migrate.sock", "wire.log", "sample"};
+		"vm.conf", "epoch", "migrate.sock", "wire.log", "sample", "saving", "resuming"};
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		cleanup_free char *path = fs_format("%s/%s", vm->run_dir, files[i]);
@@ -201,6 +203,26 @@ int vm_release(struct vms *vms, const char *name, const char *why, struct error 
 	return pool_owner_claim(vms->pool, name, owner.epoch + 1, "", why, NULL, err);
 }
 
+/* What its guest has left in the pool is put in order before anybody else may start it. False when
+ * droverd stops before that could be done: the next one does it. */
+static bool settle(struct vm *vm)
+{
+	struct vms *vms = vm->vms;
+	struct error *e = NULL;
+	bool closing = false;
+
+	while (!closing && vm_settle_saved(vm, false, &e) < 0) {
+		log_error("%s has ended, and its saved state cannot be put in order: %s", vm->name,
+			e->message);
+		error_free(&e);
+		pthread_mutex_lock(&vms->lock);
+		cond_wait_until(&vms->changed, &vms->lock, clock_ms() + SETTLE_MS);
+		closing = vms->closing;
+		pthread_mutex_unlock(&vms->lock);
+	}
+	return !closing;
+}
+
 /* The guest has powered off, or its hypervisor has ended: nothing of it is left here. */
 static void clean_up_ended(struct vm *vm)
 {
@@ -208,6 +230,10 @@ static void clean_up_ended(struct vm *vm)
 
 	log_info("%s: its guest has ended; releasing it", vm->name);
 	hv_vm_end(vm->hv, clock_ms() + END_MS, NULL);
+	if (!settle(vm)) {
+		vm_unref(vm);
+		return;
+	}
 	if (vm_release(vm->vms, vm->name, "stop", &e) < 0)
 		log_error("%s has ended, but could not be released: %s", vm->name, e->message);
 	vm_end(vm);
@@ -263,7 +289,7 @@ void vm_set_running(struct vm *vm, struct hv_vm *hv, struct vm_def *def)
 	pthread_mutex_unlock(&vms->lock);
 }
 
-static struct vm_def *read_running_def(const struct vm *vm, struct error **err)
+struct vm_def *vm_read_running_def(const struct vm *vm, struct error **err)
 {
 	cleanup_free char *path = fs_format("%s/vm.conf", vm->run_dir);
 	cleanup_free char *text = fs_read(path, VM_DEF_TEXT_MAX, NULL, err);
@@ -281,6 +307,7 @@ static bool has_run(struct hv_vm *hv)
 static void find_one_again(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
+	struct error *unsettled = NULL;
 	struct vm *vm = vms_reserve(vms, name, "being found again", &e);
 	struct vm_def *def;
 	struct hv_vm *hv;
@@ -288,7 +315,7 @@ static void find_one_again(struct vms *vms, const char *name)
 	if (!vm)
 		return;
 	hv = hv_vm_attach(vms->hv, vm->run_dir, &e);
-	def = hv ? read_running_def(vm, &e) : NULL;
+	def = hv ? vm_read_running_def(vm, &e) : NULL;
 	if (def && hv_vm_state(hv) == HV_STARTING) {
 		/* droverd died in the middle of its start, which nobody takes up again. */
 		log_warning("%s: its start was not finished; ending its hypervisor", name);
@@ -296,11 +323,17 @@ static void find_one_again(struct vms *vms, const char *name)
 		def = NULL;
 		error_set(&e, ERROR_NOT_FOUND, 0, "its start was not finished");
 	}
+	if (def && !vm_follow_resume(vm, hv)) {
+		vm_def_free(def);
+		def = NULL;
+		error_set(&e, ERROR_NOT_RUNNING, 0, "its start was not finished");
+	}
 	if (def) {
 		log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
 		vm->epoch = vm_last_epoch(vm);
 		vm_set_running(vm, hv, def);
-		vm_give_back(vm);
+		if (!vm_follow_suspend(vm))
+			vm_give_back(vm);
 		return;
 	}
 	/* Started, and never let run: droverd died before it had kept the definition. */
@@ -309,6 +342,8 @@ static void find_one_again(struct vms *vms, const char *name)
 		e->kind = ERROR_NOT_RUNNING;
 	if (hv)
 		hv_vm_close(hv);
+	if (e->kind == ERROR_NOT_RUNNING && vm_settle_saved(vm, true, &unsettled) < 0)
+		error_move(&e, unsettled);
 	if (e->kind != ERROR_NOT_RUNNING) {
 		/* The entry stays taken: nobody starts a second copy of what may be running. */
 		log_error(
@@ -387,8 +422,7 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
 	if (vms_where(vms, name, &owner, err) < 0)
 		return NULL;
 	if (!*owner.node) {
-		error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it",
-			name, name);
+		vms_not_running(vms, name, err);
 		return NULL;
 	}
 	if (strcmp(owner.node, vms->node)) {
@@ -407,8 +441,7 @@ struct vm *vms_take_again(
 	if (!vm || (vm->hv && hv_vm_state(vm->hv) != HV_GONE))
 		return vm;
 	vm_give_back(vm);
-	error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it", name,
-		name);
+	vms_not_running(vms, name, err);
 	return NULL;
 }
 

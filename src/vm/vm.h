@@ -50,8 +50,14 @@ int vms_create(
 	struct vms *vms, struct vm_def *def, const struct vm_new_disk *disks, struct error **err);
 /* Starts a VM here: claims it (ERROR_NOT_OWNER says whose it is), starts its hypervisor and lets
  * the guest run. A CPU "baseline" is made exact, which vm.conf keeps. ERROR_RUNNING when it runs
- * here already. */
-int vms_start(struct vms *vms, const char *name, struct error **err);
+ * here already. A suspended guest goes on, by the definition that it had; ERROR_REFUSED where it
+ * cannot. With `discard` its state is thrown away, and it boots. */
+int vms_start(struct vms *vms, const char *name, bool discard, struct error **err);
+/* Saves the state of a guest that runs here into the pool, and stops the VM: it is nobody's then,
+ * and whichever node starts it lets the guest go on from there. ERROR_HYPERVISOR where this
+ * hypervisor cannot, ERROR_NO_SPACE; on these and most errors the guest goes on. ERROR_TIMEOUT: the
+ * hypervisor still writes; when it has, the VM is suspended. */
+int vms_suspend(struct vms *vms, const char *name, struct error **err);
 /* Asks the guest by ACPI and waits, after timeout_ms (0: at once) ends the hypervisor; then
  * releases the VM. `forced` (may be NULL) says whether the guest had to be ended. With a timeout of
  * 0 a hypervisor that hangs is ended also while something else (a migration) works on the VM, and
@@ -96,7 +102,9 @@ void vms_end_lost(struct vms *vms, const struct vms_spare *spare);
  * What is known of a VM of the pool, whichever node has it:
  * {"name","node","epoch","state","memory","cpus","sockets","cores","threads","operation",
  * "pid"(here only),"uptime_s"(here)}.
- * "state" is a hv_state_name of a VM that runs here, "stopped" of one that nobody owns, "elsewhere"
+ * "state" is a hv_state_name of a VM that runs here, "stopped" of one that nobody owns, or
+ * "suspended" where it has a saved state (then "saved": {"node","when_ms","bytes","version"}, or
+ * {"problem"} where it cannot be read), "elsewhere"
  * of one that another node owns (ask that node), "down" of one that this node owns but does not
  * run, "broken" with "problem" where vm.conf or the owner cannot be read.
  */
@@ -104,6 +112,10 @@ json_t *vms_info(struct vms *vms, const char *name, struct error **err);
 json_t *vms_list(struct vms *vms, struct error **err);
 /* What is being done with a VM on this node now ("being moved to node2"); false: nothing. */
 bool vms_operation(struct vms *vms, const char *name, char out[128]);
+/* Whether a VM that does not run has a saved state that a start goes on from. */
+bool vms_is_suspended(const struct vms *vms, const char *name);
+/* Why it is not there, for one that does not run: ERROR_NOT_RUNNING with what starts it. */
+int vms_not_running(const struct vms *vms, const char *name, struct error **err);
 /* Path of the console's socket of a VM that runs here. The caller frees it. */
 char *vms_console(struct vms *vms, const char *name, struct error **err);
 

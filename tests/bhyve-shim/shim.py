@@ -59,9 +59,15 @@ def destroy(name):
 
 
 def note_run(name):
-    """A vCPU runs: its counters are not 0 any more."""
-    state(name, "exits").write_text("1234\n")
+    """A vCPU runs: its counters are not 0 any more, and grow until it is paused."""
+    state(name, "exits").write_text(f"{exits(name) + 1234} {time.monotonic()}\n")
     note(name, "runs")
+
+
+def note_pause(name):
+    """Its counters stand still."""
+    state(name, "exits").write_text(f"{exits(name)}\n")
+    note(name, "paused")
 
 
 def still_runs(pid):
@@ -95,17 +101,10 @@ def fails(what):
 
 
 def exits(name):
-    """They become more while the guest runs."""
-    if not state(name, "exits").exists():
-        return 0
-    try:
-        return int(state(name, "still").read_text())
-    except (OSError, ValueError):
-        return count()
-
-
-def count():
-    return 1 + int(time.monotonic() * 100)
+    file = state(name, "exits")
+    words = file.read_text().split() if file.exists() else []
+    count = int(words[0]) if words else 0
+    return count + int((time.monotonic() - float(words[1])) * 1000) if words[1:] else count
 
 
 def read_json(file):

@@ -57,14 +57,20 @@ struct bhyve_vm {
 	char vm_name[FS_NAME_MAX + 1];
 	char taps[VM_DEF_NICS_MAX][32];
 	int taps_count;
-	atomic_bool incoming; /* waits for a stream, as far as is known */
+	atomic_bool incoming; /* waits for a stream, or loads a checkpoint, as far as is known */
 	bool has_run;         /* known to have: see bhyve_has_run */
+	bool restoring;       /* incoming from a checkpoint */
 	bool powered;         /* the guest was told to power off */
 	int port;             /* where an incoming one listens; 0: none */
 	int stream_fd;        /* a copy of its connection to the data mover; -1 */
 	uint64_t memory_bytes;
 	_Atomic enum hv_migrate_phase phase;
 	struct bhyve_files files;
+	atomic_bool suspending; /* told to write its state and end: status 0 is no reboot then */
+	struct {
+		int64_t size_bytes, exits, at_ms;
+		int idle; /* looks in a row in which the guest ran and nothing was written */
+	} saving;         /* what a checkpoint was like when it was last looked at */
 };
 
 /* The operations (hv/driver.h), as hv.h describes them. */
@@ -107,7 +113,10 @@ int bhyve_vm_migrate_follow(struct hv_vm *vm, int64_t deadline_ms, struct hv_mig
 	struct error **err);
 int bhyve_vm_migrate_cancel(struct hv_vm *vm, struct error **err);
 int bhyve_vm_migrate_abandon(struct hv_vm *vm, struct error **err);
+int bhyve_check_suspend(const struct hv *hv, struct error **err);
 int bhyve_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
+int bhyve_vm_checkpoint_wait(
 	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
 int bhyve_vm_migrate_seen(struct hv_vm *vm, enum hv_migrate_phase phase, struct error **err);
 void bhyve_vm_migrate_connected(struct hv_vm *vm, int fd);
@@ -143,7 +152,7 @@ int bhyve_destroy(const struct hv_vm *vm, struct error **err);
 /* Whether a vCPU of it has ever left the guest, by the kernel's counters, which stay until it is
  * destroyed. -1 when it cannot be told. */
 int bhyve_has_run(const struct hv_vm *vm);
-/* How often; -1 when it cannot be told. */
+/* How often it has; the number grows while the guest runs. -1 when it cannot be told. */
 int64_t bhyve_exits(const struct hv_vm *vm);
 
 /* start.c */

@@ -18,6 +18,7 @@
 
 #define META_MAX (1u << 20)
 #define LOOK_MS 50
+#define IDLE_MS 3000
 
 static int64_t size_of(const char *file, const char *suffix)
 {
@@ -71,9 +72,47 @@ void bhyve_checkpoint_remove(const char *file)
 	}
 }
 
-static int wait_complete(
+/*
+ * A bhyve that cannot write its state says so in its log, and lets its guest go on; nobody is told.
+ * While it writes, the vCPUs stand still: where they have moved through two looks in a row and
+ * nothing was written, it has given up. (Of one look alone they may have moved before it began.)
+ */
+static bool has_given_up(struct hv_vm *vm, const char *file)
+{
+	struct bhyve_vm *b = vm->bhyve;
+	int64_t size = size_of(file, "") + size_of(file, ".kern") + size_of(file, ".meta");
+	int64_t exits;
+	bool idle;
+
+	if (clock_ms() - b->saving.at_ms < IDLE_MS)
+		return false;
+	exits = bhyve_exits(vm);
+	idle = b->saving.at_ms && exits >= 0 && b->saving.exits >= 0 && exits != b->saving.exits &&
+	       size == b->saving.size_bytes;
+	b->saving.idle = idle ? b->saving.idle + 1 : 0;
+	b->saving.size_bytes = size;
+	b->saving.exits = exits;
+	b->saving.at_ms = clock_ms();
+	return b->saving.idle >= 2;
+}
+
+static int gave_up(struct hv_vm *vm, struct error **err)
+{
+	char said[512];
+
+	vm->bhyve->suspending = false;
+	bhyve_log_tail(vm->run_dir, said);
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"%s: its bhyve could not write its state, and the guest goes on; see hv.log in "
+		"%s%s%s",
+		vm->name, vm->run_dir, said[0] ? ", which ends with: " : "", said);
+}
+
+int bhyve_vm_checkpoint_wait(
 	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
 {
+	/* Also of one that an earlier droverd has ordered. */
+	vm->bhyve->suspending = suspend;
 	for (;;) {
 		bool ended = process_wait(&vm->id, clock_ms() + LOOK_MS, NULL);
 
@@ -83,24 +122,37 @@ static int wait_complete(
 			return error_set(err, ERROR_NOT_RUNNING, 0,
 				"%s: its bhyve has ended before its checkpoint was complete",
 				vm->name);
+		if (has_given_up(vm, file))
+			return gave_up(vm, err);
 		if (clock_ms() > deadline_ms)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s: its checkpoint %s was not complete in time", vm->name, file);
 	}
 }
 
+int bhyve_check_suspend(const struct hv *hv, struct error **err)
+{
+	if ((hv->abilities & BHYVE_SNAPSHOT) && (hv->abilities & BHYVE_RESTORE))
+		return 0;
+	return error_set(err, ERROR_HYPERVISOR, 0,
+		"this bhyve cannot suspend a guest: build world and kernel with BHYVE_SNAPSHOT "
+		"(bhyvectl has then --suspend, and bhyve -r)");
+}
+
 int bhyve_vm_checkpoint(
 	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err)
 {
 	cleanup_free char *order = fs_format(suspend ? "--suspend=%s" : "--checkpoint=%s", file);
+	struct bhyve_vm *b = vm->bhyve;
+	struct error *why = NULL;
 
-	if (!(vm->hv->abilities & BHYVE_SNAPSHOT))
-		return error_set(err, ERROR_HYPERVISOR, 0,
-			"%s: bhyvectl has no --checkpoint: build world and kernel with "
-			"BHYVE_SNAPSHOT",
-			vm->name);
 	bhyve_checkpoint_remove(file);
-	if (bhyve_ctl(vm, order, NULL, err) < 0)
-		return -1;
-	return wait_complete(vm, file, suspend, deadline_ms, err);
+	memset(&b->saving, 0, sizeof(b->saving));
+	b->suspending = suspend;
+	if (bhyve_ctl(vm, order, NULL, &why) < 0) {
+		/* One that does not answer may have given the order. */
+		b->suspending = suspend && why->kind == ERROR_TIMEOUT;
+		return error_move(err, why);
+	}
+	return bhyve_vm_checkpoint_wait(vm, file, suspend, deadline_ms, err);
 }

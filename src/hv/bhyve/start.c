@@ -403,7 +403,8 @@ static int prepare(struct hv_vm *vm, const struct hv_start *how, struct error **
 	if (fs_mkdirs(how->run_dir, 0755, err) < 0 || make_nvram(vm->hv, how, err) < 0)
 		return -1;
 	b->memory_bytes = how->def->memory_bytes;
-	b->incoming = how->incoming;
+	b->restoring = how->restore != NULL;
+	b->incoming = how->incoming || b->restoring;
 	bhyve_files_remove_stale(vm);
 	if (how->incoming && how->files && bhyve_files_choose(vm, err) < 0)
 		return -1;

@@ -23,6 +23,8 @@
 #define EXIT_REBOOT 0
 /* Devices are restored meanwhile. Who waits asks again, and looks at the data mover in between. */
 #define RUN_MS 3000
+/* Its memory is read from a file before. */
+#define RESTORE_MS 600000
 
 static bool was_started(const struct hv_vm *vm)
 {
@@ -103,16 +105,17 @@ int bhyve_go_on(struct hv_vm *vm, struct error **err)
 }
 
 /* It tells nobody; the kernel counts. */
-static int wait_runs(struct hv_vm *vm, struct error **err)
+static int wait_runs(struct hv_vm *vm, int64_t limit_ms, struct error **err)
 {
-	int64_t deadline = clock_ms() + RUN_MS;
+	int64_t deadline = clock_ms() + limit_ms;
 
 	while (!runs_by_now(vm)) {
 		if (process_wait(&vm->id, clock_ms() + LOOK_MS, NULL))
 			return gone(vm, err);
 		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
-				"%s: its guest did not run within %d s", vm->name, RUN_MS / 1000);
+				"%s: its guest did not run within %lld s", vm->name,
+				(long long)limit_ms / 1000);
 	}
 	close_fd(&vm->bhyve->stream_fd);
 	vm->bhyve->phase = HV_MIGRATE_NONE;
@@ -123,12 +126,14 @@ int bhyve_vm_resume(struct hv_vm *vm, struct error **err)
 {
 	if (bhyve_vm_is_files(vm))
 		return bhyve_files_resume(vm, err);
-	if (!was_started(vm))
-		return bhyve_launch(vm, err);
+	if (!was_started(vm) && bhyve_launch(vm, err) < 0)
+		return -1;
+	if (vm->bhyve->incoming && vm->bhyve->restoring)
+		return wait_runs(vm, RESTORE_MS, err);
 	if (!process_alive(&vm->id))
 		return gone(vm, err);
 	if (vm->bhyve->incoming)
-		return wait_runs(vm, err);
+		return wait_runs(vm, RUN_MS, err);
 	return process_stopped(&vm->id) ? bhyve_go_on(vm, err) : 0;
 }
 
@@ -204,7 +209,8 @@ bool bhyve_vm_wait_off(struct hv_vm *vm, int64_t deadline_ms)
 	if (bhyve_vm_is_files(vm) || process_alive(&vm->id))
 		return false;
 	if (status < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != EXIT_REBOOT ||
-		vm->bhyve->incoming || vm->bhyve->phase != HV_MIGRATE_NONE || !vm->bhyve->argv)
+		vm->bhyve->suspending || vm->bhyve->incoming ||
+		vm->bhyve->phase != HV_MIGRATE_NONE || !vm->bhyve->argv)
 		return true;
 	return !start_again(vm);
 }

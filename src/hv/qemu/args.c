@@ -224,7 +224,7 @@ char **qemu_args(const struct qemu_launch *l, struct error **err)
 		add_disk(&a, l, i);
 	for (int i = 0; i < def->nics_count; i++)
 		add_nic(&a, l, i);
-	if (l->how->incoming)
+	if (l->how->incoming || l->how->restore)
 		add(&a, "-incoming", "defer");
 	add_spare(&a, l);
 	if (a.error) {

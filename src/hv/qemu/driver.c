@@ -35,6 +35,9 @@ const struct hv_driver qemu_driver = {
 	.vm_migrate_follow = qemu_vm_migrate_follow,
 	.vm_migrate_cancel = qemu_vm_migrate_cancel,
 	.vm_migrate_abandon = qemu_vm_migrate_abandon,
+	.check_suspend = qemu_check_suspend,
+	.vm_checkpoint = qemu_vm_checkpoint,
+	.vm_checkpoint_wait = qemu_vm_checkpoint_wait,
 	.vm_dirty_rate = qemu_vm_dirty_rate,
 	.vm_sample_memory = qemu_vm_sample_memory,
 };

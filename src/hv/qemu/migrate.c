@@ -65,8 +65,8 @@ int qemu_vm_migrate_set(
 		NULL, err);
 }
 
-int qemu_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
-	struct error **err)
+int qemu_migrate_prepare(
+	struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err)
 {
 	/* With a return path the destination's answer, or its silence, would decide at the end
 	 * whether this copy runs again. That is ours to decide. Post-copy cannot do without. */
@@ -75,8 +75,15 @@ int qemu_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_
 
 	if (params->postcopy && qemu_check_postcopy_version(&vm->hv->facts, err) < 0)
 		return error_prefix(err, "%s", vm->name);
-	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0 ||
-		qemu_vm_migrate_set(vm, params, err) < 0)
+	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0)
+		return -1;
+	return qemu_vm_migrate_set(vm, params, err);
+}
+
+int qemu_vm_migrate(struct hv_vm *vm, const char *path, const struct hv_migrate_params *params,
+	struct error **err)
+{
+	if (qemu_migrate_prepare(vm, params, err) < 0)
 		return -1;
 	return run_uri(vm, "migrate", path, err);
 }
@@ -106,12 +113,17 @@ int qemu_allow_postcopy(
 	return -1;
 }
 
-int qemu_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err)
+int qemu_incoming_prepare(struct hv_vm *vm, struct error **err)
 {
 	/* The images, and their locks, are taken by `cont` and not when all is loaded. */
 	static const struct capability caps[] = {{"events", true}, {"late-block-activate", true}};
 
-	if (set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err) < 0)
+	return set_capabilities(vm, caps, sizeof(caps) / sizeof(*caps), err);
+}
+
+int qemu_vm_migrate_incoming(struct hv_vm *vm, const char *path, bool postcopy, struct error **err)
+{
+	if (qemu_incoming_prepare(vm, err) < 0)
 		return -1;
 	if (postcopy && qemu_allow_postcopy(vm->hv, vm->qmp, clock_ms() + HV_ANSWER_MS, err) < 0)
 		return error_prefix(err, "%s", vm->name);

@@ -61,6 +61,19 @@ int qemu_vm_dirty_rate(struct hv_vm *vm, uint64_t memory_bytes, int64_t deadline
 int qemu_vm_sample_memory(struct hv_vm *vm, uint64_t memory_bytes, const struct hv_sample *where,
 	int64_t deadline_ms, uint8_t *out, size_t *got, struct error **err);
 
+int qemu_check_suspend(const struct hv *hv, struct error **err);
+int qemu_vm_checkpoint(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
+int qemu_vm_checkpoint_wait(
+	struct hv_vm *vm, const char *file, bool suspend, int64_t deadline_ms, struct error **err);
+
+/* checkpoint.c: loads a state from a file into a QEMU that waits for a stream. */
+int qemu_load(struct hv_vm *vm, const char *file, struct error **err);
+/* migrate.c: capabilities and parameters of a stream that goes out, and of one that comes. */
+int qemu_migrate_prepare(
+	struct hv_vm *vm, const struct hv_migrate_params *params, struct error **err);
+int qemu_incoming_prepare(struct hv_vm *vm, struct error **err);
+
 /* Path of a file in a run directory. The caller frees it. */
 char *qemu_path(const char *run_dir, const char *file);
 /* Removes what a QEMU that has ended left in its run directory, and the directory if it is empty.

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/pass_fd.h"
 #include "base/cond.h"
 #include "base/fs.h"
 #include "base/json.h"
@@ -173,6 +174,19 @@ static int send_command(struct qmp *q, const char *command, json_t *arguments, j
 		end(q, why);
 	pthread_mutex_unlock(&q->write_lock);
 	return 0;
+}
+
+int qmp_pass_fd(struct qmp *q, int fd, struct error **err)
+{
+	int rc;
+
+	/* With a space, which is nothing between two commands. */
+	pthread_mutex_lock(&q->write_lock);
+	rc = pass_fd_send(q->out, fd);
+	pthread_mutex_unlock(&q->write_lock);
+	return rc == 0 ? 0
+		       : error_set(err, ERROR_HYPERVISOR, errno, "%s: cannot pass a file to QEMU",
+				 q->who);
 }
 
 /* Answers the greeting. A QEMU whose main thread hangs answers this when it hangs no more. */

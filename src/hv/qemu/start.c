@@ -307,6 +307,8 @@ struct hv_vm *qemu_vm_start(struct hv *hv, const struct hv_start *how, struct er
 		vm = new_vm(hv, how->def->name, how->run_dir);
 		rc = connect_vm(&s, vm, &why);
 	}
+	if (rc == 0 && how->restore)
+		rc = qemu_load(vm, how->restore, &why);
 	if (rc < 0) {
 		qemu_vm_close(vm);
 		vm = NULL;
