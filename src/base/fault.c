@@ -67,6 +67,7 @@ static const struct {
 	{"vm.start.before_claim", "a VM that is being started is claimed"},
 	{"vm.start.after_claim", "a VM that was claimed is started"},
 	{"vm.start.before_resume", "a guest is let run, with all prepared"},
+	{"vm.start.before_remove", "the saved state of a guest that goes on is removed"},
 	{"vm.suspend.before_save", "the hypervisor of a VM that is suspended is told to save"},
 	{"vm.suspend.before_publish", "a saved state gets its name"},
 	{"vm.suspend.before_release", "a VM whose state is saved is released"},

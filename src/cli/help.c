@@ -11,7 +11,7 @@ static const struct {
 	const char *link, *verb;
 } links[] = {{"bmigrate", "migrate"}, {"bcreate", "create"}, {"bstart", "start"}, {"bstop", "stop"},
 	{"bls", "ls"}, {"bremove", "rm"}, {"bset", "set"}, {"brename", "rename"},
-	{"bconsole", "console"}};
+	{"bconsole", "console"}, {"bsuspend", "suspend"}};
 
 const char *cli_verb_of_link(const char *name)
 {
@@ -204,7 +204,8 @@ void cli_help_all(FILE *out, const struct cli_verb *verbs, const char *family)
 	fprintf(out, "\n`drover VERB --help` shows what a verb takes, with examples. "
 		     "Every verb has --json.\n");
 	if (!family)
-		fprintf(out, "bmigrate, bcreate, bstart, bstop, bls, bremove, bset, brename and "
-			     "bconsole are these verbs\nin CBSD's spelling: bmigrate jname=web1 "
-			     "node=node2\n");
+		fprintf(out,
+			"bmigrate, bcreate, bstart, bstop, bsuspend, bls, bremove, bset, brename "
+			"and bconsole are these\nverbs in CBSD's spelling: bmigrate jname=web1 "
+			"node=node2\n");
 }

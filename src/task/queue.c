@@ -26,7 +26,7 @@ static const struct {
 	const char *name;
 	bool peers;
 } verbs[] = {{"create", false}, {"migrate", true}, {"receive", true}, {"rename", false},
-	{"rm", false}, {"set", false}, {"start", true}, {"stop", true}};
+	{"rm", false}, {"set", false}, {"start", true}, {"stop", true}, {"suspend", true}};
 
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))
 

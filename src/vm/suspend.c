@@ -255,7 +255,8 @@ void vm_drop_used(const struct vm *vm)
 {
 	cleanup_error struct error *e = NULL;
 
-	if (saved_remove(vm->vms, vm->name, &e) < 0)
+	if (fault_point("vm.start.before_remove", &e) < 0 ||
+		saved_remove(vm->vms, vm->name, &e) < 0)
 		log_error("%s goes on, and its saved state is of no use any more: %s", vm->name,
 			e->message);
 	remove_file(vm, "resuming");

@@ -38,11 +38,10 @@ def state(name, suffix):
 
 
 def create(name):
-    """hw.vmm.create"""
+    """hw.vmm.create: nothing is left of one that had the name before."""
     VMM.mkdir(parents=True, exist_ok=True)
     STATE.mkdir(parents=True, exist_ok=True)
-    for counter in ("exits", "still"):
-        state(name, counter).unlink(missing_ok=True)
+    destroy(name)
     (VMM / name).touch()
 
 

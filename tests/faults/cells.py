@@ -86,6 +86,8 @@ POINTS = [
 # Passed only after another fault, or by no migration; tests of their own have them.
 ELSEWHERE = {"wire.link.reconnected", "migrate.src.before_renew", "migrate.dst.before_renew",
              "vm.start.before_claim", "vm.start.after_claim", "vm.stop.before_release",
+             "vm.start.before_resume", "vm.start.before_remove", "vm.suspend.before_save",
+             "vm.suspend.before_publish", "vm.suspend.before_release",
              "vm.recover.before_claim", "vm.lost.before_end",
              "migrate.dst.before_give_up",
              # Of hypervisors that run a guest at once; tests/integration/test_bhyve*.py name them.

@@ -33,9 +33,9 @@ def start_daemon(node, **more):
     return node.start_daemon(**environment(node, **more))
 
 
-def bhyve_lab(make_lab, name="bhyve", nodes=2, **more):
+def bhyve_lab(make_lab, name="bhyve", nodes=2, pool_mib=None, **more):
     """Nodes with droverd for bhyve, in one cluster; `more` is added to droverd's environment."""
-    lab = make_lab(name, nodes=nodes, bare=True)
+    lab = make_lab(name, nodes=nodes, bare=True, pool_mib=pool_mib)
     for node in lab.nodes:
         conf = node.path(f"{SHARED}/drover.conf")
         conf.write_text(conf.read_text().replace("[node]\n", "[node]\nhypervisor=bhyve\n") +

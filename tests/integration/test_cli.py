@@ -111,6 +111,7 @@ def test_links_are_verbs_in_cbsds_spelling(droverd, tmp_path):
             ("bmigrate", ["jname=web1", "node=node2", "detach=1"], "POST /v1/migrations"),
             ("bls", [], "GET /v1/vms"), ("bstart", ["jname=web1"], "POST /v1/vms/web1/start"),
             ("bstop", ["jname=web1"], "POST /v1/vms/web1/stop"),
+            ("bsuspend", ["jname=web1"], "POST /v1/vms/web1/suspend"),
             ("bcreate", ["jname=web1", "vm_ram=1g", "vm_cpus=2", "imgsize=10g"], "POST /v1/vms"),
             ("brename", ["jname=web1", "new=www"], "POST /v1/vms/web1/rename")]:
         (tmp_path / link).symlink_to(DROVER)

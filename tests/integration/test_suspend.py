@@ -142,6 +142,18 @@ def test_a_droverd_that_is_killed_leaves_it_suspended_or_running(two, guest, poi
     goes_on(two, guest, here)
 
 
+def test_a_droverd_that_is_killed_when_the_guest_runs_again_leaves_no_state(two, guest):
+    here, _ = where(two, guest)
+    drover(here, "suspend", guest.name)
+    here.stop_daemon()
+    here.start_daemon(DROVER_FAULT="vm.start.before_remove:kill")
+    drover(here, "start", guest.name, check=False)
+    wait_for(lambda: here.daemon_pid is None, "the death of droverd")
+    assert saved(two, guest).exists()
+    here.start_daemon()
+    goes_on(two, guest, here)
+
+
 @pytest.mark.parametrize("point", ["vm.start.before_claim", "vm.start.after_claim",
                                    "vm.start.before_resume"])
 def test_a_droverd_that_is_killed_in_its_start_leaves_the_state(two, guest, point):

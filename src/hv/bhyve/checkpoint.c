@@ -18,7 +18,7 @@
 
 #define META_MAX (1u << 20)
 #define LOOK_MS 50
-#define IDLE_MS 3000
+#define IDLE_MS 2000
 
 static int64_t size_of(const char *file, const char *suffix)
 {
