@@ -59,11 +59,14 @@ demo: deps all tiny
 check: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS) --dist loadgroup \
 		--ignore=tests/integration/test_storage.py \
+		--ignore=tests/integration/test_bhyve_boot.py \
+		--ignore=tests/integration/test_bhyve_suspend.py \
 		--ignore=tests/integration/test_bhyve_faults.py \
 		--ignore=tests/integration/test_bhyve_warm_faults.py tests
 
 check-bhyve: deps all qemu tiny
 	@$(PYTHON) -m pytest -q -p no:cacheprovider tests/integration/test_bhyve.py \
+		tests/integration/test_bhyve_boot.py tests/integration/test_bhyve_suspend.py \
 		tests/integration/test_bhyve_faults.py tests/integration/test_bhyve_warm.py \
 		tests/integration/test_bhyve_warm_faults.py
 

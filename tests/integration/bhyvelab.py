@@ -40,7 +40,8 @@ def bhyve_lab(make_lab, name="bhyve", nodes=2, pool_mib=None, **more):
         conf = node.path(f"{SHARED}/drover.conf")
         conf.write_text(conf.read_text().replace("[node]\n", "[node]\nhypervisor=bhyve\n") +
                         f"\n[bhyve]\nbinary={SHIM}/bhyve\nbhyvectl={SHIM}/bhyvectl\n"
-                        f"grub={SHIM}/grub-bhyve\nvmm={DIRECTORY}/vmm\nnmdm={DIRECTORY}\n")
+                        f"grub={SHIM}/grub-bhyve\nbhyveload={SHIM}/bhyveload\n"
+                        f"bootrom={lab.directory}/rom/BHYVE_UEFI.fd\nvmm={DIRECTORY}/vmm\nnmdm={DIRECTORY}\n")
         node.run("mkdir", "-p", f"{DIRECTORY}/vmm", f"{DIRECTORY}/state")
         node.run("mkdir", "-m", "1777", "/run/faults")
         start_daemon(node, **more)

@@ -50,6 +50,15 @@ def test_moves_warm(two, guest):
     assert_never_twice(two)
 
 
+def test_goes_on_where_it_was_suspended_on_another_node(two, guest):
+    here, there = where(two, guest)
+    drover(here, "suspend", guest.name)
+    wait_for(lambda: leftovers(here, []) == [], "the end of all that was of the VM here")
+    drover(there, "start", guest.name)
+    guest.assert_runs_only_on(there)
+    assert_never_twice(two)
+
+
 def test_goes_on_while_droverd_is_killed_and_is_found_again(two, guest):
     here, _ = where(two, guest)
     before = guest.pids(here)

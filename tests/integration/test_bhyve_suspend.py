@@ -1,6 +1,6 @@
 """`drover suspend` with bhyve, over the shim of tests/bhyve-shim: its state in three files, which bhyve
 writes before it ends, and a restored guest that runs at once. test_suspend.py has what does not
-depend on the hypervisor."""
+depend on the hypervisor, test_bhyve.py the plain case: `make check-bhyve`."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 import bhyvelab
 from bhyvelab import BhyveGuest, assert_never_twice, bhyve_lab, start_daemon
-from vms import drover, error_of, guest_client, leftovers, wait_for
+from vms import drover, error_of, guest_client, wait_for
 
 POOL_MIB = 440  # once the state of a guest, and what is asked for beside it
 
@@ -59,15 +59,6 @@ def goes_on(two, guest, node):
     wait_for(lambda: not (directory(two, guest) / "saved").exists(), "the end of the state")
     assert not list(directory(two, guest).glob(".tmp*"))
     assert_never_twice(two)
-
-
-def test_goes_on_where_it_was_suspended_on_another_node(two, guest):
-    here, there = where(two, guest)
-    drover(here, "suspend", guest.name)
-    wait_for(lambda: leftovers(here, []) == [], "the end of all that was of the VM here")
-    assert {info(node, guest)["state"] for node in two.nodes} == {"suspended"}
-    drover(there, "start", guest.name)
-    goes_on(two, guest, there)
 
 
 @pytest.mark.parametrize("keys, reason", [({"cpu_model": "Another CPU"}, "CPU \"Another CPU\""),
