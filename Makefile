@@ -6,6 +6,7 @@
 #                 RATE=1000 (Mbit/s; 0: no limit); bench/migrate.py --help explains
 # make model      checks the model of the handover (docs/handover.pml and what it includes) with spin
 # make check-faults  tries every fault at every step of a move (docs/reliability.md); FAULTS=REGEX
+#                 HYPERVISOR=bhyve: with bhyve, over a stand-in for it (docs/bhyve.md)
 # make check-bhyve  moves VMs by the bhyve driver, over a stand-in for bhyve (docs/bhyve.md), with
 #                 every process killed at every step
 # make check-storage  creates VMs and moves them with the pool on file systems that nodes share
@@ -28,6 +29,7 @@ RATE = 1000
 SECONDS = 600
 JOBS = 3
 FAULTS =
+HYPERVISOR = qemu
 EPOCHS = 2000
 TARGET =
 STORAGE =
@@ -71,7 +73,7 @@ check-bhyve: deps all qemu tiny
 		tests/integration/test_bhyve_warm_faults.py
 
 check-faults: deps all tiny
-	@tests/faults/run.py --jobs $(JOBS) --only '$(FAULTS)'
+	@tests/faults/run.py --hypervisor $(HYPERVISOR) --jobs $(JOBS) --only '$(FAULTS)'
 
 check-storage: deps all tiny
 	@lab/deps tests/storage/packages.txt

@@ -21,6 +21,7 @@ from droverlab.paths import LabError
 from cells import SCENARIOS, SOURCE
 from outcomes import is_switched, right
 
+import bhyvelab
 from vms import Guest, allow_userfaultfd, drover, leftovers, wait_for, wires
 from watches import ApiWatch, Epochs, VcpuWatch, Watch
 
@@ -98,9 +99,18 @@ class FaultLab:
         disk = lab.pool / "images" / "records.raw"
         disk.write_bytes(b"\0" * (DISK_MIB << 20))
         os.chown(disk, VM_USER, VM_USER)
-        self.guest = Guest(lab, self.nodes[0], "faulty", memory="128M", fill=False,
-                           disk=f"{SHARED}/pool/images/records.raw,format=raw")
+        self.guest = self._make_guest("faulty", f"{SHARED}/pool/images/records.raw,format=raw")
         self._load_guest()
+
+    def _make_guest(self, name, disk):
+        return Guest(self.lab, self.nodes[0], name, memory="128M", fill=False, disk=disk)
+
+    def _start_daemon(self, node, **environment):
+        node.start_daemon(**environment)
+
+    def _leftovers(self, node):
+        """What is left on a node besides its copies of the VM."""
+        return leftovers(node, self.guest.pids(node))
 
     def _load_guest(self):
         self.guest.ask("fill", FILL_MIB, "text")
@@ -146,7 +156,7 @@ class FaultLab:
         self.armed_again = own
         for node, fault in zip(self.nodes, armed):
             node.stop_daemon()
-            node.start_daemon(DROVER_FAULT=fault)
+            self._start_daemon(node, DROVER_FAULT=fault)
 
     def _move(self, cell, scenario):
         lane = ["--bandwidth", LANE] if scenario.busy else []
@@ -162,7 +172,7 @@ class FaultLab:
         if scenario.restarts is not None:
             node = self.nodes[scenario.restarts]
             wait_for(lambda: node.daemon_pid is None, "the death of droverd", 60)
-            node.start_daemon(DROVER_FAULT=self.armed_again)
+            self._start_daemon(node, DROVER_FAULT=self.armed_again)
         if cell.fault in ("error", "hang"):
             return False
         reached = Path(f"{self.gate}.reached")
@@ -179,7 +189,7 @@ class FaultLab:
         self.nodes[cell.side].stop_daemon(signal.SIGKILL)
         self.gate.touch()
         time.sleep(AWAY_S)
-        self.nodes[cell.side].start_daemon()
+        self._start_daemon(self.nodes[cell.side])
         return False
 
     def _hypervisor(self, cell):
@@ -293,7 +303,7 @@ class FaultLab:
         self._judge_words(cell, status, out, where, killed)
         if where and not broken:
             self._judge_copy(where, watcher)
-        self._judge_rest(where)
+        self._judge_rest()
         if broken:
             node = next(n for n in self.nodes if n.name == where)
             drover(node, "stop", self.guest.name, "--timeout", "0")
@@ -350,14 +360,13 @@ class FaultLab:
             raise Violation(f"its disk lost records: {result}, {watcher.acknowledged} were "
                             "acknowledged")
 
-    def _judge_rest(self, where):
+    def _judge_rest(self):
         """Nothing is left over; both nodes say the same."""
         for node in self.nodes:
-            pids = self.guest.pids(node) if node.name == where else []
             try:
-                wait_for(lambda node=node, pids=pids: leftovers(node, pids) == [], "the end", 60)
+                wait_for(lambda node=node: self._leftovers(node) == [], "the end", 60)
             except AssertionError:
-                raise Violation(f"left on {node.name}: {leftovers(node, pids)}") from None
+                raise Violation(f"left on {node.name}: {self._leftovers(node)}") from None
             _, answer = node.api("GET", "/v1/tasks")
             tasks = [t for t in answer["tasks"] if t["state"] in ("queued", "waiting", "running")]
             if tasks:
@@ -381,7 +390,7 @@ class FaultLab:
         """To node1, by an ordinary move where it has one to go, and at work as before."""
         for node in self.nodes:
             node.stop_daemon()
-            node.start_daemon()
+            self._start_daemon(node)
         if result == "stayed" and cell.scenario == "post-copy":
             # A hypervisor whose switch was taken back moves it no more.
             drover(self.nodes[SOURCE], "stop", self.guest.name, "--timeout", "0")
@@ -393,6 +402,28 @@ class FaultLab:
         if not self.guest.pids(self.nodes[SOURCE]):
             raise Violation(f"it cannot be brought back to node1 ({result})")
         self._load_guest()
+
+
+class BhyveFaultLab(FaultLab):
+    """The same with bhyve, over the stand-in of tests/bhyve-shim, whose QEMU runs the guest."""
+
+    def _make_guest(self, name, disk):
+        return bhyvelab.BhyveGuest(self.lab, self.nodes[0], name, fill=False, options=("--disk", disk))
+
+    def _start_daemon(self, node, **environment):
+        bhyvelab.start_daemon(node, **environment)
+
+    def _leftovers(self, node):
+        pids = set(self.guest.pids(node))
+        return [what for what in leftovers(node, pids) if what.split()[-1] not in
+                {str(pid) for pid in node.strangers() if parent_of(pid) in pids}]
+
+
+def parent_of(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def keep_logs(lab, directory):
