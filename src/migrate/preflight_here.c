@@ -38,8 +38,7 @@ void preflight_check_vm(struct preflight *p, struct finding *f)
 	else if (state == HV_GONE || !*owner.node) {
 		vms_not_running(set->vms, p->vm, &e);
 		finding_fail(f, &e);
-	}
-	else if (state != HV_RUNNING && state != HV_PAUSED)
+	} else if (state != HV_RUNNING && state != HV_PAUSED)
 		finding_set(f, PREFLIGHT_FAILED,
 			state == HV_MIGRATED || state == HV_INCOMING ? ERROR_BUSY
 								     : ERROR_NOT_RUNNING,

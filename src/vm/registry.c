@@ -304,10 +304,23 @@ static bool has_run(struct hv_vm *hv)
 	return state != HV_PAUSED && state != HV_INCOMING && state != HV_STARTING;
 }
 
+/* Whether nothing runs, and what the guest has left in the pool is in order: else *e says why. */
+static bool is_settled(struct vm *vm, struct error **e)
+{
+	struct error *unsettled = NULL;
+
+	if ((*e)->kind != ERROR_NOT_RUNNING)
+		return false;
+	if (vm_settle_saved(vm, true, &unsettled) == 0)
+		return true;
+	error_free(e);
+	*e = unsettled;
+	return false;
+}
+
 static void find_one_again(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
-	struct error *unsettled = NULL;
 	struct vm *vm = vms_reserve(vms, name, "being found again", &e);
 	struct vm_def *def;
 	struct hv_vm *hv;
@@ -342,12 +355,11 @@ static void find_one_again(struct vms *vms, const char *name)
 		e->kind = ERROR_NOT_RUNNING;
 	if (hv)
 		hv_vm_close(hv);
-	if (e->kind == ERROR_NOT_RUNNING && vm_settle_saved(vm, true, &unsettled) < 0)
-		error_move(&e, unsettled);
-	if (e->kind != ERROR_NOT_RUNNING) {
+	if (!is_settled(vm, &e)) {
 		/* The entry stays taken: nobody starts a second copy of what may be running. */
-		log_error(
-			"%s: its hypervisor may run, but cannot be reached: %s", name, e->message);
+		log_error("%s: its hypervisor may run, or its guest may be saved, but that cannot "
+			  "be told: %s",
+			name, e->message);
 		snprintf(vm->operation, sizeof(vm->operation), "out of reach (see the log)");
 		return;
 	}

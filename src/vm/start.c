@@ -39,13 +39,12 @@ struct starting {
 	struct vm_def *def;
 	char *restore;
 	bool changed;
+	bool discard; /* a state that there is, is not wanted */
 };
 
-static int load_saved(struct vm *vm, struct starting *s, struct error **err)
+static int take_saved(struct vm *vm, struct saved *saved, struct starting *s, struct error **err)
 {
-	cleanup_saved struct saved *saved = saved_read(vm->vms, vm->name, err);
-
-	if (!saved || saved_check(vm->vms, vm->name, saved, err) < 0)
+	if (saved_check(vm->vms, vm->name, saved, err) < 0)
 		return -1;
 	s->def = saved->def;
 	saved->def = NULL;
@@ -70,6 +69,20 @@ static int load_to_boot(struct vm *vm, struct starting *s, struct error **err)
 	return 0;
 }
 
+/* A state that cannot be read is not "none". */
+static int load(struct vm *vm, struct starting *s, struct error **err)
+{
+	struct error *why = NULL;
+	cleanup_saved struct saved *saved = s->discard ? NULL : saved_read(vm->vms, vm->name, &why);
+
+	if (saved)
+		return take_saved(vm, saved, s, err);
+	if (why && why->kind != ERROR_NOT_FOUND)
+		return error_move(err, why);
+	error_free(&why);
+	return load_to_boot(vm, s, err);
+}
+
 /* From its claim to the guest's first step. A state is thrown away only as the owner. */
 static int claim_and_run(struct vm *vm, const struct pool_owner *owner, const struct starting *s,
 	struct hv_vm *hv, struct error **err)
@@ -81,8 +94,8 @@ static int claim_and_run(struct vm *vm, const struct pool_owner *owner, const st
 		fault_point("vm.start.after_claim", err) < 0 ||
 		(s->changed && vm_def_save(vms->pool, s->def, err) < 0))
 		return -1;
-	if (s->restore ? saved_mark_begun(vms, vm->name, err) < 0
-		       : saved_remove(vms, vm->name, err) < 0)
+	if ((s->restore && saved_mark_begun(vms, vm->name, err) < 0) ||
+		(s->discard && saved_remove(vms, vm->name, err) < 0))
 		return -1;
 	saved_drop_unfinished(vms, vm->name);
 	return fault_point("vm.start.before_resume", err) < 0 ? -1 : hv_vm_resume(hv, err);
@@ -130,7 +143,7 @@ static int start_loaded(
 static int start_reserved(struct vm *vm, bool discard, struct error **err)
 {
 	struct vms *vms = vm->vms;
-	struct starting s = {0};
+	struct starting s = {.discard = discard};
 	struct pool_owner owner;
 	int rc;
 
@@ -139,8 +152,7 @@ static int start_reserved(struct vm *vm, bool discard, struct error **err)
 	if (vm->hv)
 		return error_set(
 			err, ERROR_RUNNING, 0, "%s runs already on %s", vm->name, vms->node);
-	rc = !discard && saved_exists(vms, vm->name) ? load_saved(vm, &s, err)
-						     : load_to_boot(vm, &s, err);
+	rc = load(vm, &s, err);
 	if (rc == 0)
 		rc = start_loaded(vm, &owner, &s, err);
 	vm_def_free(s.def);

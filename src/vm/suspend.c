@@ -328,7 +328,6 @@ int vm_settle_saved(struct vm *vm, bool found_dead, struct error **err)
 	cleanup_free char *file = NULL;
 	struct pool_owner owner;
 	char id[SAVED_ID_SIZE];
-
 	struct error *why = NULL;
 	bool saving = read_saving(vm, id);
 

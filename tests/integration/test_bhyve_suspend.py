@@ -121,6 +121,23 @@ def test_a_droverd_that_is_killed_loses_nothing(two, guest, point):
     goes_on(two, guest, here)
 
 
+def test_a_state_that_cannot_be_put_in_its_place_is_not_lost(two, guest):
+    """Nor by the next droverd: bhyve has ended, and the guest is nowhere else."""
+    here, _ = where(two, guest)
+    arm(here, "vm.suspend.before_publish:kill")
+    drover(here, "suspend", guest.name, check=False)
+    wait_for(lambda: here.daemon_pid is None, "the death of droverd")
+    disk = directory(two, guest) / "disk0.raw"
+    disk.rename(disk.with_suffix(".away"))  # what it cannot describe, it does not put there
+    start_daemon(here)
+    assert info(here, guest)["state"] == "down" and info(here, guest)["operation"]
+    disk.with_suffix(".away").rename(disk)
+    arm(here, None)
+    wait_for(lambda: info(here, guest)["state"] == "suspended", "it is suspended")
+    drover(here, "start", guest.name)
+    goes_on(two, guest, here)
+
+
 @contextlib.contextmanager
 def full_pool(two, leave_mib=0):
     filler = two.pool / "filler"

@@ -142,6 +142,17 @@ def test_a_droverd_that_is_killed_leaves_it_suspended_or_running(two, guest, poi
     goes_on(two, guest, here)
 
 
+def test_goes_on_when_its_state_cannot_be_put_in_its_place(two, guest):
+    here, _ = where(two, guest)
+    here.stop_daemon()
+    here.start_daemon(DROVER_FAULT="vm.suspend.before_publish:error")
+    code, said = drover(here, "suspend", guest.name, check=False)
+    assert code and "its guest goes on" in error_of(said)["message"], said
+    goes_on(two, guest, here)
+    here.stop_daemon()
+    here.start_daemon()
+
+
 def test_a_droverd_that_is_killed_when_the_guest_runs_again_leaves_no_state(two, guest):
     here, _ = where(two, guest)
     drover(here, "suspend", guest.name)

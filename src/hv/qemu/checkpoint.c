@@ -160,5 +160,7 @@ int qemu_load(struct hv_vm *vm, const char *file, struct error **err)
 				"%s: QEMU cannot load its state from %s: %s", vm->name, file,
 				status.failure[0] ? status.failure : "it takes too long");
 	}
+	/* A file that is open cannot be removed everywhere (NFS). */
+	take_back(vm);
 	return 0;
 }

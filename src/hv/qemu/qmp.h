@@ -62,8 +62,8 @@ bool qmp_silent(struct qmp *q);
 /* Ends the connection and frees it. No other thread may be in a call. */
 void qmp_close(struct qmp *q);
 
-/* Sends an open file to QEMU, which `getfd` or `add-fd`, run next, gives a name. Stays the caller's.
- * Not over FIFOs. */
+/* Sends an open file to QEMU, which `getfd` or `add-fd`, run next, gives a name. The file stays the
+ * caller's. Not over FIFOs. */
 int qmp_pass_fd(struct qmp *q, int fd, struct error **err);
 
 /* Runs a command and waits for its answer. `arguments` is taken over, NULL for none. *result (may
