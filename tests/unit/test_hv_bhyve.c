@@ -342,8 +342,13 @@ static void test_a_guest_goes_on_from_its_checkpoint(void **state)
 	hv_vm_close(vm);
 	vm = start(hv, &def, file);
 	converse(vm, "echo then $((X + 2))\n", "then 43", STEP_MS);
-	/* With its own end it is one for another start. */
-	if (hv_vm_checkpoint(vm, file, true, clock_ms() + STEP_MS, &test_error) < 0)
+	/* With its own end it is one for another start. Its status 0 is no reboot, whoever waits.
+	 */
+	assert_int_equal(hv_vm_checkpoint(vm, file, true, clock_ms(), &test_error), -1);
+	assert_int_equal(test_error->kind, ERROR_TIMEOUT);
+	error_free(&test_error);
+	assert_true(hv_vm_wait_off(vm, clock_ms() + STEP_MS));
+	if (hv_vm_checkpoint_wait(vm, file, true, clock_ms() + STEP_MS, &test_error) < 0)
 		fail_msg("%s", test_error->message);
 	assert_int_equal(hv_vm_state(vm), HV_GONE);
 	assert_int_equal(hv_vm_end(vm, clock_ms() + STEP_MS, NULL), 0);
