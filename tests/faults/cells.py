@@ -97,7 +97,9 @@ ELSEWHERE = {"wire.link.reconnected", "migrate.src.before_renew", "migrate.dst.b
              "vm.start.before_resume", "vm.start.before_remove", "vm.suspend.before_save",
              "vm.suspend.before_publish", "vm.suspend.before_release",
              "vm.recover.before_claim", "vm.lost.before_end",
-             "migrate.dst.before_give_up"}
+             "migrate.dst.before_give_up",
+             # Of guests that move as files; bhyvelab.warm_cells() has them.
+             "hv.suspend.before", "hv.suspend.after", "hv.restore.before", "hv.restore.after"}
 
 # Steps at which nothing fails when they are asked to, or that are tried until they do not: an error
 # that comes each time has no end.
