@@ -78,11 +78,6 @@ def test_comparison_with_what_never_succeeded_says_so(capsys):
     assert "cannot be compared" in capsys.readouterr().out
 
 
-def test_all_leaves_out_what_must_be_named():
-    assert "drover-plain" not in migrate.parse([]).configs
-    assert migrate.parse(["--config", "drover-plain"]).configs == ["drover-plain"]
-
-
 def test_no_rate_makes_every_case_unlimited_once():
     args = migrate.parse(["--case", "idle,idle-unlimited,random", "--rate", "0"])
     assert args.cases == ["idle-unlimited", "random-unlimited"]

@@ -50,6 +50,14 @@ struct bhyve_files {
 	char failure[512];      /* why phase is HV_MIGRATE_FAILED; lock */
 };
 
+/* What was seen of a bhyve that was told to write its guest, when it was last looked at; 0 at
+ * first.
+ */
+struct bhyve_watch {
+	int64_t at_ms, exits, bytes;
+	int times; /* looks in a row in which the guest ran and nothing was written */
+};
+
 struct bhyve_vm {
 	char **argv;   /* to boot it; hv.json has both */
 	char **loader; /* the loader's, run before it; NULL: none */
@@ -67,10 +75,7 @@ struct bhyve_vm {
 	_Atomic enum hv_migrate_phase phase;
 	struct bhyve_files files;
 	atomic_bool suspending; /* told to write its state and end: status 0 is no reboot then */
-	struct {
-		int64_t size_bytes, exits, at_ms;
-		int idle; /* looks in a row in which the guest ran and nothing was written */
-	} saving;         /* what a checkpoint was like when it was last looked at */
+	struct bhyve_watch saving;
 };
 
 /* The operations (hv/driver.h), as hv.h describes them. */
@@ -167,6 +172,8 @@ void bhyve_log_tail(const char *run_dir, char out[512]);
 
 /* checkpoint.c: whether all three files of FILE are there and whole; their end. */
 bool bhyve_checkpoint_complete(const char *file);
+/* Whether bhyve could not write FILE, and lets the guest go on. To be asked again and again. */
+bool bhyve_has_given_up(struct hv_vm *vm, const char *file, struct bhyve_watch *watch);
 void bhyve_checkpoint_remove(const char *file);
 
 /* files.c: chooses where the files of a guest of this VM will be, and makes the directory. */

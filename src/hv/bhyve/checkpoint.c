@@ -18,7 +18,8 @@
 
 #define META_MAX (1u << 20)
 #define LOOK_MS 50
-#define IDLE_MS 2000
+#define WATCH_MS 1000
+#define WATCH_TIMES 5
 
 static int64_t size_of(const char *file, const char *suffix)
 {
@@ -74,26 +75,21 @@ void bhyve_checkpoint_remove(const char *file)
 
 /*
  * A bhyve that cannot write its state says so in its log, and lets its guest go on; nobody is told.
- * While it writes, the vCPUs stand still: where they have moved through two looks in a row and
- * nothing was written, it has given up. (Of one look alone they may have moved before it began.)
+ * While it writes, the vCPUs stand still. They may have moved before it began: it is believed only
+ * where they have in several looks in a row, and nothing was written.
  */
-static bool has_given_up(struct hv_vm *vm, const char *file)
+bool bhyve_has_given_up(struct hv_vm *vm, const char *file, struct bhyve_watch *w)
 {
-	struct bhyve_vm *b = vm->bhyve;
-	int64_t size = size_of(file, "") + size_of(file, ".kern") + size_of(file, ".meta");
+	int64_t bytes = size_of(file, "") + size_of(file, ".kern") + size_of(file, ".meta");
 	int64_t exits;
-	bool idle;
+	bool goes_on;
 
-	if (clock_ms() - b->saving.at_ms < IDLE_MS)
+	if (clock_ms() - w->at_ms < WATCH_MS)
 		return false;
 	exits = bhyve_exits(vm);
-	idle = b->saving.at_ms && exits >= 0 && b->saving.exits >= 0 && exits != b->saving.exits &&
-	       size == b->saving.size_bytes;
-	b->saving.idle = idle ? b->saving.idle + 1 : 0;
-	b->saving.size_bytes = size;
-	b->saving.exits = exits;
-	b->saving.at_ms = clock_ms();
-	return b->saving.idle >= 2;
+	goes_on = w->at_ms && bytes == w->bytes && w->exits >= 0 && exits > w->exits;
+	*w = (struct bhyve_watch){clock_ms(), exits, bytes, goes_on ? w->times + 1 : 0};
+	return w->times >= WATCH_TIMES;
 }
 
 static int gave_up(struct hv_vm *vm, struct error **err)
@@ -122,7 +118,7 @@ int bhyve_vm_checkpoint_wait(
 			return error_set(err, ERROR_NOT_RUNNING, 0,
 				"%s: its bhyve has ended before its checkpoint was complete",
 				vm->name);
-		if (has_given_up(vm, file))
+		if (bhyve_has_given_up(vm, file, &vm->bhyve->saving))
 			return gave_up(vm, err);
 		if (clock_ms() > deadline_ms)
 			return error_set(err, ERROR_TIMEOUT, 0,

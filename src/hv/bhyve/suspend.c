@@ -23,48 +23,10 @@
 #include <unistd.h>
 
 #define LOOK_MS 50
-/* The kernel is asked so often, and the guest goes on when it did at so many looks, one after the
- * other. */
-#define ASK_MS 1000
-#define ASKED_TIMES 5
 #define CHUNK (1u << 20)
 #define FILES 3
 
 static const char *const suffixes[FILES] = {"", ".kern", ".meta"};
-
-/* What is seen of a bhyve that was told to suspend. */
-struct watch {
-	int64_t asked_ms, exits, bytes;
-	int times; /* that the guest ran and nothing was written */
-};
-
-static int64_t written(const char *path)
-{
-	int64_t bytes = 0;
-
-	for (int i = 0; i < FILES; i++) {
-		cleanup_free char *file = fs_format("%s%s", path, suffixes[i]);
-		struct stat st;
-
-		bytes += stat(file, &st) == 0 ? (int64_t)st.st_size : 0;
-	}
-	return bytes;
-}
-
-static bool goes_on(struct hv_vm *vm, struct watch *w)
-{
-	int64_t bytes, exits;
-
-	if (clock_ms() - w->asked_ms < ASK_MS)
-		return false;
-	bytes = written(vm->bhyve->files.path);
-	exits = bhyve_exits(vm);
-	w->times = w->asked_ms && bytes == w->bytes && w->exits >= 0 && exits > w->exits
-			   ? w->times + 1
-			   : 0;
-	*w = (struct watch){clock_ms(), exits, bytes, w->times};
-	return w->times >= ASKED_TIMES;
-}
 
 int bhyve_files_ended_early(struct hv_vm *vm, struct error **err)
 {
@@ -79,14 +41,14 @@ int bhyve_files_ended_early(struct hv_vm *vm, struct error **err)
 int bhyve_files_settle(struct hv_vm *vm, int64_t deadline_ms, struct error **err)
 {
 	struct bhyve_files *f = &vm->bhyve->files;
-	struct watch watch = {0};
+	struct bhyve_watch watch = {0};
 
 	for (;;) {
 		if (process_wait(&vm->id, clock_ms() + LOOK_MS, NULL))
 			return bhyve_checkpoint_complete(f->path)
 				       ? 1
 				       : bhyve_files_ended_early(vm, err);
-		if (goes_on(vm, &watch))
+		if (bhyve_has_given_up(vm, f->path, &watch))
 			return 0;
 		if (clock_ms() > deadline_ms || f->stop)
 			return error_set(err, ERROR_TIMEOUT, 0,
