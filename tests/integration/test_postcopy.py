@@ -445,25 +445,39 @@ def state_after_restart(node, guest):
     return info["state"]
 
 
-def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for_it(nodes, busy):
-    """That hypervisor agrees to no new connection; it is told of the lane on one that it has. A
-    guest that is talked to has changed the pages into which its hypervisor has to put what comes."""
+def finds_it_hanging(nodes, busy, number):
+    """A move whose destination's droverd is killed when the lane has broken: whether its next one
+    found a hypervisor that hangs. It does nearly always: a guest that is talked to has changed the
+    pages into which its hypervisor has to put what comes, but they may have arrived before."""
     node1, node2 = nodes
-    lab_ = Path(busy.lab.directory)
-    restart_with_fault(node1, f"migrate.src.before_renew:file={lab_}/before-renew")
-    restart_with_fault(node2, f"migrate.dst.after_claim:file={lab_}/claimed")
+    claimed, renewed = (Path(busy.lab.directory) / f"{what}-{number}" for what in ("claim", "renew"))
+    restart_with_fault(node1, f"migrate.src.before_renew:file={renewed}")
+    restart_with_fault(node2, f"migrate.dst.after_claim:file={claimed}")
     with Watch(busy):
         moving = move(node1, busy, "--postcopy")
-        wait_for((lab_ / "claimed.reached").exists, "the claim", 60)
+        wait_for(Path(f"{claimed}.reached").exists, "the claim", 60)
         os.kill(wires(node2)[0], signal.SIGKILL)
-        (lab_ / "claimed").touch()
-        wait_for((lab_ / "before-renew.reached").exists, "a source that wants another lane", 60)
-        wait_for(lambda: state_after_restart(node2, busy) == "silent", "a hypervisor that hangs")
-        (lab_ / "before-renew").touch()
+        claimed.touch()
+        wait_for(Path(f"{renewed}.reached").exists, "a source that wants another lane", 60)
+        deadline = time.monotonic() + 30
+        while not (hangs := state_after_restart(node2, busy) == "silent"):
+            if time.monotonic() > deadline:
+                break
+        renewed.touch()
         status, said = result_of(moving)
     assert status == 0, said
     busy.assert_runs_only_on(node2)
     assert_nothing_is_left(node1)
+    return hangs
+
+
+def test_a_droverd_that_finds_a_hypervisor_hanging_for_a_page_makes_the_lane_for_it(nodes, busy):
+    """That hypervisor agrees to no new connection; it is told of the lane on one that it has."""
+    for number in range(3):
+        if finds_it_hanging(nodes, busy, number):
+            return
+        drover(nodes[1], "migrate", busy.name, nodes[0].name, "--postcopy")
+    pytest.fail("no hypervisor hung for a page")
 
 
 def test_a_source_hypervisor_that_dies_while_the_other_waits_for_its_pages_ends_both(nodes, busy):
