@@ -32,6 +32,7 @@ def test_a_fault_leaves_one_whole_copy_and_the_truth(labs, cell):
 def test_it_is_known_of_each_cell_how_it_must_end():
     ends = [outcomes.right(cell) for cell in cells.all_cells()]
     assert all(ends)
+    assert all(outcomes.right(cell, holds_back=True) for cell in cells.all_cells(cells.BHYVE_POINTS))
     assert sum(len(right) == 1 for right in ends) > len(ends) * 3 // 4
 
 
