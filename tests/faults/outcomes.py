@@ -44,12 +44,13 @@ def _stages():
     return stages
 
 
-# bhyve's own points: its source has not said yet that its copy is paused, its destination holds back.
-STAGES = {**_stages(), "migrate.src.before_stop": Stage.STREAMING, "wire.recv.held": Stage.WORD,
-          "wire.recv.before_release": Stage.CLAIMED, "wire.recv.after_release": Stage.RUNNING}
-# A data mover that is held there holds nobody up: both hypervisors have done their part, and the
-# droverds go on to the end.
-HOLDS_NOTHING = {"wire.recv.before_ack"}
+# bhyve's own points.
+STAGES = {**_stages(), "migrate.src.before_stop": Stage.STREAMING, "wire.recv.held": Stage.STREAMING,
+          "wire.recv.before_release": Stage.CLAIMED, "wire.recv.after_release": Stage.CLAIMED}
+# A data mover that is held there does not hold up who is hit. before_ack: both hypervisors have done
+# their part, and the droverds go on to the end. held: the source gives its word meanwhile.
+# after_release: the guest may have run, or not yet.
+HOLDS_NOTHING = {"wire.recv.before_ack", "wire.recv.held", "wire.recv.after_release"}
 
 
 def is_switched(cell):
@@ -165,8 +166,10 @@ def _decided(cell, end):
 def _has_the_rest(cell):
     """Whether the fault takes away the data mover that holds the last of a guest back until it may run
     (docs/bhyve.md): the VM is given back then."""
-    return (cell.fault == "drover-wire" and cell.side == DESTINATION and cell.scenario == "move" and
-            cell.point not in HOLDS_NOTHING and Stage.WORD <= STAGES[cell.point] < Stage.RUNNING)
+    ends = (cell.fault == "drover-wire" and cell.side == DESTINATION or
+            cell.fault == "error" and cell.point == "wire.recv.before_release")
+    return (ends and cell.scenario == "move" and cell.point not in HOLDS_NOTHING and
+            Stage.WORD <= STAGES[cell.point] < Stage.RUNNING)
 
 
 def right(cell, idle=False, holds_back=False):
