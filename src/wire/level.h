@@ -9,8 +9,9 @@
  * Storing is another matter: what it does to the rate cannot be told from waiting, since pages that
  * are not compressed make every link look slow. So, at the lowest level, held up by the encoders
  * and with room on the link for the pages as they are, storing is tried for a moment, and kept when
- * enough more of the stream got through. Where that keeps the link in use, the lowest level is
- * tried in the same way from time to time.
+ * enough more of the stream got through: was acknowledged, for a queue in front of the link takes
+ * more than the link does. Where that keeps the link in use, the lowest level is tried in the same
+ * way from time to time.
  *
  * No lock of its own.
  */
@@ -33,6 +34,7 @@ struct level_work {
 	int64_t busy_us;             /* the link was in use */
 	uint64_t bytes;              /* that could be compressed */
 	uint64_t sent_bytes;         /* all that was made for the link */
+	uint64_t acked_bytes;        /* of that, as the other side says, has arrived */
 };
 
 struct level {
@@ -49,8 +51,14 @@ struct level {
 	/* A trial of storing, or of not storing. */
 	bool trial;
 	unsigned trial_looks;
-	double tried_bps;
-	int64_t trial_us, trial_again_us;
+	uint64_t sent, acked; /* since the beginning */
+	uint64_t trial_from;  /* of `sent`: what was made before it */
+	uint64_t tried;       /* bytes that got through in it */
+	int64_t tried_us;
+	int64_t trial_us, trial_again_us; /* the next, at the soonest */
+	int64_t useless_again_us;         /* the same, after pages that could not be compressed */
+	double carries_bps;               /* the link, when it was full; 0: not known */
+	int64_t carries_until_us;
 	uint64_t batches[LEVEL_COUNT];
 };
 

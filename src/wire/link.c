@@ -346,6 +346,16 @@ uint64_t link_window_bytes(struct link *link)
 	return bytes;
 }
 
+uint64_t link_acked_bytes(struct link *link)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&link->mutex);
+	bytes = link->window.acked;
+	pthread_mutex_unlock(&link->mutex);
+	return bytes;
+}
+
 int64_t link_busy_us(struct link *link)
 {
 	int64_t sum_us, lane_us = 0;

@@ -119,6 +119,8 @@ uint64_t link_wire_bytes(struct link *link);
 unsigned link_reconnections(struct link *link);
 /* How many bytes may be on their way now. */
 uint64_t link_window_bytes(struct link *link);
+/* Payload of numbered frames that the other side has dealt with. */
+uint64_t link_acked_bytes(struct link *link);
 /* For how long, in microseconds, the stream's lanes have been in use or were held back by the
  * bandwidth limit, on average. It can become less when lanes break. -1: it cannot be told. */
 int64_t link_busy_us(struct link *link);

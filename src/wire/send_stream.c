@@ -372,6 +372,14 @@ static int64_t link_was_busy_us(struct sender *s)
 	return s->busy_us > before_us ? s->busy_us - before_us : 0;
 }
 
+static uint64_t acked_since(struct sender *s)
+{
+	uint64_t before = s->acked_bytes;
+
+	s->acked_bytes = link_acked_bytes(s->link);
+	return s->acked_bytes - before;
+}
+
 /* Until another piece may be on its way. */
 static void wait_for_room(struct sender *s)
 {
@@ -384,6 +392,7 @@ static void wait_for_room(struct sender *s)
 	work.encoder_us = middle_us - start_us;
 	work.link_us = clock_us() - middle_us;
 	work.busy_us = link_was_busy_us(s);
+	work.acked_bytes = acked_since(s);
 	pthread_mutex_lock(&s->mutex);
 	level_worked(&s->level, &work);
 	pthread_mutex_unlock(&s->mutex);

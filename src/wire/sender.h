@@ -40,7 +40,8 @@ struct sender {
 	int64_t deadline_ms; /* for the hypervisor to connect */
 
 	/* The reader's. */
-	int64_t busy_us; /* of link_busy_us, when it last looked */
+	int64_t busy_us;      /* of link_busy_us, when it last looked */
+	uint64_t acked_bytes; /* of link_acked_bytes, then */
 	struct stream_parser *parser;
 	struct hold *hold; /* NULL: the stream ends when its connection does (hold.h) */
 	bool told_last;    /* "last_round" has been said */
