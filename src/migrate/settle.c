@@ -21,6 +21,8 @@
 #define SAID_MS 15000
 /* It reads what a hypervisor still sends before that hears it. */
 #define ANSWER_MS 60000
+/* One whose connection ended while nobody was there has either gone on or ended by then. */
+#define LIVES_ON_MS 3000
 
 /* A switch to post-copy that came to nothing, or to no end: the hypervisor must be made to. */
 static bool must_abandon(struct migration *m)
@@ -275,6 +277,39 @@ static bool end_mover_left(struct migration *m)
 	return true;
 }
 
+/* A hypervisor that runs a guest at once takes the end of its connection for any answer
+ * (docs/bhyve.md): where that may have been an earlier droverd's or its data mover's death, it
+ * lives on when it has for a while. */
+static int see_it_live_on(struct migration *m, struct error **err)
+{
+	if (!migration_runs_at_once(m) || m->mover_left.pid <= 0 ||
+		!hv_vm_wait_off(vm_hv(m->vm), clock_ms() + LIVES_ON_MS))
+		return 0;
+	return error_set(err, ERROR_NOT_RUNNING, 0,
+		"its connection to the data mover was lost while droverd did not run, and its "
+		"hypervisor took that for the end of the move");
+}
+
+/* What became of the VM, before the reason for it. */
+static void say_ours(struct migration *m, const struct error *resume, struct error **e)
+{
+	const char *node = m->all->set.node;
+
+	if (resume && hv_vm_state(vm_hv(m->vm)) == HV_GONE)
+		error_prefix(e, "%s was not moved and has ended on %s (%s); start it again",
+			m->vm_name, node, resume->message);
+	else if (resume)
+		error_prefix(e, "%s does not go on here either (%s); stop and start it", m->vm_name,
+			resume->message);
+	else if (m->abandoned)
+		error_prefix(e,
+			"%s was not moved and runs on %s; its hypervisor moves it no more before "
+			"it is stopped and started",
+			m->vm_name, node);
+	else if ((*e)->kind != ERROR_CANCELLED)
+		error_prefix(e, "%s was not moved and runs on %s", m->vm_name, node);
+}
+
 static void finish_ours(struct migration *m, struct error *e)
 {
 	cleanup_error struct error *resume = NULL;
@@ -290,16 +325,9 @@ static void finish_ours(struct migration *m, struct error *e)
 		return; /* the journal has it */
 	}
 	abort_destination(m, &e);
-	if (rc < 0)
-		error_prefix(&e, "%s does not go on here either (%s); stop and start it",
-			m->vm_name, resume ? resume->message : "its hypervisor is gone");
-	else if (m->abandoned)
-		error_prefix(&e,
-			"%s was not moved and runs on %s; its hypervisor moves it no more before "
-			"it is stopped and started",
-			m->vm_name, m->all->set.node);
-	else if (state == MIGRATE_FAILED)
-		error_prefix(&e, "%s was not moved and runs on %s", m->vm_name, m->all->set.node);
+	if (rc == 0)
+		see_it_live_on(m, &resume);
+	say_ours(m, resume, &e);
 	release_socket(m);
 	vm_keep_epoch(m->vm);
 	vm_give_back(m->vm);

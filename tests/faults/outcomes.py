@@ -172,6 +172,14 @@ def _has_the_rest(cell):
             Stage.WORD <= STAGES[cell.point] < Stage.RUNNING)
 
 
+def _has_no_connection(cell):
+    """Whether droverd and drover-wire of the source have both died before it was decided whose the
+    guest is: a hypervisor that takes the end of its connection for any answer may have ended
+    (docs/bhyve.md), and is said to have."""
+    return ((cell.scenario, cell.fault, cell.side) == ("source again", "drover-wire", SOURCE)
+            and cell.point == "migrate.src.before_recover")
+
+
 def right(cell, idle=False, holds_back=False):
     """The ends of a cell that are right. `idle`: there was nothing that the fault could hit.
     `holds_back`: of a hypervisor that would let the guest run as soon as it has all of it."""
@@ -180,6 +188,8 @@ def right(cell, idle=False, holds_back=False):
         return {end}
     if holds_back and _has_the_rest(cell):
         return {STAYED}
+    if holds_back and _has_no_connection(cell):
+        return {STAYED, AGAIN}
     if cell.scenario == "move":
         return _move(cell)
     return _postcopy(cell) if cell.scenario == "post-copy" else _decided(cell, end)
