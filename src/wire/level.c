@@ -31,8 +31,8 @@ const int level_list[LEVEL_COUNT] = {0, 1, 2, 3, 5, 7, 9, 12};
 #define AGAIN_MAX_US 4000000
 /* Looks that a trial takes, after what was on its way before it has arrived. */
 #define TRIAL_LOOKS 3u
-/* What has arrived while the link was in use for more than this share of the time is what it
- * carries; for as long as this, that is believed. */
+/* What has arrived while the link was in use for more than this share of the time, and was waited
+ * for, is what it carries at least; for as long as this, that is believed to be all. */
 #define FULL 0.9
 #define CARRIES_US 4000000
 /* How many times as much must get through when it is stored: what is on the link is others' loss.
@@ -156,9 +156,10 @@ static void note_link(struct level *l, int64_t us, double share, int64_t now_us)
 
 	if (now_us >= l->carries_until_us)
 		l->carries_bps = 0;
-	if (share < FULL)
+	if (share < FULL || (double)l->work.link_us < HELD_UP_MUCH * (double)us)
 		return;
-	l->carries_bps += (l->carries_bps > 0 ? RATE_WEIGHT : 1) * (bps - l->carries_bps);
+	if (bps > l->carries_bps)
+		l->carries_bps = bps;
 	l->carries_until_us = now_us + CARRIES_US;
 }
 

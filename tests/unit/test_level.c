@@ -103,6 +103,11 @@ static void test_level_follows_the_link(void **state)
 static void test_level_stores_where_more_gets_through(void **state)
 {
 	const struct scene gains = {1e9, 3e8, 0.4}, loses = {4e8, 3.6e8, 0.4};
+	/* Little is on its way all the time, which is not all that the link carries. */
+	const struct level_work little = {.busy_us = LEVEL_LOOK_US,
+		.bytes = 6u << 20,
+		.sent_bytes = 1u << 20,
+		.acked_bytes = 1u << 20};
 	struct level l;
 
 	(void)state;
@@ -110,6 +115,13 @@ static void test_level_stores_where_more_gets_through(void **state)
 	assert_int_equal(settle(&l, &gains), 0);
 	assert_int_equal(settle(&l, &loses), 1);
 	assert_int_equal(settle(&l, &gains), 0);
+	level_init(&l, 0);
+	level_worked(&l, &little);
+	level_choose(&l, 0.2, LEVEL_LOOK_US);
+	queued = 0;
+	for (int i = 0; i < 50; i++)
+		live(&l, &gains, l.look_us + LEVEL_LOOK_US);
+	assert_int_equal(l.now, 0);
 }
 
 /* A gigabit link with a queue of 125 ms, which takes what the link does not carry: a moment of
