@@ -23,6 +23,8 @@
 /* All is loaded, and the source has not said that its copy is paused: it has died, or is cut off.
  * It cannot have given the VM up without us, and we have not claimed: giving up is safe. */
 #define SILENCE_MS 120000
+/* Meanwhile it may have given the move up, and could not say so. */
+#define ASK_SOURCE_MS 5000
 /* The same in post-copy, where the source cannot go on and the guest stands still for it. */
 #define WORD_MS 10000
 #define RETRY_MS 2000
@@ -212,6 +214,24 @@ static int wait_loaded(struct migration *m, struct error **err)
 	return 0;
 }
 
+/* 1: it has come; 0: not yet. */
+static int wait_word(struct migration *m, int64_t until_ms, struct error **err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&m->all->lock);
+	while (!m->handover && (rc = check_abort(m, err)) == 0 && !m->all->closing &&
+		clock_ms() < until_ms)
+		migrations_wait(m->all, until_ms);
+	if (rc == 0 && m->all->closing && (m->options.postcopy || !m->handover))
+		rc = error_set(err, m->options.postcopy ? ERROR_UNDECIDED : ERROR_INTERRUPTED, 0,
+			"droverd on %s stops", m->all->set.node);
+	else if (rc == 0)
+		rc = m->handover;
+	pthread_mutex_unlock(&m->all->lock);
+	return rc;
+}
+
 /* Until the source says that its copy is paused for good. In post-copy it is, or the stream would
  * not have come to this; its word tells besides that it can serve the remaining pages. When no word
  * comes, the guest is better off here than nowhere. */
@@ -219,20 +239,21 @@ static int wait_handover(struct migration *m, struct error **err)
 {
 	bool switched = migration_in_postcopy(m);
 	int64_t deadline = clock_ms() + (switched ? WORD_MS : SILENCE_MS);
-	int rc = 0;
+	int rc;
 
-	pthread_mutex_lock(&m->all->lock);
-	while (!m->handover && (rc = check_abort(m, err)) == 0 && !m->all->closing &&
-		clock_ms() < deadline)
-		migrations_wait(m->all, deadline);
-	if (rc == 0 && m->options.postcopy && m->all->closing)
-		rc = error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
-	if (rc == 0 && !m->handover && !switched)
-		rc = error_set(err, ERROR_UNREACHABLE, 0,
-			"%s did not say within %d s that its copy of %s is paused", m->peer,
-			SILENCE_MS / 1000, m->vm_name);
-	pthread_mutex_unlock(&m->all->lock);
-	return rc;
+	do {
+		int64_t next = clock_ms() + ASK_SOURCE_MS;
+
+		rc = wait_word(m, switched || next > deadline ? deadline : next, err);
+		if (rc != 0)
+			return rc < 0 ? -1 : 0;
+		if (!switched && dest_check_given_up(m, err) < 0)
+			return -1;
+	} while (clock_ms() < deadline);
+	return switched ? 0
+			: error_set(err, ERROR_UNREACHABLE, 0,
+				  "%s did not say within %d s that its copy of %s is paused",
+				  m->peer, SILENCE_MS / 1000, m->vm_name);
 }
 
 /* Whether the claim was won, of which its call could not tell: asks until the pool answers. The

@@ -22,6 +22,9 @@ void dest_set_stuck(struct migration *m, bool stuck);
 /* Whether the source's part in a post-copy has failed, or was given up, by its own word: no page
  * will come any more. It is asked every few seconds at most; false in between. */
 bool dest_source_has_failed(struct migration *m);
+/* Fails when the source, by its own word, has ended the migration. It is asked every few seconds at
+ * most. */
+int dest_check_given_up(struct migration *m, struct error **err);
 /* For a stream that an earlier droverd began to receive, and of whose data mover nothing is known:
  * fails when the source has ended the migration. A source that has not been heard for as long as a
  * lane is made again lets it be cancelled here (m->stuck). */

@@ -1,6 +1,6 @@
 /*
  * What the destination asks of the source, when it waits for something that may never come: its
- * droverd was away when the source told it that all is off.
+ * droverd was away, or the network between them, when the source told it that all is off.
  */
 #include "migrate/dest.h"
 
@@ -66,6 +66,22 @@ void dest_set_stuck(struct migration *m, bool stuck)
 	pthread_mutex_unlock(&m->all->lock);
 }
 
+static int check_said(struct migration *m, const json_t *said, struct error **err)
+{
+	if (!is_state(said, "failed") && !is_state(said, "cancelled"))
+		return 0;
+	return error_set(err, ERROR_INTERRUPTED, 0,
+		"%s gave the migration of %s up, which %s did not hear at the time", m->peer,
+		m->vm_name, m->all->set.node);
+}
+
+int dest_check_given_up(struct migration *m, struct error **err)
+{
+	cleanup_json json_t *said = ask(m);
+
+	return check_said(m, said, err);
+}
+
 int dest_check_source(struct migration *m, struct error **err)
 {
 	cleanup_json json_t *said = ask(m);
@@ -73,9 +89,5 @@ int dest_check_source(struct migration *m, struct error **err)
 	if (!m->heard_ms)
 		m->heard_ms = clock_ms();
 	dest_set_stuck(m, clock_ms() - m->heard_ms > MIGRATE_RECONNECT_S * 1000);
-	if (!is_state(said, "failed") && !is_state(said, "cancelled"))
-		return 0;
-	return error_set(err, ERROR_INTERRUPTED, 0,
-		"%s gave the migration of %s up while droverd on %s was away", m->peer, m->vm_name,
-		m->all->set.node);
+	return check_said(m, said, err);
 }

@@ -354,6 +354,26 @@ def test_a_source_droverd_killed_in_the_middle_takes_its_vm_up_again(nodes, gues
     guest.assert_runs_only_on(node2)
 
 
+def test_a_destination_that_could_not_be_told_that_the_move_is_off_asks(nodes, guest):
+    """It has everything and waits for the source's word, as long as it may take."""
+    node1, node2 = nodes
+    restart_with_fault(node1, "migrate.src.before_handover:kill")
+    move = move_in_background(node1, guest.name, "node2")
+    wait_for(lambda: node1.daemon_pid is None, "the death of node1's droverd")
+    link = ["ip", "-n", node1.namespace, "link", "set", "mig0"]
+    subprocess.run([*link, "down"], check=True)
+    move.communicate(timeout=60)
+    node1.start_daemon()
+    wait_for(lambda: migration_of(node1, guest, "failed"), "the end of the migration")
+    assert guest.pids(node2)
+    subprocess.run([*link, "up"], check=True)
+    ended = wait_for(lambda: migration_of(node2, guest, "failed"), "the end at the destination")
+    assert "did not hear" in ended["error"]["message"], ended
+    guest.assert_runs_only_on(node1)
+    drover(node1, "migrate", guest.name, "node2")
+    guest.assert_runs_only_on(node2)
+
+
 @pytest.mark.parametrize("fault, runs_on", [
     ("migrate.dst.before_claim", 0), ("migrate.dst.after_claim", 1),
     ("migrate.dst.after_resume", 1)])
