@@ -61,6 +61,7 @@ struct migration {
 	struct process_id mover_left;  /* one that an earlier droverd started, and that goes on */
 	bool told;              /* source: the destination has said that its copy has ended */
 	struct node_link *link; /* source: to the destination's droverd */
+	int64_t task;           /* source: number of the destination's part in the queue there */
 	int64_t started_ms;     /* wall clock */
 	/* clock_ms of the report; 0: not yet */
 	int64_t begin_ms, stream_ms, switchover_ms, paused_ms, resumed_ms, complete_ms;

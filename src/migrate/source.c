@@ -118,6 +118,7 @@ static int expect(struct migration *m, struct error **err)
 	cleanup_json json_t *task = json_pack("{s:[s,s]}", "argv", "receive", m->id);
 	struct http_request queue = {
 		.method = "POST", .path = "/v1/tasks", .body = task, .timeout_ms = CALL_MS};
+	cleanup_json json_t *queued = NULL;
 
 	if (fault_point("migrate.src.before_prepare", err) < 0)
 		return -1;
@@ -126,7 +127,23 @@ static int expect(struct migration *m, struct error **err)
 		return -1;
 	if (fault_point("migrate.src.before_task", err) < 0)
 		return -1;
-	return node_link_call(m->link, &queue, NULL, err);
+	if (node_link_call(m->link, &queue, &queued, err) < 0)
+		return -1;
+	return json_get_int(queued, "id", 1, INT64_MAX, &m->task, err);
+}
+
+/* Whether the destination's part has ended without having come to anything. */
+static bool task_has_failed(struct migration *m)
+{
+	cleanup_free char *path = fs_format("/v1/tasks/%lld", (long long)m->task);
+	struct http_request show = {.method = "GET", .path = path, .timeout_ms = CALL_MS};
+	cleanup_json json_t *task = NULL;
+	const char *state;
+
+	if (node_link_call(m->link, &show, &task, NULL) < 0)
+		return false;
+	state = json_get_string(task, "state", NULL);
+	return state && !strcmp(state, "failed");
 }
 
 int source_lane_address(
@@ -148,6 +165,7 @@ static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struc
 {
 	const char *what = hypervisor ? "ready?hypervisor=1&wait_ms=1000" : "ready?wait_ms=1000";
 	int64_t deadline = clock_ms() + READY_MS;
+	bool failed = false;
 
 	for (;;) {
 		cleanup_json json_t *answer = NULL;
@@ -158,6 +176,13 @@ static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struc
 			return -1;
 		if (hypervisor ? json_is_true(json_object_get(answer, "ready")) : *port > 0)
 			return 0;
+		/* One that had begun tells its error itself. */
+		if (failed)
+			return error_set(err, ERROR_FAILED, 0,
+				"%s did not begin to receive %s; `drover task log %lld --node %s` "
+				"has why",
+				m->peer, m->vm_name, (long long)m->task, m->peer);
+		failed = task_has_failed(m);
 		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s was not ready for %s within %d s; the log of droverd there "

@@ -2,11 +2,13 @@
 droverd that ran them was killed."""
 
 import json
+import re
 import signal
 import time
 
 import pytest
-from vms import Guest, drover, wait_for
+from droverlab.lab import SHARED
+from vms import Guest, drover, error_of, wait_for
 
 REFUSED, CANCELLED = 15, 27
 
@@ -126,3 +128,24 @@ def test_flush_forgets_ended_tasks(nodes):
     assert answer["removed"] >= 1
     _, (answer,) = drover(nodes[0], "task", "ls")
     assert task not in [known["id"] for known in answer["tasks"]]
+
+
+def test_a_move_whose_part_cannot_run_there_says_so_and_where_to_look(nodes, guest):
+    node1, node2 = nodes
+    conf = node2.path(f"{SHARED}/drover.conf")
+    before = conf.read_text()
+    node2.stop_daemon()
+    conf.write_text(re.sub(r"(\[task\]\nbinary=).*", r"\1/nowhere/drover", before))
+    try:
+        start_again(node2)
+        status, documents = drover(node1, "migrate", guest.name, "node2", check=False)
+    finally:
+        node2.stop_daemon()
+        conf.write_text(before)
+        start_again(node2)
+    message = error_of(documents)["message"]
+    assert status and "node2 did not begin to receive" in message, documents
+    number = re.search(r"`drover task log (\d+) --node node2`", message)[1]
+    assert "/nowhere/drover" in node1.run("drover", "task", "log", number, "--node", "node2").stdout
+    guest.assert_runs_only_on(node1)
+    drover(node1, "migrate", guest.name, "node2")
