@@ -121,6 +121,18 @@ void cli_table_add(struct cli_table *table, bool loud, const char *const *texts)
 /* Prints and frees it. */
 void cli_table_print(struct cli_table *table);
 
+/* A list of droverd's, as a table. */
+struct cli_list {
+	const char *path;   /* of the list; `node` as for cli_call */
+	const char *member; /* of the answer, with the list in it */
+	size_t columns;
+	const char *const *titles;
+	void (*add)(struct cli_table *table, const json_t *entry);
+};
+/* Asks for it and prints it, or with --json the answer. */
+int cli_print_list(
+	struct cli *cli, const char *node, const struct cli_list *list, struct error **err);
+
 /* follow.c */
 
 /*

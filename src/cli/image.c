@@ -110,36 +110,25 @@ static char *note_of(const json_t *image)
 	return text;
 }
 
+static void add_image(struct cli_table *table, const json_t *image)
+{
+	cleanup_free char *note = note_of(image);
+	int64_t bytes = cli_number(image, "size", -1);
+	char size[32] = "-";
+
+	if (bytes >= 0)
+		cli_format_size(bytes, size);
+	cli_table_add(table, cli_text(image, "problem", NULL) != NULL,
+		(const char *const[]){cli_text(image, "name", "?"), size,
+			cli_text(image, "format", "-"), cli_text(image, "index", "-"), note});
+}
+
 int cli_image_ls(struct cli *cli, struct error **err)
 {
 	static const char *const titles[] = {"NAME", ">SIZE", "FORMAT", "INDEX", "VMS"};
-	cleanup_json json_t *answer = cli_call(cli, "GET", NULL, "/v1/images", NULL, err);
-	struct cli_table *table;
-	const json_t *image;
-	size_t i;
+	static const struct cli_list list = {"/v1/images", "images", 5, titles, add_image};
 
-	if (!answer)
-		return -1;
-	if (cli->json) {
-		cli_print_json(answer);
-		return 0;
-	}
-	table = cli_table_new(5, titles);
-	json_array_foreach(json_object_get(answer, "images"), i, image)
-	{
-		cleanup_free char *note = note_of(image);
-		int64_t bytes = cli_number(image, "size", -1);
-		char size[32] = "-";
-
-		if (bytes >= 0)
-			cli_format_size(bytes, size);
-		cli_table_add(table, cli_text(image, "problem", NULL) != NULL,
-			(const char *const[]){cli_text(image, "name", "?"), size,
-				cli_text(image, "format", "-"), cli_text(image, "index", "-"),
-				note});
-	}
-	cli_table_print(table);
-	return 0;
+	return cli_print_list(cli, NULL, &list, err);
 }
 
 int cli_image_rm(struct cli *cli, struct error **err)

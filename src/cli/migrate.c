@@ -187,22 +187,10 @@ int cli_migration_ls(struct cli *cli, struct error **err)
 {
 	static const char *const titles[] = {
 		"ID", "VM", "FROM", "TO", "BEGUN (UTC)", ">TOOK", ">STOOD STILL", "STATE", "ERROR"};
-	const char *node = cli_get(&cli->args, "node");
-	cleanup_json json_t *answer = cli_call(cli, "GET", node, "/v1/migrations", NULL, err);
-	struct cli_table *table;
-	const json_t *m;
-	size_t i;
+	static const struct cli_list list = {
+		"/v1/migrations", "migrations", 9, titles, add_migration};
 
-	if (!answer)
-		return -1;
-	if (cli->json) {
-		cli_print_json(answer);
-		return 0;
-	}
-	table = cli_table_new(9, titles);
-	json_array_foreach(json_object_get(answer, "migrations"), i, m) add_migration(table, m);
-	cli_table_print(table);
-	return 0;
+	return cli_print_list(cli, cli_get(&cli->args, "node"), &list, err);
 }
 
 /* How its pages went, and from where. */

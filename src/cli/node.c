@@ -51,40 +51,29 @@ static char *problem_of(const json_t *node)
 	return (char *)text.data;
 }
 
+static void add_node(struct cli_table *table, const json_t *node)
+{
+	const json_t *hv = json_object_get(node, "hypervisor");
+	cleanup_free char *hypervisor = fs_format("%s %s %s", cli_text(hv, "driver", "-"),
+		cli_text(hv, "version", ""), cli_text(hv, "accel", ""));
+	cleanup_free char *vms = fs_format("%lld", (long long)cli_number(node, "vms_running", 0));
+	cleanup_free char *problem = problem_of(node);
+	const char *state = cli_text(node, "state", "?");
+	bool up = !strcmp(state, "up");
+
+	cli_table_add(table, !up,
+		(const char *const[]){cli_text(node, "name", "?"), state,
+			cli_text(node, "address", "-"), cli_text(node, "version", "-"), hypervisor,
+			up ? vms : "-", problem});
+}
+
 int cli_node_ls(struct cli *cli, struct error **err)
 {
 	static const char *const titles[] = {
 		"NODE", "STATE", "ADDRESS", "VERSION", "HYPERVISOR", ">VMS", "PROBLEM"};
-	cleanup_json json_t *answer = cli_call(cli, "GET", NULL, "/v1/nodes", NULL, err);
-	struct cli_table *table;
-	const json_t *node;
-	size_t i;
+	static const struct cli_list list = {"/v1/nodes", "nodes", 7, titles, add_node};
 
-	if (!answer)
-		return -1;
-	if (cli->json) {
-		cli_print_json(answer);
-		return 0;
-	}
-	table = cli_table_new(7, titles);
-	json_array_foreach(json_object_get(answer, "nodes"), i, node)
-	{
-		const json_t *hv = json_object_get(node, "hypervisor");
-		cleanup_free char *hypervisor = fs_format("%s %s %s", cli_text(hv, "driver", "-"),
-			cli_text(hv, "version", ""), cli_text(hv, "accel", ""));
-		cleanup_free char *vms =
-			fs_format("%lld", (long long)cli_number(node, "vms_running", 0));
-		cleanup_free char *problem = problem_of(node);
-		const char *state = cli_text(node, "state", "?");
-		bool up = !strcmp(state, "up");
-
-		cli_table_add(table, !up,
-			(const char *const[]){cli_text(node, "name", "?"), state,
-				cli_text(node, "address", "-"), cli_text(node, "version", "-"),
-				hypervisor, up ? vms : "-", problem});
-	}
-	cli_table_print(table);
-	return 0;
+	return cli_print_list(cli, NULL, &list, err);
 }
 
 /* Members of an object as "key: value" lines, those of objects below them indented. */

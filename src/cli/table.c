@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 
 #include "base/fs.h"
+#include "base/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -147,4 +148,24 @@ void cli_table_print(struct cli_table *t)
 	free(t->rows);
 	free(t->right);
 	free(t);
+}
+
+int cli_print_list(
+	struct cli *cli, const char *node, const struct cli_list *list, struct error **err)
+{
+	cleanup_json json_t *answer = cli_call(cli, "GET", node, list->path, NULL, err);
+	struct cli_table *table;
+	const json_t *entry;
+	size_t i;
+
+	if (!answer)
+		return -1;
+	if (cli->json) {
+		cli_print_json(answer);
+		return 0;
+	}
+	table = cli_table_new(list->columns, list->titles);
+	json_array_foreach(json_object_get(answer, list->member), i, entry) list->add(table, entry);
+	cli_table_print(table);
+	return 0;
 }

@@ -155,36 +155,26 @@ static char *note_of(const json_t *task)
 	return fs_format("%s", "");
 }
 
+static void add_task(struct cli_table *table, const json_t *task)
+{
+	cleanup_free char *command = command_of(task), *note = note_of(task);
+	cleanup_free char *id = fs_format("%lld", (long long)cli_number(task, "id", 0));
+	char created[32];
+
+	clock_format(cli_number(task, "created_ms", 0), created);
+	created[19] = '\0'; /* whole seconds */
+	cli_table_add(table, false,
+		(const char *const[]){id, cli_text(task, "state", "?"), cli_text(task, "from", "-"),
+			created, note, command});
+}
+
 int cli_task_ls(struct cli *cli, struct error **err)
 {
 	static const char *const titles[] = {
 		">ID", "STATE", "FROM", "CREATED (UTC)", "NOTE", "TASK"};
-	cleanup_json json_t *answer = cli_call(cli, "GET", node_of(cli), "/v1/tasks", NULL, err);
-	struct cli_table *table;
-	const json_t *task;
-	size_t i;
+	static const struct cli_list list = {"/v1/tasks", "tasks", 6, titles, add_task};
 
-	if (!answer)
-		return -1;
-	if (cli->json) {
-		cli_print_json(answer);
-		return 0;
-	}
-	table = cli_table_new(6, titles);
-	json_array_foreach(json_object_get(answer, "tasks"), i, task)
-	{
-		cleanup_free char *command = command_of(task), *note = note_of(task);
-		cleanup_free char *id = fs_format("%lld", (long long)cli_number(task, "id", 0));
-		char created[32];
-
-		clock_format(cli_number(task, "created_ms", 0), created);
-		created[19] = '\0'; /* whole seconds */
-		cli_table_add(table, false,
-			(const char *const[]){id, cli_text(task, "state", "?"),
-				cli_text(task, "from", "-"), created, note, command});
-	}
-	cli_table_print(table);
-	return 0;
+	return cli_print_list(cli, node_of(cli), &list, err);
 }
 
 static char *task_path(const struct cli *cli, const char *format, struct error **err)

@@ -326,34 +326,14 @@ unsigned link_reconnections(struct link *link)
 	return reconnections;
 }
 
-uint64_t link_rate_bps(struct link *link)
+struct window link_window(struct link *link)
 {
-	uint64_t bps;
+	struct window window;
 
 	pthread_mutex_lock(&link->mutex);
-	bps = window_rate(&link->window);
+	window = link->window;
 	pthread_mutex_unlock(&link->mutex);
-	return bps;
-}
-
-uint64_t link_window_bytes(struct link *link)
-{
-	uint64_t bytes;
-
-	pthread_mutex_lock(&link->mutex);
-	bytes = link->window.bytes;
-	pthread_mutex_unlock(&link->mutex);
-	return bytes;
-}
-
-uint64_t link_acked_bytes(struct link *link)
-{
-	uint64_t bytes;
-
-	pthread_mutex_lock(&link->mutex);
-	bytes = link->window.acked;
-	pthread_mutex_unlock(&link->mutex);
-	return bytes;
+	return window;
 }
 
 int64_t link_busy_us(struct link *link)

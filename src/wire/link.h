@@ -17,6 +17,7 @@
 #include "wire/run.h"
 #include "wire/tcp.h"
 #include "wire/tls.h"
+#include "wire/window.h"
 
 /* Attempts to connect again: the first at once, then after pauses that double up to the second. TCP
  * takes at most the third for one, TLS and hello LANE_SETUP_MS. */
@@ -117,14 +118,10 @@ const char *link_address(struct link *link);
 /* Bytes on all TCP connections so far, both directions, with all that TLS adds. */
 uint64_t link_wire_bytes(struct link *link);
 unsigned link_reconnections(struct link *link);
-/* How many bytes may be on their way now. */
-uint64_t link_window_bytes(struct link *link);
-/* Payload of numbered frames that the other side has dealt with. */
-uint64_t link_acked_bytes(struct link *link);
+/* What may be on its way, what has arrived (payload of numbered frames) and how fast, now. */
+struct window link_window(struct link *link);
 /* For how long, in microseconds, the stream's lanes have been in use or were held back by the
  * bandwidth limit, on average. It can become less when lanes break. -1: it cannot be told. */
 int64_t link_busy_us(struct link *link);
-/* Bytes per second that arrive, as seen of late. */
-uint64_t link_rate_bps(struct link *link);
 
 #endif

@@ -101,7 +101,8 @@ static bool reading_pays(unsigned threads, uint64_t rate_bps, uint64_t blocks, u
 
 static int take_reading(struct sender *s, const struct chunk *chunk, struct error **err)
 {
-	uint64_t blocks, ns, rate_bps = link_rate_bps(s->link);
+	struct window window = link_window(s->link);
+	uint64_t blocks, ns, rate_bps = window_rate(&window);
 	bool rest;
 
 	if (setup_reading_decode(chunk->data, chunk->len, &blocks, &ns, err) < 0)

@@ -175,7 +175,7 @@ static double ratio_of_late(struct sender *s)
 
 static size_t piece_size(struct sender *s)
 {
-	uint64_t window = link_window_bytes(s->link) / PIECES_IN_WINDOW;
+	uint64_t window = link_window(s->link).bytes / PIECES_IN_WINDOW;
 	double ratio = ratio_of_late(s), size = (double)window / (ratio > 0.01 ? ratio : 0.01);
 
 	if (size < PIECE_MIN)
@@ -376,7 +376,7 @@ static uint64_t acked_since(struct sender *s)
 {
 	uint64_t before = s->acked_bytes;
 
-	s->acked_bytes = link_acked_bytes(s->link);
+	s->acked_bytes = link_window(s->link).acked;
 	return s->acked_bytes - before;
 }
 

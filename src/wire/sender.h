@@ -41,7 +41,7 @@ struct sender {
 
 	/* The reader's. */
 	int64_t busy_us;      /* of link_busy_us, when it last looked */
-	uint64_t acked_bytes; /* of link_acked_bytes, then */
+	uint64_t acked_bytes; /* of link_window, then */
 	struct stream_parser *parser;
 	struct hold *hold; /* NULL: the stream ends when its connection does (hold.h) */
 	bool told_last;    /* "last_round" has been said */
