@@ -12,7 +12,8 @@ import pytest
 
 import bhyvelab
 from bhyvelab import BhyveGuest, assert_never_twice, bhyve_lab, start_daemon
-from vms import drover, error_of, guest_client, wait_for
+from sleeper import DISK, assert_goes_on, info, where, work
+from vms import drover, error_of, wait_for
 
 POOL_MIB = 440  # once the state of a guest, and what is asked for beside it
 
@@ -24,23 +25,11 @@ def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
 
 @pytest.fixture(scope="module")
 def guest(two):
-    it = BhyveGuest(two, two.nodes[0], "sleeper", options=("--disk", "disk0.raw,format=raw,size=8M"))
-    it.ask("disk", "/dev/vda", 50)
-    it.ask("dirty", 4, "words")
-    return it
-
-
-def info(node, guest):
-    return drover(node, "show", guest.name)[1][0]
+    return work(BhyveGuest(two, two.nodes[0], "sleeper", options=("--disk", DISK)))
 
 
 def directory(two, guest):
     return two.pool / "vms" / guest.name
-
-
-def where(two, guest):
-    name = info(two.nodes[0], guest)["node"] or "node1"
-    return two.node(name), next(n for n in two.nodes if n.name != name)
 
 
 def arm(node, fault):
@@ -49,13 +38,8 @@ def arm(node, fault):
 
 
 def goes_on(two, guest, node):
-    """It goes on with the memory and the disk that it had; its state is gone."""
-    guest_client.wait_ready(two.guests, guest.address, 60)
-    guest.assert_runs_only_on(node)
-    guest.ask("disk", "/dev/vda", 0)
-    result = guest.ask("diskcheck", "/dev/vda")
-    assert result["bad"] == 0 and result["records"] > 0, result
-    guest.ask("disk", "/dev/vda", 50)
+    """It goes on, and its state is gone."""
+    assert_goes_on(two, guest, node)
     wait_for(lambda: not (directory(two, guest) / "saved").exists(), "the end of the state")
     assert not list(directory(two, guest).glob(".tmp*"))
     assert_never_twice(two)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sleeper import DISK, assert_goes_on, info, where, work
 from vms import Guest, drover, error_of, guest_client, wait_for
 
 
@@ -19,34 +20,16 @@ def two(make_lab, tiny_guest):  # pylint: disable=unused-argument
 
 @pytest.fixture(scope="module")
 def guest(two):
-    it = Guest(two, two.nodes[0], "sleeper", disk="disk0.raw,format=raw,size=8M")
-    it.ask("disk", "/dev/vda", 50)
-    it.ask("dirty", 4, "words")
-    return it
-
-
-def info(node, guest):
-    return drover(node, "show", guest.name)[1][0]
+    return work(Guest(two, two.nodes[0], "sleeper", disk=DISK))
 
 
 def saved(two, guest):
     return two.pool / "vms" / guest.name / "saved"
 
 
-def where(two, guest):
-    """The node that it is on, or that it may be started on, and the other one."""
-    name = info(two.nodes[0], guest)["node"] or "node1"
-    return two.node(name), next(n for n in two.nodes if n.name != name)
-
-
 def goes_on(two, guest, node):
-    """It goes on with the memory that it had; its disk has all records; its state is gone."""
-    guest_client.wait_ready(two.guests, guest.address, 60)
-    guest.assert_runs_only_on(node)
-    guest.ask("disk", "/dev/vda", 0)
-    result = guest.ask("diskcheck", "/dev/vda")
-    assert result["bad"] == 0 and result["records"] > 0, result
-    guest.ask("disk", "/dev/vda", 50)
+    """It goes on, and its state is gone."""
+    assert_goes_on(two, guest, node)
     assert not saved(two, guest).exists()
     assert not list((two.pool / "vms" / guest.name).glob(".tmp*"))
 
