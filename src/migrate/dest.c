@@ -241,15 +241,17 @@ static int wait_handover(struct migration *m, struct error **err)
 	int64_t deadline = clock_ms() + (switched ? WORD_MS : SILENCE_MS);
 	int rc;
 
-	do {
+	for (;;) {
 		int64_t next = clock_ms() + ASK_SOURCE_MS;
 
 		rc = wait_word(m, switched || next > deadline ? deadline : next, err);
 		if (rc != 0)
 			return rc < 0 ? -1 : 0;
+		if (clock_ms() >= deadline)
+			break;
 		if (!switched && dest_check_given_up(m, err) < 0)
 			return -1;
-	} while (clock_ms() < deadline);
+	}
 	return switched ? 0
 			: error_set(err, ERROR_UNREACHABLE, 0,
 				  "%s did not say within %d s that its copy of %s is paused",

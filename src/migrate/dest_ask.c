@@ -70,7 +70,7 @@ static int check_said(struct migration *m, const json_t *said, struct error **er
 {
 	if (!is_state(said, "failed") && !is_state(said, "cancelled"))
 		return 0;
-	return error_set(err, ERROR_INTERRUPTED, 0,
+	return error_set(err, is_state(said, "failed") ? ERROR_FAILED : ERROR_CANCELLED, 0,
 		"%s gave the migration of %s up, which %s did not hear at the time", m->peer,
 		m->vm_name, m->all->set.node);
 }

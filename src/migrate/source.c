@@ -176,13 +176,13 @@ static int wait_ready(struct migration *m, bool hypervisor, int64_t *port, struc
 			return -1;
 		if (hypervisor ? json_is_true(json_object_get(answer, "ready")) : *port > 0)
 			return 0;
-		/* One that had begun tells its error itself. */
 		if (failed)
 			return error_set(err, ERROR_FAILED, 0,
 				"%s did not begin to receive %s; `drover task log %lld --node %s` "
 				"has why",
 				m->peer, m->vm_name, (long long)m->task, m->peer);
-		failed = task_has_failed(m);
+		/* One that has begun goes on without the task, and tells its error itself. */
+		failed = *port == 0 && task_has_failed(m);
 		if (clock_ms() > deadline)
 			return error_set(err, ERROR_TIMEOUT, 0,
 				"%s was not ready for %s within %d s; the log of droverd there "

@@ -208,12 +208,18 @@ static void look(struct level *l, double ratio, int64_t us, int64_t now_us)
 	}
 }
 
+static bool link_waits(const struct level *l, int64_t us)
+{
+	return (double)l->work.link_us > HELD_UP_MUCH * (double)us;
+}
+
 unsigned level_choose(struct level *l, double ratio, int64_t now_us)
 {
 	int64_t us = now_us - l->look_us;
 
-	/* A slow link takes longer to tell something. */
-	if (us < LEVEL_LOOK_US || (us < LOOK_MAX_US && l->work.bytes < WORK_MIN))
+	/* A slow link takes longer to tell something, however long. */
+	if (us < LEVEL_LOOK_US ||
+		(l->work.bytes < WORK_MIN && (us < LOOK_MAX_US || link_waits(l, us))))
 		return l->now;
 	if (l->work.bytes >= WORK_MIN)
 		look(l, ratio, us, now_us);

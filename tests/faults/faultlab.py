@@ -229,7 +229,9 @@ class FaultLab:
     def _read_only(self, cell):
         node, vms = self.nodes[cell.side], f"{SHARED}/pool/vms"
         node.run("mount", "--bind", vms, vms)
-        node.run("mount", "-o", "remount,bind,ro", vms)
+        # It is refused while a file there is open for writing.
+        wait_for(lambda: node.run("mount", "-o", "remount,bind,ro", vms, check=False).returncode == 0,
+                 "a pool that is read-only")
         self.gate.touch()
         time.sleep(BLIP_S)
         node.run("umount", "-l", vms)

@@ -172,6 +172,15 @@ def _has_the_rest(cell):
             Stage.WORD <= STAGES[cell.point] < Stage.RUNNING)
 
 
+def _ends_what_never_ran(cell):
+    """Whether the fault ends the destination's copy after it was claimed for and before the data mover
+    has let it have the last of the guest. It has never run (docs/bhyve.md): a droverd that has taken
+    the migration up by then gives the VM back; one that has not yet sees a VM of its own that has
+    ended, and releases it."""
+    return (cell.scenario == "destination again" and cell.side == DESTINATION and
+            cell.fault in ("hypervisor", "drover-wire"))
+
+
 def _has_no_connection(cell):
     """Whether droverd and drover-wire of the source have both died before it was decided whose the
     guest is: a hypervisor that takes the end of its connection for any answer may have ended
@@ -188,7 +197,7 @@ def right(cell, idle=False, holds_back=False):
         return {end}
     if holds_back and _has_the_rest(cell):
         return {STAYED}
-    if holds_back and _has_no_connection(cell):
+    if holds_back and (_ends_what_never_ran(cell) or _has_no_connection(cell)):
         return {STAYED, AGAIN}
     if cell.scenario == "move":
         return _move(cell)

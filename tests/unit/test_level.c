@@ -65,6 +65,18 @@ static void live(struct level *l, const struct scene *scene, int64_t now_us)
 	assert_in_range(level_choose(l, ratio, now_us), 0, LEVEL_COUNT - 1);
 }
 
+static unsigned looks_stored(struct level *l, const struct scene *scene, unsigned looks)
+{
+	unsigned stored = 0;
+
+	queued = 0;
+	for (unsigned i = 0; i < looks; i++) {
+		live(l, scene, l->look_us + LEVEL_LOOK_US);
+		stored += l->now == 0;
+	}
+	return stored;
+}
+
 /* The level that it is at most of the time, after five seconds. */
 static unsigned settle(struct level *l, const struct scene *scene)
 {
@@ -103,11 +115,19 @@ static void test_level_follows_the_link(void **state)
 static void test_level_stores_where_more_gets_through(void **state)
 {
 	const struct scene gains = {1e9, 3e8, 0.4}, loses = {4e8, 3.6e8, 0.4};
-	/* Little is on its way all the time, which is not all that the link carries. */
-	const struct level_work little = {.busy_us = LEVEL_LOOK_US,
-		.bytes = 6u << 20,
-		.sent_bytes = 1u << 20,
-		.acked_bytes = 1u << 20};
+	/* Little is on its way all the time, or the other side is waited for: neither is all that
+	 * the link carries. */
+	const struct level_work little[] = {
+		{.busy_us = LEVEL_LOOK_US,
+			.bytes = 6u << 20,
+			.sent_bytes = 1u << 20,
+			.acked_bytes = 1u << 20},
+		{.busy_us = LEVEL_LOOK_US / 2,
+			.link_us = LEVEL_LOOK_US,
+			.bytes = 6u << 20,
+			.sent_bytes = 1u << 20,
+			.acked_bytes = 1u << 20},
+	};
 	struct level l;
 
 	(void)state;
@@ -115,29 +135,17 @@ static void test_level_stores_where_more_gets_through(void **state)
 	assert_int_equal(settle(&l, &gains), 0);
 	assert_int_equal(settle(&l, &loses), 1);
 	assert_int_equal(settle(&l, &gains), 0);
-	level_init(&l, 0);
-	level_worked(&l, &little);
-	level_choose(&l, 0.2, LEVEL_LOOK_US);
-	queued = 0;
-	for (int i = 0; i < 50; i++)
-		live(&l, &gains, l.look_us + LEVEL_LOOK_US);
-	assert_int_equal(l.now, 0);
+	for (size_t n = 0; n < sizeof(little) / sizeof(little[0]); n++) {
+		level_init(&l, 0);
+		level_worked(&l, &little[n]);
+		level_choose(&l, 0.2, LEVEL_LOOK_US);
+		assert_in_range(looks_stored(&l, &gains, 50), 30, 50);
+	}
 }
 
 /* A gigabit link with a queue of 125 ms, which takes what the link does not carry: a moment of
  * storing looks fast, and what is not stored after it waits for what was. */
 static const struct scene queueing = {1.2e8, 2e8, 0.32, 3e8, 1.5e7, 0.8};
-
-static unsigned looks_stored(struct level *l, unsigned looks)
-{
-	unsigned stored = 0;
-
-	for (unsigned i = 0; i < looks; i++) {
-		live(l, &queueing, l->look_us + LEVEL_LOOK_US);
-		stored += l->now == 0;
-	}
-	return stored;
-}
 
 static void test_level_does_not_take_a_queue_for_a_link(void **state)
 {
@@ -147,11 +155,11 @@ static void test_level_does_not_take_a_queue_for_a_link(void **state)
 	level_init(&l, 0);
 	queued = 0;
 	/* Tried, since nobody knows what the link carries, and given up. */
-	assert_in_range(looks_stored(&l, 50), 1, 10);
+	assert_in_range(looks_stored(&l, &queueing, 50), 1, 10);
 	/* What waits from before is not counted against what comes after it. */
 	l.now = 0;
 	l.trial_us = 0;
-	assert_in_range(looks_stored(&l, 50), 1, 25);
+	assert_in_range(looks_stored(&l, &queueing, 50), 1, 25);
 	assert_int_equal(l.now, 1);
 }
 
@@ -165,7 +173,7 @@ static void test_level_does_not_store_on_a_link_that_is_known_to_be_slow(void **
 	queued = 0;
 	for (int i = 0; i < 5; i++)
 		live(&l, &full, l.look_us + LEVEL_LOOK_US);
-	assert_int_equal(looks_stored(&l, 150), 0);
+	assert_int_equal(looks_stored(&l, &queueing, 150), 0);
 }
 
 /* A guest's memory begins with pages that cannot be compressed, and goes on with others. */
@@ -180,7 +188,29 @@ static void test_level_sees_soon_that_pages_can_be_compressed(void **state)
 	for (int i = 0; i < 2; i++)
 		live(&l, &useless, l.look_us + LEVEL_LOOK_US);
 	assert_int_equal(l.now, 0);
-	assert_in_range(looks_stored(&l, 50), 0, 15);
+	assert_in_range(looks_stored(&l, &queueing, 50), 0, 15);
+	/* Also after many that could not, and some that could. */
+	settle(&l, &useless);
+	looks_stored(&l, &queueing, 400);
+	for (int i = 0; i < 2; i++)
+		live(&l, &useless, l.look_us + LEVEL_LOOK_US);
+	assert_in_range(looks_stored(&l, &queueing, 50), 0, 15);
+}
+
+/* On a link that takes longer than a look for a little, stored pages do not stay stored. */
+static void test_level_leaves_storing_on_a_link_that_is_very_slow(void **state)
+{
+	const struct scene useless = {1.2e6, 1e9, 0.99}, slow = {1.2e6, 1e9, 0.3},
+			   fast = {8e9, 5e8, 0.25, 1.5e9};
+	struct level l;
+
+	(void)state;
+	level_init(&l, 0);
+	settle(&l, &useless);
+	assert_in_range(settle(&l, &slow), 1, LEVEL_COUNT - 1);
+	level_init(&l, 0);
+	assert_int_equal(settle(&l, &fast), 0);
+	assert_in_range(settle(&l, &slow), 1, LEVEL_COUNT - 1);
 }
 
 /* A destination that takes less than the link carries looks like a slow link to who waits for its
@@ -232,6 +262,7 @@ int main(void)
 		cmocka_unit_test(test_level_does_not_take_a_queue_for_a_link),
 		cmocka_unit_test(test_level_does_not_store_on_a_link_that_is_known_to_be_slow),
 		cmocka_unit_test(test_level_sees_soon_that_pages_can_be_compressed),
+		cmocka_unit_test(test_level_leaves_storing_on_a_link_that_is_very_slow),
 		cmocka_unit_test(test_level_stays_low_while_the_link_is_idle),
 		cmocka_unit_test(test_level_that_gains_nothing_is_not_taken),
 		cmocka_unit_test(test_level_stays_while_nothing_is_known),
