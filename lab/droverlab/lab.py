@@ -41,7 +41,8 @@ VM_USER = 64055
 WIRE_USER = 64056
 SHARED = "/run/drover-lab"
 SOCKET = "/run/drover/droverd.sock"
-LINKS = ("bmigrate", "bcheckpoint", "bcreate", "bstart", "bstop", "bls", "bremove")
+LINKS = ("bmigrate", "bcreate", "bstart", "bstop", "bls", "bremove", "bset", "brename", "bconsole",
+         "bsuspend")
 BUILT_IN = {"drover": "src/cli", "droverd": "src/daemon", "drover-wire": "src/wire"}
 MAX_NODES = 200
 DAEMON_READY_S = 60

@@ -76,15 +76,17 @@ int clock_parse(const char *text, int64_t *wall_ms)
 	if (*text == '+')
 		return parse_relative(text + 1, wall_ms);
 	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
-		struct tm tm = {0};
+		struct tm tm = {0}, said;
 		const char *end = strptime(text, formats[i], &tm);
 
 		if (!end || *end)
 			continue;
 		if (!strcmp(formats[i], "%H:%M"))
 			return parse_time_of_day(&tm, wall_ms);
+		said = tm;
 		*wall_ms = (int64_t)timegm(&tm) * 1000;
-		return 0;
+		/* A day that the month has not would become one of the next. */
+		return tm.tm_mday == said.tm_mday && tm.tm_mon == said.tm_mon ? 0 : -1;
 	}
 	return -1;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define DISK_SIZE_MAX (1ull << 60)
+#define CPUS_MAX 4096
 
 const struct cli_option cli_create_options[] = {
 	{CLI_POSITIONAL, "vm", "VM", "name of the new VM", "jname name"},
@@ -116,6 +117,27 @@ static int add_nic(json_t *nics, const char *text, struct error **err)
 	return nic ? json_array_append_new(nics, nic) : -1;
 }
 
+/* --cpus beside the topology, of which it is the product. */
+static int check_cpus(const struct cli_args *args, struct error **err)
+{
+	int64_t cpus, sockets, cores, threads;
+
+	if (!cli_get(args, "cpus") ||
+		(!cli_get(args, "sockets") && !cli_get(args, "cores") && !cli_get(args, "threads")))
+		return 0;
+	if (cli_get_number(args, "cpus", 1, CPUS_MAX, 1, &cpus, err) < 0 ||
+		cli_get_number(args, "sockets", 1, CPUS_MAX, 1, &sockets, err) < 0 ||
+		cli_get_number(args, "cores", 1, CPUS_MAX, 1, &cores, err) < 0 ||
+		cli_get_number(args, "threads", 1, CPUS_MAX, 1, &threads, err) < 0)
+		return -1;
+	if (cpus == sockets * cores * threads)
+		return 0;
+	return error_set(err, ERROR_USAGE, 0,
+		"%lld CPUs are not %lld (sockets) x %lld (cores) x %lld (threads); leave --cpus "
+		"out",
+		(long long)cpus, (long long)sockets, (long long)cores, (long long)threads);
+}
+
 static json_t *make_request(const struct cli_args *args, struct error **err)
 {
 	json_t *set = json_object(), *disks = json_array(), *nics = json_array();
@@ -123,6 +145,8 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 		"set", set, "disks", disks, "nics", nics);
 	const char *text, *imgsize = cli_get(args, "imgsize");
 
+	if (check_cpus(args, err) < 0)
+		return NULL;
 	for (size_t i = 0; plain[i]; i++)
 		if ((text = cli_get(args, plain[i])))
 			json_object_set_new(set, plain[i], json_string(text));

@@ -23,6 +23,8 @@
 #define TIMEOUT_MAX_S (7 * 86400)
 #define ROUNDS_MAX 1000
 #define RECONNECT_MAX_S 3600
+/* QEMU sends whole buffers, at least so much; below 10 bytes a second its limit is none. */
+#define BANDWIDTH_MIN 1000000
 
 const struct cli_option cli_migrate_options[] = {
 	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
@@ -93,6 +95,13 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 		cli_get_number(args, "reconnect", 1, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		(rate && cli_parse_rate("the bandwidth", rate, &bandwidth, err) < 0))
 		return NULL;
+	if (rate && bandwidth < BANDWIDTH_MIN) {
+		error_set(err, ERROR_USAGE, 0,
+			"the bandwidth is at least 1M (bytes a second), not \"%.64s\": hypervisors "
+			"keep no smaller limit",
+			rate);
+		return NULL;
+	}
 	postcopy = make_postcopy(args, err);
 	if (!postcopy)
 		return NULL;
@@ -159,10 +168,19 @@ static int find_migration(struct cli *cli, char **id, const char **node, struct 
 				whole);
 		*id = fs_format("%s", whole);
 	}
+	if (!*id && strspn(given, "0123456789abcdef") != strlen(given))
+		return error_set(err, ERROR_NOT_FOUND, 0,
+			"no migration \"%.64s\"; `drover migration ls` shows their ids", given);
 	/* Not in the list: droverd says so in its own words. */
 	if (!*id)
 		*id = fs_format("%s", given);
 	return 0;
+}
+
+/* Only the source knows when the guest stood still; 0 is what nobody has measured. */
+static bool measures_downtime(const json_t *m)
+{
+	return cli_number(json_object_get(m, "report"), "downtime_ms", 0) > 0;
 }
 
 static void add_migration(struct cli_table *table, const json_t *m)
@@ -175,7 +193,7 @@ static void add_migration(struct cli_table *table, const json_t *m)
 	clock_format(started, when);
 	when[19] = '\0'; /* whole seconds */
 	cli_format_time((ended ? ended : clock_wall_ms()) - started, took);
-	if (cli_number(report, "downtime_ms", -1) >= 0)
+	if (measures_downtime(m))
 		cli_format_time(cli_number(report, "downtime_ms", 0), still);
 	cli_table_add(table, !strcmp(state, "undecided"),
 		(const char *const[]){cli_text(m, "id", "?"), cli_text(m, "vm", "?"),
@@ -219,14 +237,17 @@ static void print_pages(const json_t *report)
 			(long long)cli_number(report, "reconnections", 0));
 }
 
-static void print_report(const json_t *report)
+static void print_report(const json_t *m)
 {
+	const json_t *report = json_object_get(m, "report");
 	char text[32];
 
 	cli_format_time(cli_number(report, "total_ms", 0), text);
-	printf("  moved in:     %s\n", text);
-	cli_format_time(cli_number(report, "downtime_ms", 0), text);
-	printf("  stood still:  %s\n", text);
+	printf("  took:         %s\n", text);
+	if (measures_downtime(m)) {
+		cli_format_time(cli_number(report, "downtime_ms", 0), text);
+		printf("  stood still:  %s\n", text);
+	}
 	cli_format_traffic(cli_number(report, "wire_bytes", 0), text);
 	printf("  network:      %s", text);
 	cli_format_traffic(cli_number(report, "stream_bytes", 0), text);
@@ -256,7 +277,7 @@ static void print_migration(const json_t *m)
 		printf("  ended:        %s\n", when);
 	}
 	if (json_is_object(report))
-		print_report(report);
+		print_report(m);
 	if (json_is_object(e)) {
 		printf("  error:        ");
 		cli_print_text(cli_text(e, "message", "?"));

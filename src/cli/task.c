@@ -89,6 +89,10 @@ static json_t *make_request(struct cli *cli, struct error **err)
 			at);
 		return NULL;
 	}
+	if (at && at_ms < clock_wall_ms()) {
+		error_set(err, ERROR_USAGE, 0, "--at %.64s is past", at);
+		return NULL;
+	}
 	argv = make_argv(cli, err);
 	if (!argv)
 		return NULL;

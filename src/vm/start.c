@@ -19,8 +19,9 @@ static int may_start(
 		return -1;
 	if (*owner->node && strcmp(owner->node, vms->node))
 		return error_set(err, ERROR_NOT_OWNER, 0,
-			"%s belongs to %s since %s of epoch %llu; start or stop it there", name,
-			owner->node, owner->why, (unsigned long long)owner->epoch);
+			"%s belongs to %s; if it does not run there, `drover start %s --node %s` "
+			"starts it",
+			name, owner->node, name, owner->node);
 	return 0;
 }
 

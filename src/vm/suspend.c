@@ -57,7 +57,9 @@ int vms_not_running(const struct vms *vms, const char *name, struct error **err)
 {
 	if (vms_is_suspended(vms, name))
 		return error_set(err, ERROR_NOT_RUNNING, 0,
-			"%s is suspended; `drover start %s` lets it go on", name, name);
+			"%s is suspended; `drover start %s` lets it go on, with --discard boots "
+			"it anew",
+			name, name);
 	return error_set(err, ERROR_NOT_RUNNING, 0, "%s does not run; `drover start %s` starts it",
 		name, name);
 }

@@ -158,3 +158,19 @@ def test_receive_cancels_its_migration_when_it_is_ended(droverd):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, errors) == (CANCELLED, "drover: cancelled on node2\n")
+
+
+def test_what_cannot_be_an_id_is_said_to_be_none(droverd):
+    droverd.answers["GET /v1/migrations"] = {"migrations": []}
+    result = run(droverd.path, "migration", "show", "../x")
+    assert result.returncode != 0 and 'no migration "../x"' in result.stderr, result.stderr
+
+
+def test_a_time_that_nobody_measured_is_not_shown_as_none(droverd):
+    """The destination does not know when the guest stood still."""
+    migration = {"id": ID, "vm": "web1", "from": "node2", "to": "node1", "state": "done",
+                 "side": "destination", "started_ms": 1000, "ended_ms": 3000,
+                 "report": {"total_ms": 2000, "downtime_ms": 0}}
+    droverd.answers["GET /v1/migrations"] = {"migrations": [migration]}
+    row = run(droverd.path, "migration", "ls").stdout.splitlines()[1]
+    assert row.split()[-2:] == ["-", "done"], row

@@ -373,6 +373,7 @@ static void test_times_are_read_as_people_write_them(void **state)
 	assert_in_range(ms - clock_wall_ms(), 0, 86400000);
 	assert_int_equal(clock_parse("+90", &ms), 0);
 	assert_int_equal(clock_parse("tomorrow", &ms), -1);
+	assert_int_equal(clock_parse("2027-02-31T00:00:00Z", &ms), -1);
 	assert_int_equal(clock_parse("+9999999999", &ms), -1);
 	assert_int_equal(clock_parse("", &ms), -1);
 }
