@@ -53,7 +53,8 @@ struct request {
 	struct buf body;
 	uint64_t body_bytes; /* received, kept or not */
 	json_t *json;
-	bool begun; /* its headers have been looked at */
+	bool begun;    /* its headers have been looked at */
+	bool answered; /* or should have been: nothing is done twice */
 };
 
 struct response {

@@ -390,14 +390,22 @@ enum MHD_Result server_on_request(void *arg, struct MHD_Connection *mhd, const c
 	int status = 0;
 
 	(void)mhd, (void)version;
-	if (request->begun)
-		return *len > 0 ? take_body(request, data, len) : run(request);
+	if (request->begun && *len > 0)
+		return take_body(request, data, len);
+	/* An MHD that is being stopped drops an answer, and asks for it again. */
+	if (request->answered)
+		return MHD_NO;
+	if (request->begun) {
+		request->answered = true;
+		return run(request);
+	}
 	request->begun = true;
 	server_set_deadline(request->connection, server->options.body_ms);
 	if (!server_begin_request(server))
 		error_set(&err, ERROR_INTERRUPTED, 0, "droverd is stopping");
 	else
 		begin(request, url, method, &status, &err);
+	request->answered = err != NULL;
 	return err ? send_error(request, status, err) : MHD_YES;
 }
 
