@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#define PAST_MS 1000
+
 #define NODE_OPTION \
 	{ \
 		CLI_VALUE, "node", "NODE", "on that node's queue", NULL \
@@ -89,7 +91,8 @@ static json_t *make_request(struct cli *cli, struct error **err)
 			at);
 		return NULL;
 	}
-	if (at && at_ms < clock_wall_ms()) {
+	/* "+0" is now. */
+	if (at && at_ms < clock_wall_ms() - PAST_MS) {
 		error_set(err, ERROR_USAGE, 0, "--at %.64s is past", at);
 		return NULL;
 	}
