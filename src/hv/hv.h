@@ -114,7 +114,8 @@ struct hv_start {
 struct hv_vm *hv_vm_start(struct hv *hv, const struct hv_start *how, struct error **err);
 /* Finds a running one again; ERROR_NOT_RUNNING when there is none (and its leftovers are removed).
  * One that lives and does not answer within 5 s is HV_SILENT until it does: what is asked
- * of it fails with ERROR_TIMEOUT, and hv_vm_end ends it like any other. */
+ * of it fails with ERROR_TIMEOUT, and hv_vm_end ends it like any other. One that has ended is found
+ * as HV_GONE where its guest has certainly never run: hv_vm_never_ran tells so until hv_vm_end. */
 struct hv_vm *hv_vm_attach(struct hv *hv, const char *run_dir, struct error **err);
 /* Frees the handle; the process goes on. */
 void hv_vm_close(struct hv_vm *vm);

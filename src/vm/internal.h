@@ -59,6 +59,9 @@ struct vm_def *vm_read_running_def(const struct vm *vm, struct error **err);
 uint64_t vm_last_epoch(const struct vm *vm);
 /* Claims the next epoch for nobody, when this node owns the VM. */
 int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
+/* The same of a VM whose guest came here by a migration and, as is certain, never ran here: who had
+ * it before has a whole copy, and gets it back. */
+int vm_release_unrun(struct vms *vms, const char *name, struct error **err);
 /* suspend.c. The run directory has a file `saving` (the id of the state in the pool) from before a
  * suspend is ordered until the state is whole in the pool, or has come to nothing; and a file
  * `resuming` from before a start from a state until its guest runs and the state is gone. */

@@ -203,6 +203,27 @@ int vm_release(struct vms *vms, const char *name, const char *why, struct error 
 	return pool_owner_claim(vms->pool, name, owner.epoch + 1, "", why, NULL, err);
 }
 
+int vm_release_unrun(struct vms *vms, const char *name, struct error **err)
+{
+	struct error *e = NULL;
+	struct pool_owner owner, before;
+
+	if (pool_owner_read(vms->pool, name, &owner, err) < 0)
+		return -1;
+	if (strcmp(owner.node, vms->node) || !pool_owner_by_migration(&owner))
+		return vm_release(vms, name, "stop", err);
+	if (pool_owner_read_at(vms->pool, name, owner.epoch - 1, &before, &e) < 0 &&
+		e->kind != ERROR_NOT_FOUND)
+		return error_move(err, e);
+	if (e || !*before.node) {
+		error_free(&e);
+		return vm_release(vms, name, "stop", err);
+	}
+	log_warning("%s has not run here: giving it back to %s", name, before.node);
+	return pool_owner_claim(
+		vms->pool, name, owner.epoch + 1, before.node, owner.why, NULL, err);
+}
+
 /* What its guest has left in the pool is put in order before anybody else may start it. False when
  * droverd stops before that could be done: the next one does it. */
 static bool settle(struct vm *vm)
@@ -227,6 +248,7 @@ static bool settle(struct vm *vm)
 static void clean_up_ended(struct vm *vm)
 {
 	cleanup_error struct error *e = NULL;
+	bool unrun = hv_vm_never_ran(vm->hv);
 
 	log_info("%s: its guest has ended; releasing it", vm->name);
 	hv_vm_end(vm->hv, clock_ms() + END_MS, NULL);
@@ -234,7 +256,8 @@ static void clean_up_ended(struct vm *vm)
 		vm_unref(vm);
 		return;
 	}
-	if (vm_release(vm->vms, vm->name, "stop", &e) < 0)
+	if ((unrun ? vm_release_unrun(vm->vms, vm->name, &e)
+		   : vm_release(vm->vms, vm->name, "stop", &e)) < 0)
 		log_error("%s has ended, but could not be released: %s", vm->name, e->message);
 	vm_end(vm);
 }
@@ -318,16 +341,40 @@ static bool is_settled(struct vm *vm, struct error **e)
 	return false;
 }
 
+/* The handle of a hypervisor that runs. One that has ended before its guest ran is cleaned up, and
+ * *unrun set. */
+static struct hv_vm *attach(struct vm *vm, bool *unrun, struct error **err)
+{
+	struct hv_vm *hv = hv_vm_attach(vm->vms->hv, vm->run_dir, err);
+
+	*unrun = hv && hv_vm_state(hv) == HV_GONE && hv_vm_never_ran(hv);
+	if (!*unrun)
+		return hv;
+	hv_vm_end(hv, clock_ms() + END_MS, NULL);
+	hv_vm_close(hv);
+	error_set(err, ERROR_NOT_RUNNING, 0, "its hypervisor has ended");
+	return NULL;
+}
+
+static void give_back_unrun(struct vms *vms, const char *name)
+{
+	cleanup_error struct error *e = NULL;
+
+	if (vm_release_unrun(vms, name, &e) < 0)
+		log_error("%s cannot be given back: %s", name, e->message);
+}
+
 static void find_one_again(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
 	struct vm *vm = vms_reserve(vms, name, "being found again", &e);
 	struct vm_def *def;
 	struct hv_vm *hv;
+	bool unrun;
 
 	if (!vm)
 		return;
-	hv = hv_vm_attach(vms->hv, vm->run_dir, &e);
+	hv = attach(vm, &unrun, &e);
 	def = hv ? vm_read_running_def(vm, &e) : NULL;
 	if (def && hv_vm_state(hv) == HV_STARTING) {
 		/* droverd died in the middle of its start, which nobody takes up again. */
@@ -364,6 +411,8 @@ static void find_one_again(struct vms *vms, const char *name)
 		return;
 	}
 	vm_remove_run_dir(vm);
+	if (unrun)
+		give_back_unrun(vms, name);
 	vm_give_back(vm);
 }
 

@@ -174,9 +174,8 @@ def _has_the_rest(cell):
 
 def _ends_what_never_ran(cell):
     """Whether the fault ends the destination's copy after it was claimed for and before the data mover
-    has let it have the last of the guest. It has never run (docs/bhyve.md): a droverd that has taken
-    the migration up by then gives the VM back; one that has not yet sees a VM of its own that has
-    ended, and releases it."""
+    has let it have the last of the guest. It has never run (docs/bhyve.md): the next droverd gives the
+    VM back."""
     return (cell.scenario == "destination again" and cell.side == DESTINATION and
             cell.fault in ("hypervisor", "drover-wire"))
 
@@ -195,9 +194,9 @@ def right(cell, idle=False, holds_back=False):
     end = SCENARIOS[cell.scenario].end
     if idle:
         return {end}
-    if holds_back and _has_the_rest(cell):
+    if holds_back and (_has_the_rest(cell) or _ends_what_never_ran(cell)):
         return {STAYED}
-    if holds_back and (_ends_what_never_ran(cell) or _has_no_connection(cell)):
+    if holds_back and _has_no_connection(cell):
         return {STAYED, AGAIN}
     if cell.scenario == "move":
         return _move(cell)

@@ -86,6 +86,20 @@ def test_a_fault_leaves_one_whole_copy(two, guest, cell):
     bhyvelab.run_cell(two, guest, cell)
 
 
+def test_a_copy_that_ended_unwatched_before_it_ran_is_given_back(two, guest):
+    """It was claimed for: the next droverd finds a VM of its own whose hypervisor is gone."""
+    here, there = where(two, guest)
+
+    def end_both():
+        bhyvelab.kill(there, guest, "droverd")
+        bhyvelab.kill(there, guest, "hypervisor")
+    bhyvelab.hold_and(two, guest, there, "migrate.dst.after_claim", end_both)
+    guest.assert_runs_only_on(here)
+    guest.assert_memory_is_right()
+    assert "giving it back" in there.log_tail(200)
+    assert_never_twice(two)
+
+
 @pytest.mark.parametrize("key, value", [("machine", "pc-q35-10.0"), ("cpu", "qemu64"),
                                         ("vnc", "unix"), ("disk", "disk0.qcow2,format=qcow2,size=1M")])
 def test_refuses_what_bhyve_has_not_by_its_key(two, key, value):

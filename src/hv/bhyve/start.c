@@ -451,6 +451,8 @@ struct hv_vm *bhyve_vm_attach(struct hv *hv, const char *run_dir, struct error *
 		bhyve_log_tail(run_dir, said);
 		log_warning("%s ended while it was not watched%s%s", vm->name,
 			said[0] ? "; its bhyve said: " : "", said);
+		if (!vm->bhyve->files.used && bhyve_vm_never_ran(vm))
+			return vm;
 		bhyve_clean(vm);
 		bhyve_vm_close(vm);
 	}
