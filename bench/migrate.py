@@ -7,7 +7,8 @@ Cases: idle      the guest does nothing
        sparse    256 MiB of text-like pages, 50 MB/s of them changed in a few words each
        random    512 MiB that cannot be compressed, not changed
        each also with -unlimited: the link has no rate limit; `all` for the six
-Configurations: default (QEMU's own, as libvirt sets it), multifd-zstd, xbzrle, postcopy, drover;
+Configurations: default (QEMU's own, as libvirt sets it), multifd-zstd, xbzrle, postcopy, tls
+       (default, encrypted as drover is), drover;
        `all` for these.
 
 The debian guest (1 vCPU, 1 GiB) goes from node1 to node2 of the lab and back. One boot serves all

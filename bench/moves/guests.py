@@ -9,6 +9,7 @@ from droverlab.lab import SHARED, Lab
 from droverlab.paths import BUILD, QEMU, LabError
 from droverlab.vm import VM
 
+from . import mover
 from .meter import Meter
 
 MEMORY_MIB = 1024
@@ -120,17 +121,20 @@ class QemuGuest(Guest):
                                         "multifd-zstd-level": 1}},
         "xbzrle": {"capabilities": ("xbzrle",)},
         "postcopy": {"capabilities": ("postcopy-ram",), "postcopy": True},
+        "tls": {"tls": True},
     }
 
     def start(self):
+        self.certificates = BUILD / "bench" / "certificates"
+        mover.make_certificates(self.certificates, bare.TLS_NAME)
         self.at.run(QEMU / "10.0/bin/qemu-img", "create", "-q", "-f", "qcow2", "-b",
                     f"{SHARED}/pool/{IMAGE}", "-F", "qcow2", f"{SHARED}/pool/bench.qcow2")
         self.vm = self._qemu(self.at)
 
-    @staticmethod
-    def _qemu(node, incoming=False):
+    def _qemu(self, node, incoming=False):
         return bare.BareVM(node, "bench", NUMBER, MEMORY_MIB, incoming=incoming,
-                           arguments=bare.debian(NUMBER, f"{SHARED}/pool/bench.qcow2"))
+                           arguments=(*bare.debian(NUMBER, f"{SHARED}/pool/bench.qcow2"),
+                                      *bare.tls(self.certificates)))
 
     def move(self, config, limit_s):
         start = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,16 @@ PROGRAMS = Path(os.environ.get("DROVER_PROGRAMS", ROOT / "build")).resolve()
 WIRE = PROGRAMS / "src" / "wire" / "drover-wire"
 
 
-def make_certificates(folder):
-    """ca.crt and for both nodes NAME.crt and NAME.key."""
+# What QEMU wants the files of a node to be called.
+QEMU_NAMES = (("ca.crt", "ca-cert.pem"), ("{}.crt", "server-cert.pem"), ("{}.key", "server-key.pem"),
+              ("{}.crt", "client-cert.pem"), ("{}.key", "client-key.pem"))
+
+
+def make_certificates(folder, for_qemu=None):
+    """ca.crt and for both nodes NAME.crt and NAME.key. for_qemu: the same of this node with the names
+    that QEMU looks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+
     def openssl(*arguments):
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True,
                        cwd=folder)
@@ -26,6 +35,8 @@ def make_certificates(folder):
         openssl("req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", "csr")
         openssl("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key",
                 "-CAcreateserial", "-days", "2", "-extfile", "ext", "-out", f"{name}.crt")
+    for own, name in QEMU_NAMES if for_qemu else ():
+        shutil.copy(folder / own.format(for_qemu), folder / name)
 
 
 def _start(folder, verb, node, peer, *arguments, **options):

@@ -177,14 +177,26 @@ def _give_up(source):
     return _follow(source, time.monotonic() + 20, postcopy=False)
 
 
+def tls(folder):
+    """Arguments for migrate(tls=True): the certificates of a folder that has them as QEMU wants them
+    named, of both roles, for the name that is in them."""
+    return [word for role in ("server", "client") for word in (
+        "-object", f"tls-creds-x509,id={role},dir={folder},endpoint={role},verify-peer=on")]
+
+
+TLS_NAME = "node2"
+
+
 def migrate(source, destination, downtime_ms=300, bandwidth=0, timeout=120, capabilities=(),
-            parameters=None, postcopy=False):
+            parameters=None, postcopy=False, tls=False):  # pylint: disable=redefined-outer-name
     """QEMU's own migration over TCP, with libvirt's defaults where nothing is said; returns
-    (stream_s, query-migrate). postcopy: the guest is switched over after the first round.
-    MigrationEnded when it fails or takes longer: then the guest goes on at the source."""
+    (stream_s, query-migrate). postcopy: the guest is switched over after the first round. tls: by the
+    certificates of tls(). MigrationEnded when it fails or takes longer: then the guest goes on at the
+    source."""
     uri = f"tcp:{destination.node.address}:4444"
-    for vm in (source, destination):
-        _set(vm, capabilities, parameters)
+    for vm, role in ((source, "client"), (destination, "server")):
+        _set(vm, capabilities, {**(parameters or {}), "tls-creds": role if tls else "",
+                                "tls-hostname": TLS_NAME if tls and vm is source else ""})
     source.qmp.execute("migrate-set-parameters", downtime_limit=downtime_ms,
                        max_bandwidth=bandwidth)
     destination.qmp.execute("migrate-incoming", uri=uri)
