@@ -139,6 +139,8 @@ static struct migrations *open_migrations(
 			migrations_free(m);
 		return NULL;
 	}
+	if (m)
+		vms_recovered(vms);
 	return m;
 }
 

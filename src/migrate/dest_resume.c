@@ -205,13 +205,16 @@ static bool claim_for(struct migration *m, const char *node)
 }
 
 /* We own the VM and cannot run it. The source has a whole copy and gets the VM back, unless the
- * guest may have run here and written to its disks: then it belongs to nobody, and has to be
- * started. The claim comes before the end of our paused copy: a droverd that dies between the two
- * finds either our claim and the copy, and tries again, or the source's claim. Until the claim is
- * made we say that nothing is known, and the source keeps its copy. */
+ * guest may have run here and written to its disks, or the source has given its copy up: then it
+ * belongs to nobody, and has to be started. The claim comes before the end of our paused copy: a
+ * droverd that dies between the two finds either our claim and the copy, and tries again, or the
+ * source's claim. Until the claim is made we say that nothing is known, and the source keeps its
+ * copy. */
 static void give_up(struct migration *m, struct error **err)
 {
-	if (!claim_for(m, m->may_have_run ? "" : m->peer)) {
+	bool gone = m->may_have_run || dest_check_given_up(m, NULL) < 0;
+
+	if (!claim_for(m, gone ? "" : m->peer)) {
 		error_free(err);
 		error_set(err, ERROR_UNDECIDED, 0, "droverd on %s stops", m->all->set.node);
 		return;

@@ -6,15 +6,15 @@
 #include <string.h>
 
 #define RETRY_MS 2000
+#define RECOVERED "being recovered after a migration" /* what its VM is in use for */
 
 struct vm *migration_take_again(struct migration *m, struct error **err)
 {
 	bool said = false;
 
-	for (;;) {
+	while (!m->vm) {
 		struct error *e = NULL;
-		struct vm *vm = vms_take_again(
-			m->all->set.vms, m->vm_name, "being recovered after a migration", &e);
+		struct vm *vm = vms_take_again(m->all->set.vms, m->vm_name, RECOVERED, &e);
 
 		if (vm)
 			return vm;
@@ -31,6 +31,7 @@ struct vm *migration_take_again(struct migration *m, struct error **err)
 			return NULL;
 		}
 	}
+	return m->vm;
 }
 
 /* With the newest first: whether one that comes after this has the VM. */
@@ -67,6 +68,9 @@ static void recover_one(struct migration *m, const struct process_id *mover)
 	if (!migration_runs_at_once(m) &&
 		(!m->options.postcopy || (m->source && m->step <= STEP_STREAM)))
 		migration_release_mover(m, clock_ms());
+	/* A copy that came here and ends before the thread has it is the migration's still. */
+	if (!m->source)
+		m->vm = vms_take_again(m->all->set.vms, m->vm_name, RECOVERED, NULL);
 	migration_spawn(m, m->source ? source_recover : dest_recover);
 }
 

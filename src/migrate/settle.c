@@ -221,19 +221,6 @@ static int tell_broken(struct migration *m)
 	return rc == SOURCE_LEFT ? SOURCE_LEFT : 0;
 }
 
-/* It has been moved, and will never be whole. */
-static void finish_broken(struct migration *m, struct error *e)
-{
-	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
-
-	if (tell_broken(m) == SOURCE_LEFT) {
-		error_free(&e);
-		return; /* the journal has it */
-	}
-	source_end_copy(m);
-	migration_ended(m, state, e);
-}
-
 /* A guest that does not go on at once (a disk whose lock the other copy still holds, a pool that
  * stalls) is tried again until it does, or its hypervisor is gone. SOURCE_LEFT when droverd stops.
  */
@@ -332,6 +319,35 @@ static void finish_ours(struct migration *m, struct error *e)
 	vm_keep_epoch(m->vm);
 	vm_give_back(m->vm);
 	m->vm = NULL;
+	migration_ended(m, state, e);
+}
+
+/* A destination that did not answer may have given the VM back since the pool was read. A copy that
+ * was switched to post-copy is not gone on with for that: source_settle_switched decides. */
+static bool is_given_back(const struct migration *m)
+{
+	struct pool_owner now;
+
+	return !m->options.postcopy &&
+	       pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
+	       now.epoch > m->epoch + 1 && !strcmp(now.why, m->id) &&
+	       !strcmp(now.node, m->all->set.node);
+}
+
+/* It has been moved, and will never be whole. */
+static void finish_broken(struct migration *m, struct error *e)
+{
+	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+
+	if (tell_broken(m) == SOURCE_LEFT) {
+		error_free(&e);
+		return; /* the journal has it */
+	}
+	if (is_given_back(m)) {
+		finish_ours(m, e);
+		return;
+	}
+	source_end_copy(m);
 	migration_ended(m, state, e);
 }
 

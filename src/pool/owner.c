@@ -292,26 +292,6 @@ int pool_owner_read(
 	return 0;
 }
 
-int pool_owner_read_at(const struct pool *pool, const char *vm, uint64_t epoch,
-	struct pool_owner *owner, struct error **err)
-{
-	cleanup_fd int dir = open_dir(pool, vm, err);
-	struct owner_file file;
-	int rc = dir < 0 ? -1 : read_epoch(dir, vm, epoch, &file, err);
-
-	if (rc > 0)
-		return error_set(err, ERROR_NOT_FOUND, 0,
-			"VM %s has no owner file of epoch %" PRIu64 " any more", vm, epoch);
-	if (rc == 0)
-		*owner = file.owner;
-	return rc;
-}
-
-bool pool_owner_by_migration(const struct pool_owner *owner)
-{
-	return pool_is_hex(owner->why, 32);
-}
-
 /* A claim on its way. */
 struct claim {
 	const struct pool *pool;

@@ -30,14 +30,6 @@ struct pool_owner {
 int pool_owner_read(
 	const struct pool *pool, const char *vm, struct pool_owner *owner, struct error **err);
 
-/* Who owned it at `epoch`. ERROR_NOT_FOUND when that has been removed, ERROR_POOL when it can't be
- * told. */
-int pool_owner_read_at(const struct pool *pool, const char *vm, uint64_t epoch,
-	struct pool_owner *owner, struct error **err);
-
-/* Whether the claim was made by a migration: `why` is its id. */
-bool pool_owner_by_migration(const struct pool_owner *owner);
-
 /*
  * Claims `epoch`, which must be one more than the epoch the caller read, for `node` ("" releases).
  * 0: won, durably. -1 with ERROR_NOT_OWNER: somebody else has it (*now, which may be NULL, says

@@ -37,6 +37,9 @@ struct vms {
 	pthread_cond_t changed; /* an operation ended, a watcher ended, or closing */
 	struct vm *list;
 	int watchers;
+	/* From vms_find_again on, until what an earlier droverd was doing has been taken up: what
+	 * has ended meanwhile is not cleaned up before. */
+	bool recovering;
 	bool closing;
 };
 
@@ -59,9 +62,6 @@ struct vm_def *vm_read_running_def(const struct vm *vm, struct error **err);
 uint64_t vm_last_epoch(const struct vm *vm);
 /* Claims the next epoch for nobody, when this node owns the VM. */
 int vm_release(struct vms *vms, const char *name, const char *why, struct error **err);
-/* The same of a VM whose guest came here by a migration and, as is certain, never ran here: who had
- * it before has a whole copy, and gets it back. */
-int vm_release_unrun(struct vms *vms, const char *name, struct error **err);
 /* suspend.c. The run directory has a file `saving` (the id of the state in the pool) from before a
  * suspend is ordered until the state is whole in the pool, or has come to nothing; and a file
  * `resuming` from before a start from a state until its guest runs and the state is gone. */

@@ -203,27 +203,6 @@ int vm_release(struct vms *vms, const char *name, const char *why, struct error 
 	return pool_owner_claim(vms->pool, name, owner.epoch + 1, "", why, NULL, err);
 }
 
-int vm_release_unrun(struct vms *vms, const char *name, struct error **err)
-{
-	struct error *e = NULL;
-	struct pool_owner owner, before;
-
-	if (pool_owner_read(vms->pool, name, &owner, err) < 0)
-		return -1;
-	if (strcmp(owner.node, vms->node) || !pool_owner_by_migration(&owner))
-		return vm_release(vms, name, "stop", err);
-	if (pool_owner_read_at(vms->pool, name, owner.epoch - 1, &before, &e) < 0 &&
-		e->kind != ERROR_NOT_FOUND)
-		return error_move(err, e);
-	if (e || !*before.node) {
-		error_free(&e);
-		return vm_release(vms, name, "stop", err);
-	}
-	log_warning("%s has not run here: giving it back to %s", name, before.node);
-	return pool_owner_claim(
-		vms->pool, name, owner.epoch + 1, before.node, owner.why, NULL, err);
-}
-
 /* What its guest has left in the pool is put in order before anybody else may start it. False when
  * droverd stops before that could be done: the next one does it. */
 static bool settle(struct vm *vm)
@@ -248,7 +227,6 @@ static bool settle(struct vm *vm)
 static void clean_up_ended(struct vm *vm)
 {
 	cleanup_error struct error *e = NULL;
-	bool unrun = hv_vm_never_ran(vm->hv);
 
 	log_info("%s: its guest has ended; releasing it", vm->name);
 	hv_vm_end(vm->hv, clock_ms() + END_MS, NULL);
@@ -256,8 +234,7 @@ static void clean_up_ended(struct vm *vm)
 		vm_unref(vm);
 		return;
 	}
-	if ((unrun ? vm_release_unrun(vm->vms, vm->name, &e)
-		   : vm_release(vm->vms, vm->name, "stop", &e)) < 0)
+	if (vm_release(vm->vms, vm->name, "stop", &e) < 0)
 		log_error("%s has ended, but could not be released: %s", vm->name, e->message);
 	vm_end(vm);
 }
@@ -272,7 +249,7 @@ static void *watch(void *arg)
 	for (;;) {
 		off = off || hv_vm_wait_off(vm->hv, clock_ms() + WATCH_MS);
 		pthread_mutex_lock(&vms->lock);
-		while (off && vm->listed && *vm->operation && !vms->closing)
+		while (off && vm->listed && (*vm->operation || vms->recovering) && !vms->closing)
 			pthread_cond_wait(&vms->changed, &vms->lock);
 		if (!vm->listed || vms->closing)
 			break;
@@ -341,40 +318,16 @@ static bool is_settled(struct vm *vm, struct error **e)
 	return false;
 }
 
-/* The handle of a hypervisor that runs. One that has ended before its guest ran is cleaned up, and
- * *unrun set. */
-static struct hv_vm *attach(struct vm *vm, bool *unrun, struct error **err)
-{
-	struct hv_vm *hv = hv_vm_attach(vm->vms->hv, vm->run_dir, err);
-
-	*unrun = hv && hv_vm_state(hv) == HV_GONE && hv_vm_never_ran(hv);
-	if (!*unrun)
-		return hv;
-	hv_vm_end(hv, clock_ms() + END_MS, NULL);
-	hv_vm_close(hv);
-	error_set(err, ERROR_NOT_RUNNING, 0, "its hypervisor has ended");
-	return NULL;
-}
-
-static void give_back_unrun(struct vms *vms, const char *name)
-{
-	cleanup_error struct error *e = NULL;
-
-	if (vm_release_unrun(vms, name, &e) < 0)
-		log_error("%s cannot be given back: %s", name, e->message);
-}
-
 static void find_one_again(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
 	struct vm *vm = vms_reserve(vms, name, "being found again", &e);
 	struct vm_def *def;
 	struct hv_vm *hv;
-	bool unrun;
 
 	if (!vm)
 		return;
-	hv = attach(vm, &unrun, &e);
+	hv = hv_vm_attach(vms->hv, vm->run_dir, &e);
 	def = hv ? vm_read_running_def(vm, &e) : NULL;
 	if (def && hv_vm_state(hv) == HV_STARTING) {
 		/* droverd died in the middle of its start, which nobody takes up again. */
@@ -389,7 +342,8 @@ static void find_one_again(struct vms *vms, const char *name)
 		error_set(&e, ERROR_NOT_RUNNING, 0, "its start was not finished");
 	}
 	if (def) {
-		log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
+		if (hv_vm_state(hv) != HV_GONE)
+			log_info("%s: found again, process %d", name, (int)hv_vm_process(hv)->pid);
 		vm->epoch = vm_last_epoch(vm);
 		vm_set_running(vm, hv, def);
 		if (!vm_follow_suspend(vm))
@@ -411,8 +365,6 @@ static void find_one_again(struct vms *vms, const char *name)
 		return;
 	}
 	vm_remove_run_dir(vm);
-	if (unrun)
-		give_back_unrun(vms, name);
 	vm_give_back(vm);
 }
 
@@ -424,6 +376,7 @@ int vms_find_again(struct vms *vms, struct error **err)
 
 	if (!dir)
 		return error_set(err, ERROR_FAILED, errno, "cannot read %s", vms->run_dir);
+	vms->recovering = true;
 	while ((entry = readdir(dir)))
 		if (entry->d_name[0] != '.')
 			find_one_again(vms, entry->d_name);
@@ -442,6 +395,14 @@ int vms_find_again(struct vms *vms, struct error **err)
 	}
 	pool_names_free(&names);
 	return 0;
+}
+
+void vms_recovered(struct vms *vms)
+{
+	pthread_mutex_lock(&vms->lock);
+	vms->recovering = false;
+	pthread_cond_broadcast(&vms->changed);
+	pthread_mutex_unlock(&vms->lock);
 }
 
 void vms_close(struct vms *vms)
@@ -476,6 +437,21 @@ int vms_where(struct vms *vms, const char *name, struct pool_owner *owner, struc
 	return pool_owner_read(vms->pool, name, owner, err);
 }
 
+/* `ended`: also one that has ended, where its guest has certainly never run. */
+static struct vm *take(
+	struct vms *vms, const char *name, const char *operation, bool ended, struct error **err)
+{
+	struct vm *vm = vms_reserve(vms, name, operation, err);
+
+	if (!vm)
+		return NULL;
+	if (vm->hv && (hv_vm_state(vm->hv) != HV_GONE || (ended && hv_vm_never_ran(vm->hv))))
+		return vm;
+	vm_give_back(vm);
+	vms_not_running(vms, name, err);
+	return NULL;
+}
+
 struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err)
 {
 	struct pool_owner owner;
@@ -491,19 +467,13 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
 			vms->node);
 		return NULL;
 	}
-	return vms_take_again(vms, name, operation, err);
+	return take(vms, name, operation, false, err);
 }
 
 struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err)
 {
-	struct vm *vm = vms_reserve(vms, name, operation, err);
-
-	if (!vm || (vm->hv && hv_vm_state(vm->hv) != HV_GONE))
-		return vm;
-	vm_give_back(vm);
-	vms_not_running(vms, name, err);
-	return NULL;
+	return take(vms, name, operation, true, err);
 }
 
 struct hv_vm *vm_hv(struct vm *vm)

@@ -293,6 +293,7 @@ bool vm_follow_resume(struct vm *vm, struct hv_vm *hv)
 	switch (hv_vm_state(hv)) {
 	case HV_STARTING:
 	case HV_INCOMING:
+	case HV_GONE:
 		break;
 	case HV_PAUSED:
 		if (waits_to_run(vm, hv))

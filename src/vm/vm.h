@@ -36,8 +36,11 @@ int vms_check_paths(const struct vms *vms, const struct vm_def *def, struct erro
 void vms_close(struct vms *vms);
 
 /* Attaches to the hypervisors that an earlier droverd left running. A VM whose hypervisor is gone
- * while this node owns it is released. Call once, before requests are served. */
+ * while this node owns it is released; one whose guest has certainly never run, and one that ends
+ * from now on, when vms_recovered() has been called. Call once, before requests are served. */
 int vms_find_again(struct vms *vms, struct error **err);
+/* What an earlier droverd was doing with its VMs has been taken up (vms_take_again). */
+void vms_recovered(struct vms *vms);
 
 /* Makes vm.conf, and the disks that are not there yet: `disks[i].size` > 0 makes that disk (qcow2
  * or raw; with backing where given). The machine type and CPU model are filled in. On error nothing
@@ -150,8 +153,8 @@ int vms_check_cpu_from(
 /* Takes a VM that runs here for an operation ("being moved to node2"): ERROR_NO_VM, ERROR_NOT_OWNER
  * (with the owner's name), ERROR_NOT_RUNNING, ERROR_BUSY. Give it back with vm_give_back. */
 struct vm *vms_take(struct vms *vms, const char *name, const char *operation, struct error **err);
-/* For recovery: takes whatever hypervisor of that VM is here, whoever owns it; ERROR_NOT_RUNNING.
- */
+/* For recovery: takes whatever hypervisor of that VM is here, whoever owns it; also one that has
+ * ended, where its guest has certainly never run. ERROR_NOT_RUNNING. */
 struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err);
 /* Keeps at which epoch this node owns a VM that was taken, also for the next droverd: a pool that

@@ -96,7 +96,6 @@ def test_a_copy_that_ended_unwatched_before_it_ran_is_given_back(two, guest):
     bhyvelab.hold_and(two, guest, there, "migrate.dst.after_claim", end_both)
     guest.assert_runs_only_on(here)
     guest.assert_memory_is_right()
-    assert "giving it back" in there.log_tail(200)
     assert_never_twice(two)
 
 

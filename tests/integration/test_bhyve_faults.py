@@ -1,10 +1,13 @@
 """Every cell of bhyvelab.cells(), with what a source's bhyve makes of a connection that ends set to both
 things that it can be: `make check-bhyve`."""
 
+import contextlib
+
 import pytest
 
 import bhyvelab
-from vms import drover
+from droverlab.paths import LabError
+from vms import drover, wait_for
 
 
 @pytest.fixture(scope="module", params=["exit", "resume"])
@@ -29,9 +32,44 @@ def test_a_droverd_that_comes_back_late_leaves_one_whole_copy(two, guest, cell):
     bhyvelab.run_cell(two, guest, cell, late=True)
 
 
-def test_a_bhyve_that_does_not_like_the_other_host_leaves_the_guest_where_it_was(two, guest):
+def sides(two, guest):
     here = bhyvelab.running(two, guest)[0]
-    there = next(node for node in two.nodes if node.name != here.name)
+    return here, next(node for node in two.nodes if node.name != here.name)
+
+
+def kill_unrun(two, guest, there, late=False, then=lambda: None):
+    """droverd of the destination has claimed, and dies; its bhyve, which has not run, too."""
+    def act():
+        bhyvelab.kill(there, guest, "droverd")
+        bhyvelab.kill(there, guest, "hypervisor")
+        then()
+    bhyvelab.hold_and(two, guest, there, "migrate.dst.after_claim", act, late)
+    bhyvelab.assert_never_twice(two)
+
+
+def test_a_droverd_that_dies_again_while_it_gives_the_guest_back_does_so_in_the_end(two, guest):
+    here, there = sides(two, guest)
+
+    def die_again():
+        with contextlib.suppress(LabError):  # it may be dead before it has answered
+            bhyvelab.start_daemon(there, DROVER_FAULT="pool.claim.before_link:kill",
+                                  **guest.environment)
+        wait_for(lambda: there.daemon_pid is None, "its end at the claim")
+    kill_unrun(two, guest, there, then=die_again)
+    guest.assert_runs_only_on(here)
+    guest.assert_memory_is_right()
+
+
+def test_a_droverd_that_is_back_when_the_source_has_given_up_leaves_the_guest_to_be_started(two, guest):
+    _, there = sides(two, guest)
+    kill_unrun(two, guest, there, late=True)
+    wait_for(lambda: not bhyvelab.running(two, guest), "the end of the source's copy")
+    wait_for(lambda: drover(there, "start", guest.name, check=False)[0] == 0, "a start there")
+    bhyvelab.assert_never_twice(two)
+
+
+def test_a_bhyve_that_does_not_like_the_other_host_leaves_the_guest_where_it_was(two, guest):
+    here, there = sides(two, guest)
     there.stop_daemon()
     bhyvelab.start_daemon(there, BHYVE_SHIM_MODEL="Another CPU")
     code, _ = drover(here, "migrate", guest.name, there.name, check=False)
@@ -42,8 +80,7 @@ def test_a_bhyve_that_does_not_like_the_other_host_leaves_the_guest_where_it_was
 
 
 def test_a_cancelled_move_leaves_the_guest_where_it_was(two, guest):
-    here = bhyvelab.running(two, guest)[0]
-    there = next(node for node in two.nodes if node.name != here.name)
+    here, there = sides(two, guest)
     for point, holder in (("wire.send.half", here), ("migrate.src.before_stop", here)):
         bhyvelab.hold_and(two, guest, holder, point, lambda: drover(
             here, "migration", "cancel", bhyvelab.newest(here, guest), check=False))
