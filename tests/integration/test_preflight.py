@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ from droverlab.lab import SHARED, VM_USER
 from vms import Guest, allow_userfaultfd, drover, error_of, wait_for
 
 POOL = f"{SHARED}/pool"
-NO_NODE = 6  # exit status (src/base/error.h)
+NO_NODE, CANCELLED = 6, 27  # exit status (src/base/error.h)
 OUTSIDE = "/run/outside"
 ALLOW = (f"allow_paths={SHARED}/guests", f"allow_paths={SHARED}/guests:{OUTSIDE}")
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -445,8 +446,14 @@ def test_what_is_being_done_with_the_vm_is_named(three, guest):
     wait_for(lambda: drover(node1, "show", guest.name)[1][0]["operation"], "a move")
     try:
         status, checks, report = check(node1, guest.name, "node2")
-        assert checks["operation"]["kind"] == "busy" and "being moved" in report["error"]["message"]
-        assert status == report["error"]["exit"]
+        assert checks["operation"]["kind"] == "busy" and status == report["error"]["exit"]
+        assert "being moved to node2" in report["error"]["message"]
+        renamed = node1.run("drover", "rename", guest.name, "other", check=False).stderr
+        # It names the way out, which is one from any node.
+        (way_out,) = re.findall(r"end it with `(drover migration cancel \w+ --node node1)`", renamed)
+        assert way_out in report["error"]["message"], report
+        three.nodes[2].run(*way_out.split())
+        assert move.wait(60) == CANCELLED
     finally:
         move.send_signal(signal.SIGINT)
         move.communicate(timeout=60)
