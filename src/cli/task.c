@@ -11,7 +11,7 @@
 
 #define NODE_OPTION \
 	{ \
-		CLI_VALUE, "node", "NODE", "on that node's queue", NULL \
+		CLI_VALUE, "node", "NODE", "on that node's queue", NULL, cli_check_node \
 	}
 #define ID \
 	{ \
@@ -189,7 +189,7 @@ static char *task_path(const struct cli *cli, const char *format, struct error *
 	const char *id = cli_get(&cli->args, "id");
 	int64_t number;
 
-	if (fs_parse_number("ID", id, 1, INT64_MAX, &number, err) < 0)
+	if (cli_get_number(&cli->args, "id", 1, INT64_MAX, 0, &number, err) < 0)
 		return NULL;
 	return cli_path(format, id);
 }
@@ -278,12 +278,14 @@ int cli_task_cancel(struct cli *cli, struct error **err)
 int cli_task_flush(struct cli *cli, struct error **err)
 {
 	cleanup_json json_t *answer = cli_call(cli, "DELETE", node_of(cli), "/v1/tasks", NULL, err);
+	char removed[64];
 
 	if (!answer)
 		return -1;
+	cli_format_count(cli_number(answer, "removed", 0), "task", removed);
 	if (cli->json)
 		cli_print_json(answer);
 	else
-		printf("%lld tasks removed\n", (long long)cli_number(answer, "removed", 0));
+		printf("%s removed\n", removed);
 	return 0;
 }
