@@ -70,6 +70,9 @@ def test_without_words_help_is_an_error():
     (["create", "web1", "--disk", "a,size=0"], "out of range"),
     (["set", "web1"], "nothing to set"),
     (["task", "new", "migrate", "web1"], "NODE is missing"),
+    (["task", "new", "migrate", "web1", "node2", "--bandwidth", "fast"], "800mbit"),
+    (["task", "new", "migrate", "web1", "node2", "--postcopy=abc"], "or auto"),
+    (["task", "new", "stop", "web1", "--timeout", "long"], "seconds from 0 to 600"),
     (["task", "show", "twelve"], "a number from 1 on"),
     (["task", "new", "sh", "-c", "reboot"], '"sh"'),
     (["task", "new", "rm", "web1"], "--yes"),
@@ -107,13 +110,14 @@ def test_a_name_that_is_none_is_refused_before_anything_is_asked(words, what):
                     result.stderr), result.stderr
 
 
+@pytest.mark.parametrize("before", [[], ["task", "new"]])
 @pytest.mark.parametrize("words, part", [
     (["create", "web1", "--memory", "0"], 'memory cannot be "0": it is a multiple of 1M from 16M'),
     (["create", "web1", "--machine", "nosuch"], 'machine cannot be "nosuch"'),
     (["create", "web1", "--disk", "a,cache=fast"], 'disk0.cache cannot be "fast"'),
     (["set", "web1", "vnc=here"], 'vnc cannot be "here"')])
-def test_a_value_that_no_definition_can_have_is_refused_at_once(words, part):
-    result = run("/nowhere", *words)
+def test_a_value_that_no_definition_can_have_is_refused_at_once(before, words, part):
+    result = run("/nowhere", *before, *words)
     assert result.returncode == DEFINITION and part in result.stderr, result.stderr
 
 
@@ -232,12 +236,32 @@ def test_ls_is_aligned_and_says_undecided_loudly(droverd):
 
 def test_task_new_sends_words_and_no_shell_line(droverd):
     droverd.answers["POST /v1/tasks"] = {"id": 12}
+    droverd.answers["GET /v1/nodes/node3"] = {"name": "node3"}
     result = run(droverd.path, "task", "new", "--after", "3", "--exclusive", "--node", "node2",
                  "bmigrate", "jname=web1", "node=node3", "--pause")
     assert (result.returncode, result.stdout) == (0, "12\n")
-    assert droverd.requests[0] == ("POST /v1/tasks?node=node2", {
+    assert droverd.requests[1:] == [("POST /v1/tasks?node=node2", {
         "argv": ["migrate", "jname=web1", "node=node3", "--pause"], "after": 3, "at_ms": 0,
-        "exclusive": True})
+        "exclusive": True})]
+
+
+def test_a_vm_or_node_that_is_not_there_is_not_queued(droverd):
+    """In the words that the verb would say at night; what runs after another may be made by that."""
+    droverd.answers["POST /v1/tasks"] = {"id": 1}
+    droverd.answers["GET /v1/vms/web9"] = (404, error_object("no-vm", NO_VM, "no VM named web9"))
+    droverd.answers["GET /v1/nodes/node9"] = (
+        404, error_object("no-node", NO_NODE, "no node named node9"))
+    for words, status, message in [
+            (["start", "web9"], NO_VM, "no VM named web9"),
+            (["--at", "+60", "rm", "web9", "--yes"], NO_VM, "no VM named web9"),
+            (["migrate", "web1", "node9"], NO_NODE, "no node named node9"),
+            (["--after", "3", "start", "web9", "--node", "node9"], NO_NODE, "no node named node9")]:
+        result = run(droverd.path, "task", "new", *words)
+        assert (result.returncode, result.stderr) == (status, f"drover: {message}\n"), words
+    assert not droverd.sent("POST")
+    for words in (["create", "web9"], ["--after", "1", "start", "web9"], ["start", "web1"]):
+        assert run(droverd.path, "task", "new", *words).returncode == 0, words
+    assert len(droverd.sent("POST")) == 3
 
 
 def test_start_says_that_there_was_nothing_to_discard(droverd):
