@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static const char size_units[] = "KMGTP";
+
 void close_fd(int *fd)
 {
 	if (*fd >= 0)
@@ -182,10 +184,8 @@ bool fs_exists(const char *path)
 	return access(path, F_OK) == 0;
 }
 
-int fs_parse_size(
-	const char *what, const char *text, uint64_t max, uint64_t *bytes, struct error **err)
+bool fs_scan_size(const char *text, double *bytes)
 {
-	static const char units[] = "KMGTP";
 	const char *unit;
 	double value, scale = 1;
 	char *end;
@@ -193,21 +193,44 @@ int fs_parse_size(
 	errno = 0;
 	value = isdigit((unsigned char)*text) ? strtod(text, &end) : -1;
 	if (value < 0 || errno || !isfinite(value) || strpbrk(text, "xXeEnN"))
-		return error_set(err, ERROR_USAGE, 0, "%s is a size like 512M or 2G, not \"%s\"",
-			what, text);
-	if (*end && (unit = strchr(units, toupper((unsigned char)*end)))) {
-		scale = ldexp(1, 10 * (int)(unit - units + 1));
+		return false;
+	if (*end && (unit = strchr(size_units, toupper((unsigned char)*end)))) {
+		scale = ldexp(1, 10 * (int)(unit - size_units + 1));
 		end++;
 		if (scale > 1 && (!strcasecmp(end, "ib") || !strcasecmp(end, "b")))
 			end += strlen(end);
 	}
-	if (*end)
+	*bytes = value * scale;
+	return !*end;
+}
+
+/* As it is written: 16T, 1P, 1000. */
+static void format_size(uint64_t bytes, char out[32])
+{
+	int unit = 0;
+
+	while (bytes && bytes % 1024 == 0 && size_units[unit]) {
+		bytes /= 1024;
+		unit++;
+	}
+	snprintf(out, 32, "%llu%.*s", (unsigned long long)bytes, unit > 0,
+		unit ? size_units + unit - 1 : "");
+}
+
+int fs_parse_size(
+	const char *what, const char *text, uint64_t max, uint64_t *bytes, struct error **err)
+{
+	char largest[32];
+	double value;
+
+	if (!fs_scan_size(text, &value))
 		return error_set(err, ERROR_USAGE, 0, "%s is a size like 512M or 2G, not \"%s\"",
 			what, text);
-	if (value * scale < 1 || value * scale > (double)max)
-		return error_set(err, ERROR_USAGE, 0, "%s of %s is out of range: 1 to %llu bytes",
-			what, text, (unsigned long long)max);
-	*bytes = (uint64_t)(value * scale);
+	format_size(max, largest);
+	if (value < 1 || value > (double)max)
+		return error_set(err, ERROR_USAGE, 0,
+			"%s of %s is out of range: it is from 1 byte to %s", what, text, largest);
+	*bytes = (uint64_t)value;
 	return 0;
 }
 

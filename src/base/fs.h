@@ -52,6 +52,9 @@ int fs_write_all(int fd, const void *data, size_t len);
  * over `max` are errors too. */
 int fs_parse_size(
 	const char *what, const char *text, uint64_t max, uint64_t *bytes, struct error **err);
+/* The same without limits, for who has other limits or other words; false when it is not written
+ * like a size. */
+bool fs_scan_size(const char *text, double *bytes);
 /* A whole decimal number in min..max. */
 int fs_parse_number(const char *what, const char *text, int64_t min, int64_t max, int64_t *value,
 	struct error **err);

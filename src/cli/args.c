@@ -6,11 +6,9 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define WORD_MAX 64 /* longest name that is looked for */
 #define WORDS_MAX 128
-#define RATE_MAX (1ull << 40) /* bytes a second, as the API takes it */
 
 const struct cli_option cli_common_options[] = {
 	{CLI_FLAG, "json", NULL, "prints JSON", NULL},
@@ -147,12 +145,13 @@ static int unknown(struct parser *p, const char *dashes, const char *name, size_
 		dashes, word, after);
 }
 
-static bool given(const struct cli_args *args, const struct cli_option *option)
+static const struct cli_given *find_given(
+	const struct cli_args *args, const struct cli_option *option)
 {
 	for (size_t i = 0; i < args->count; i++)
 		if (args->given[i].option == option)
-			return true;
-	return false;
+			return &args->given[i];
+	return NULL;
 }
 
 static int check_value(struct parser *p, const char *name, const char *value)
@@ -169,42 +168,55 @@ static int check_value(struct parser *p, const char *name, const char *value)
 	return 0;
 }
 
-static int store(struct parser *p, const struct cli_option *o, const char *key, const char *value)
+/* `typed`: as the user has named it; NULL: by its place. */
+static int store(struct parser *p, const struct cli_option *o, const char *key, const char *typed,
+	const char *value)
 {
 	struct cli_args *args = p->args;
+	const char *named = typed ? typed : o->value;
 
-	if (check_value(p, key ? key : o->name, value) < 0)
+	if (check_value(p, named, value) < 0 || (o->check && o->check(value, p->err) < 0))
 		return -1;
 	if (args->count == CLI_ARGS_MAX)
 		return error_set(p->err, ERROR_USAGE, 0, "more than %d arguments", CLI_ARGS_MAX);
 	args->given[args->count++] = (struct cli_given){.option = o,
+		.typed = fs_format("%s", named),
 		.key = key ? fs_format("%s", key) : NULL,
 		.value = fs_format("%s", value)};
 	return 0;
 }
 
-/* A value for a named option, or NULL: then it is the next word. */
-static int take_named(struct parser *p, const struct cli_option *o, const char *value)
+static int take_flag(
+	struct parser *p, const struct cli_option *o, const char *typed, const char *value)
 {
 	bool on = true;
 
-	if (o->kind == CLI_FLAG) {
-		if (value && cli_parse_bool(o->name, value, &on, p->err) < 0)
-			return -1;
-		if (!strcmp(o->name, "help"))
-			p->args->help = on;
-		return store(p, o, NULL, on ? "1" : "0");
-	}
+	if (value && cli_parse_bool(typed, value, &on, p->err) < 0)
+		return -1;
+	if (!strcmp(o->name, "help"))
+		p->args->help = on;
+	return store(p, o, NULL, typed, on ? "1" : "0");
+}
+
+/* A value for a named option, or NULL: then it is the next word. */
+static int take_named(
+	struct parser *p, const struct cli_option *o, const char *typed, const char *value)
+{
+	const struct cli_given *before = find_given(p->args, o);
+
+	if (o->kind == CLI_FLAG)
+		return take_flag(p, o, typed, value);
 	if (o->kind == CLI_MAYBE && !value)
 		value = "1";
 	if (!value && p->at < p->argc && strncmp(p->argv[p->at], "--", 2) != 0)
 		value = p->argv[p->at++];
 	if (!value || !*value)
-		return error_set(p->err, ERROR_USAGE, 0, "--%s needs a value: --%s=%s", o->name,
-			o->name, o->value);
-	if (o->kind != CLI_LIST && o->kind != CLI_WORDS && given(p->args, o))
-		return error_set(p->err, ERROR_USAGE, 0, "%s is given twice", o->name);
-	return store(p, o, NULL, value);
+		return error_set(p->err, ERROR_USAGE, 0, "%s needs a value, %s: %s", typed,
+			o->value, o->help);
+	if (o->kind != CLI_LIST && o->kind != CLI_WORDS && before)
+		return error_set(p->err, ERROR_USAGE, 0,
+			"%s is given twice: \"%.64s\" and \"%.64s\"", typed, before->value, value);
+	return store(p, o, NULL, typed, value);
 }
 
 /* A key=value that the table does not name; the value may be empty. */
@@ -218,16 +230,18 @@ static int take_key(struct parser *p, const struct cli_option *keys, const char 
 	if (!value)
 		return error_set(
 			p->err, ERROR_USAGE, 0, "--%s needs a value: --%s=VALUE", key, key);
-	return store(p, keys, key, value);
+	return store(p, keys, key, key, value);
 }
 
 static int take_option(struct parser *p, const char *word)
 {
 	size_t len = strcspn(word, "=");
 	const struct cli_option *o = find(p, word, len), *keys = of_kind(p, CLI_KEYS);
+	cleanup_free char *typed =
+		fs_format("--%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), word);
 
 	if (o)
-		return take_named(p, o, word[len] ? word + len + 1 : NULL);
+		return take_named(p, o, typed, word[len] ? word + len + 1 : NULL);
 	if (keys && len > 0)
 		return take_key(p, keys, word, len);
 	return unknown(p, "--", word, len);
@@ -246,9 +260,10 @@ static int take_key_value(struct parser *p, const char *word)
 {
 	size_t len = strcspn(word, "=");
 	const struct cli_option *o = find(p, word, len), *keys = of_kind(p, CLI_KEYS);
+	cleanup_free char *typed = fs_format("%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), word);
 
 	if (o)
-		return take_named(p, o, word + len + 1);
+		return take_named(p, o, typed, word + len + 1);
 	if (keys)
 		return take_key(p, keys, word, len);
 	return unknown(p, "", word, len);
@@ -257,7 +272,7 @@ static int take_key_value(struct parser *p, const char *word)
 static int take_rest(struct parser *p, const struct cli_option *rest)
 {
 	for (p->at--; p->at < p->argc; p->at++)
-		if (store(p, rest, NULL, p->argv[p->at]) < 0)
+		if (store(p, rest, NULL, NULL, p->argv[p->at]) < 0)
 			return -1;
 	return 0;
 }
@@ -267,11 +282,12 @@ static int take_positional(struct parser *p, const char *word)
 	const struct cli_option *rest = of_kind(p, CLI_REST), *words = of_kind(p, CLI_WORDS);
 
 	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
-		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL) && !given(p->args, o))
-			return *word ? store(p, o, NULL, word)
+		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL) &&
+			!find_given(p->args, o))
+			return *word ? store(p, o, NULL, NULL, word)
 				     : error_set(p->err, ERROR_USAGE, 0, "%s is empty", o->value);
 	if (words && *word)
-		return store(p, words, NULL, word);
+		return store(p, words, NULL, NULL, word);
 	if (rest)
 		return take_rest(p, rest);
 	return error_set(p->err, ERROR_USAGE, 0,
@@ -298,7 +314,7 @@ static int take_word(struct parser *p, const char *word)
 static int check_required(struct parser *p)
 {
 	for (const struct cli_option *o = p->options; o->kind != CLI_END; o++)
-		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_REST) && !given(p->args, o))
+		if ((o->kind == CLI_POSITIONAL || o->kind == CLI_REST) && !find_given(p->args, o))
 			return error_set(p->err, ERROR_USAGE, 0,
 				"%s is missing: %s; --help shows how it is written", o->value,
 				o->help);
@@ -323,6 +339,7 @@ int cli_args_parse(const struct cli_option *options, int argc, const char *const
 void cli_args_free(struct cli_args *args)
 {
 	for (size_t i = 0; i < args->count; i++) {
+		free(args->given[i].typed);
 		free(args->given[i].key);
 		free(args->given[i].value);
 	}
@@ -363,53 +380,4 @@ bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const 
 		return true;
 	}
 	return false;
-}
-
-int cli_get_number(const struct cli_args *args, const char *name, int64_t min, int64_t max,
-	int64_t fallback, int64_t *value, struct error **err)
-{
-	const char *text = cli_get(args, name);
-
-	*value = fallback;
-	return text ? fs_parse_number(name, text, min, max, value, err) : 0;
-}
-
-int cli_parse_rate(const char *what, const char *text, int64_t *bytes, struct error **err)
-{
-	static const struct {
-		const char *unit;
-		double scale;
-	} bits[] = {{"bit", 1}, {"kbit", 1e3}, {"mbit", 1e6}, {"gbit", 1e9}};
-	size_t number = strspn(text, "0123456789."), len = strlen(text);
-	cleanup_free char *plain = NULL;
-	double rate = 0;
-	uint64_t size;
-
-	for (size_t i = 0; i < sizeof(bits) / sizeof(bits[0]); i++)
-		if (number && !strcasecmp(text + number, bits[i].unit))
-			rate = strtod(text, NULL) * bits[i].scale / 8;
-	len -= len > 2 && !strcmp(text + len - 2, "/s") ? 2 : 0;
-	plain = fs_format("%.*s", (int)len, text);
-	if (rate == 0 && fs_parse_size(what, plain, RATE_MAX, &size, NULL) == 0)
-		rate = (double)size;
-	if (rate < 1 || rate > (double)RATE_MAX)
-		return error_set(err, ERROR_USAGE, 0,
-			"%s is a rate like 100M (bytes a second) or 800mbit, not \"%.64s\"", what,
-			text);
-	*bytes = (int64_t)rate;
-	return 0;
-}
-
-int cli_parse_bool(const char *what, const char *text, bool *value, struct error **err)
-{
-	static const char *const yes[] = {"1", "yes", "on", "true"};
-	static const char *const no[] = {"0", "no", "off", "false"};
-
-	for (size_t i = 0; i < 4; i++) {
-		if (strcasecmp(text, yes[i]) && strcasecmp(text, no[i]))
-			continue;
-		*value = !strcasecmp(text, yes[i]);
-		return 0;
-	}
-	return error_set(err, ERROR_USAGE, 0, "%s is yes or no, not \"%.64s\"", what, text);
 }

@@ -39,10 +39,13 @@ struct cli_option {
 	const char *value; /* stands for the value in the help: "SIZE"; NULL for a flag */
 	const char *help;
 	const char *aliases; /* other names, separated by spaces; NULL: none */
+	/* Refuses a value before droverd is asked for anything; NULL: any will do. */
+	int (*check)(const char *value, struct error **err);
 };
 
 struct cli_given {
 	const struct cli_option *option;
+	char *typed; /* "--memory", "vm_ram" or, of what has a place, "VM": for messages */
 	char *key;   /* as it was given, for CLI_KEYS; else NULL */
 	char *value; /* "1" and "0" for a flag; "1" where none was given */
 };
@@ -69,16 +72,26 @@ bool cli_flag(const struct cli_args *args, const char *name);
 /* The n-th key=value of a CLI_KEYS; false after the last. */
 bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const char **value);
 
-/* Value of a number or time in min..max, `fallback` when it was not given. */
+/* Of `count` words the one that `word` was most likely meant to be, NULL when none is near. */
+const char *cli_closest(const char *word, const char *const *words, size_t count);
+
+/*
+ * values.c: what a value can be.
+ */
+
+/* For cli_option.check: the name of a VM, a node, an image. ERROR_NAME. */
+int cli_check_vm(const char *value, struct error **err);
+int cli_check_node(const char *value, struct error **err);
+int cli_check_image(const char *value, struct error **err);
+
+/* Value of a number or time in min..max, `fallback` when it was not given. The message takes its
+ * unit, and a word that will do as well, from the option's `value`: "MS", "ROUNDS|auto". */
 int cli_get_number(const struct cli_args *args, const char *name, int64_t min, int64_t max,
 	int64_t fallback, int64_t *value, struct error **err);
 
 /* Bytes a second: "100M" and "100M/s" are bytes, in powers of 1024; "800mbit", "1gbit" and
  * "500kbit" are bits, in powers of 1000, as tc(8) takes them. */
 int cli_parse_rate(const char *what, const char *text, int64_t *bytes, struct error **err);
-
-/* Of `count` words the one that `word` was most likely meant to be, NULL when none is near. */
-const char *cli_closest(const char *word, const char *const *words, size_t count);
 
 /* "1", "yes", "on", "true" and their opposites. */
 int cli_parse_bool(const char *what, const char *text, bool *value, struct error **err);

@@ -37,14 +37,20 @@ struct cli {
 
 typedef int cli_function(struct cli *cli, struct error **err);
 
+/* What a verb asks of droverd, made of its words alone; NULL and an error for what makes no sense.
+ * `task new` makes it too: what the verb would refuse at night is refused when it is queued. The
+ * caller owns it. */
+typedef json_t *cli_request_function(const struct cli_args *args, struct error **err);
+
 /* A row of the table in main.c. */
 struct cli_verb {
 	const char *name; /* "create", or "task new" */
 	cli_function *run;
 	const char *summary;
 	const struct cli_option *options;
-	const char *examples; /* a command a line */
-	bool hidden;          /* used by drover itself */
+	const char *examples;          /* a command a line */
+	bool hidden;                   /* used by drover itself */
+	cli_request_function *request; /* NULL: its options are all that it can refuse */
 };
 
 /* help.c */
@@ -100,6 +106,8 @@ int cli_print_error(const struct cli *cli, const struct error *e, const json_t *
 /* "1.5 GiB", "512 MiB", "0 B" into `out`; "271 MB" in powers of 1000 for what crosses a network. */
 void cli_format_size(int64_t bytes, char out[32]);
 void cli_format_traffic(int64_t bytes, char out[32]);
+/* "1 VM", "2 VMs". */
+void cli_format_count(int64_t count, const char *thing, char out[64]);
 /* "43 ms", "2.31 s", "3 min 4 s", "2 d 4 h". */
 void cli_format_time(int64_t ms, char out[32]);
 /* Whether a terminal is there that takes colours: no NO_COLOR, no TERM=dumb. */

@@ -10,7 +10,7 @@
 
 const struct cli_option cli_init_options[] = {
 	{CLI_VALUE, "pool", "DIR", "directory that all nodes mount", NULL},
-	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL},
+	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL, cli_check_node},
 	{CLI_VALUE, "address", "HOST[:PORT]", "where other nodes reach it (found out)", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
@@ -18,7 +18,7 @@ const struct cli_option cli_init_options[] = {
 const struct cli_option cli_join_options[] = {
 	{CLI_POSITIONAL, "address", "ADDRESS", "address of the node that made the token", "node"},
 	{CLI_VALUE, "token", "TOKEN", "what `drover init` or `drover token` printed there", NULL},
-	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL},
+	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL, cli_check_node},
 	{CLI_VALUE, "pool", "DIR", "where the pool is mounted here (as over there)", NULL},
 	{CLI_VALUE, "own-address", "HOST[:PORT]", "where other nodes reach it (found out)", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
@@ -26,7 +26,7 @@ const struct cli_option cli_join_options[] = {
 
 const struct cli_option cli_token_options[] = {{CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_status_options[] = {
-	{CLI_VALUE, "node", "NODE", "of another node", NULL},
+	{CLI_VALUE, "node", "NODE", "of another node", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 
@@ -139,6 +139,7 @@ int cli_status(struct cli *cli, struct error **err)
 	const char *node = cli_get(&cli->args, "node");
 	cleanup_json json_t *status = cli_call(cli, "GET", node, "/v1/status", NULL, err);
 	const json_t *hv = json_object_get(status, "hypervisor");
+	char vms[64], migrations[64];
 
 	if (!status)
 		return -1;
@@ -155,9 +156,9 @@ int cli_status(struct cli *cli, struct error **err)
 		cli_text(hv, "version", ""), cli_text(hv, "accel", "no VM can run"));
 	if (*cli_text(hv, "no_live", ""))
 		printf("  live moves:  no: %s\n", cli_text(hv, "no_live", ""));
-	printf("  running:     %lld VMs, %lld migrations\n",
-		(long long)cli_number(status, "vms_running", 0),
-		(long long)cli_number(status, "migrations_running", 0));
+	cli_format_count(cli_number(status, "vms_running", 0), "VM", vms);
+	cli_format_count(cli_number(status, "migrations_running", 0), "migration", migrations);
+	printf("  running:     %s, %s\n", vms, migrations);
 	print_problems(status);
 	return 0;
 }

@@ -18,7 +18,7 @@
 #define ESCAPE 0x1d /* Ctrl-] */
 
 const struct cli_option cli_console_options[] = {
-	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name", cli_check_vm},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 

@@ -13,7 +13,7 @@
 #define COLUMNS_MAX 12
 
 const struct cli_option cli_cpu_options[] = {
-	{CLI_WORDS, "node", "NODE", "only these nodes (all)", NULL},
+	{CLI_WORDS, "node", "NODE", "only these nodes (all)", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 

@@ -2,14 +2,15 @@
 
 #include "base/fs.h"
 #include "base/json.h"
+#include "pool/vm_def.h"
 
 #include <string.h>
 
-#define DISK_SIZE_MAX (1ull << 60)
+#define DISK_SIZE_MAX (1ull << 50) /* as the API takes it */
 #define CPUS_MAX 4096
 
 const struct cli_option cli_create_options[] = {
-	{CLI_POSITIONAL, "vm", "VM", "name of the new VM", "jname name"},
+	{CLI_POSITIONAL, "vm", "VM", "name of the new VM", "jname name", cli_check_vm},
 	{CLI_VALUE, "memory", "SIZE", "512M, 4G (512M)", "vm_ram ram"},
 	{CLI_VALUE, "cpus", "N", "virtual CPUs (1)", "vm_cpus"},
 	{CLI_LIST, "disk", "FILE[,...]",
@@ -138,7 +139,44 @@ static int check_cpus(const struct cli_args *args, struct error **err)
 		(long long)cpus, (long long)sockets, (long long)cores, (long long)threads);
 }
 
-static json_t *make_request(const struct cli_args *args, struct error **err)
+int cli_check_keys(const json_t *set, struct error **err)
+{
+	cleanup_vm_def struct vm_def *def = vm_def_new("new");
+	const char *key;
+	json_t *value;
+
+	json_object_foreach((json_t *)set, key, value)
+	{
+		/* Which disks and cards there are is known where the definition is. */
+		if (json_is_string(value) && !strchr(key, '.') &&
+			vm_def_set(def, key, json_string_value(value), err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* The values of the disks or nics that are described. */
+static int check_devices(const char *kind, const json_t *devices, struct error **err)
+{
+	cleanup_vm_def struct vm_def *def = vm_def_new("new");
+	const json_t *device;
+	const char *key;
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(devices, i, device) json_object_foreach((json_t *)device, key, value)
+	{
+		cleanup_free char *full = fs_format("%s%zu.%s", kind, i, key);
+
+		/* How a disk is made is no part of the definition. */
+		if (strcmp(key, "size") && strncmp(key, "backing", 7) &&
+			vm_def_set(def, full, json_string_value(value), err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+json_t *cli_create_request(const struct cli_args *args, struct error **err)
 {
 	json_t *set = json_object(), *disks = json_array(), *nics = json_array();
 	cleanup_json json_t *body = json_pack("{s:s, s:o, s:o, s:o}", "name", cli_get(args, "vm"),
@@ -162,12 +200,15 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 	for (size_t i = 0; (text = cli_get_nth(args, "nic", i)); i++)
 		if (add_nic(nics, text, err) < 0)
 			return NULL;
+	if (cli_check_keys(set, err) < 0 || check_devices("disk", disks, err) < 0 ||
+		check_devices("nic", nics, err) < 0)
+		return NULL;
 	return json_incref(body);
 }
 
 int cli_create(struct cli *cli, struct error **err)
 {
-	cleanup_json json_t *body = make_request(&cli->args, err), *answer = NULL;
+	cleanup_json json_t *body = cli_create_request(&cli->args, err), *answer = NULL;
 
 	if (!body)
 		return -1;

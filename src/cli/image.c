@@ -14,16 +14,18 @@
 
 const struct cli_option cli_image_add_options[] = {
 	{CLI_POSITIONAL, "file", "FILE", "an image on this node, qcow2 or raw", "path"},
-	{CLI_VALUE, "name", "NAME", "what it is called in the pool (as the file)", "image"},
+	{CLI_VALUE, "name", "NAME", "what it is called in the pool (as the file)", "image",
+		cli_check_image},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_image_index_options[] = {
-	{CLI_POSITIONAL, "image", "IMAGE", "its name, or an absolute path", "name path file"},
+	{CLI_POSITIONAL, "image", "IMAGE", "its name in the pool, or the path of a file: ./NAME",
+		"name path file"},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_image_ls_options[] = {{CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_image_rm_options[] = {
-	{CLI_POSITIONAL, "image", "IMAGE", "its name", "name"},
+	{CLI_POSITIONAL, "image", "IMAGE", "its name", "name", cli_check_image},
 	{CLI_FLAG, "yes", NULL, "does not ask", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
@@ -35,6 +37,8 @@ static char *absolute(const char *file, struct error **err)
 
 	if (*file == '/')
 		return fs_format("%s", file);
+	while (!strncmp(file, "./", 2))
+		file += 2;
 	here = getcwd(NULL, 0);
 	if (here)
 		return fs_format("%s/%s", here, file);
@@ -43,16 +47,30 @@ static char *absolute(const char *file, struct error **err)
 	return NULL;
 }
 
+/* What it is to be called: as is said, or as the file. NULL and an error where that cannot be. */
+static const char *name_of(const struct cli_args *args, struct error **err)
+{
+	const char *name = cli_get(args, "name"), *file = cli_get(args, "file");
+	const char *slash = strrchr(file, '/');
+	cleanup_error struct error *why = NULL;
+
+	if (name)
+		return name;
+	name = slash ? slash + 1 : file;
+	if (cli_check_image(name, &why) == 0)
+		return name;
+	error_set(err, why->kind, 0, "%s; give it another with --name", why->message);
+	return NULL;
+}
+
 int cli_image_add(struct cli *cli, struct error **err)
 {
-	const char *file = cli_get(&cli->args, "file"), *name = cli_get(&cli->args, "name");
-	const char *slash = strrchr(file, '/'), *problem;
-	cleanup_free char *path = absolute(file, err);
+	const char *name = name_of(&cli->args, err), *problem;
+	cleanup_free char *path = name ? absolute(cli_get(&cli->args, "file"), err) : NULL;
 	cleanup_json json_t *body = NULL, *answer = NULL;
 
 	if (!path)
 		return -1;
-	name = name ? name : slash ? slash + 1 : file;
 	body = json_pack("{s:s, s:s}", "path", path, "name", name);
 	answer = cli_call_within(cli, NULL, LONG_MS, "POST", NULL, "/v1/images", body, err);
 	if (!answer)
@@ -70,10 +88,15 @@ int cli_image_add(struct cli *cli, struct error **err)
 int cli_image_index(struct cli *cli, struct error **err)
 {
 	const char *image = cli_get(&cli->args, "image");
-	cleanup_json json_t *body = json_pack("{s:s}", "image", image), *answer = NULL;
+	bool by_name = !strchr(image, '/');
+	cleanup_free char *path = by_name ? NULL : absolute(image, err);
+	cleanup_json json_t *body = NULL, *answer = NULL;
+	char size[32], time[32], blocks[64];
 	const json_t *index;
-	char size[32], time[32];
 
+	if (by_name ? cli_check_image(image, err) < 0 : !path)
+		return -1;
+	body = json_pack("{s:s}", "image", by_name ? image : path);
 	answer = cli_call_within(cli, NULL, LONG_MS, "POST", NULL, "/v1/indexes", body, err);
 	if (!answer)
 		return -1;
@@ -84,8 +107,8 @@ int cli_image_index(struct cli *cli, struct error **err)
 	index = json_object_get(answer, "index");
 	cli_format_size(cli_number(index, "index_bytes", 0), size);
 	cli_format_time(cli_number(index, "duration_ms", 0), time);
-	printf("%s is indexed: %lld blocks, %s, in %s\n", image,
-		(long long)cli_number(index, "entries", 0), size, time);
+	cli_format_count(cli_number(index, "entries", 0), "block", blocks);
+	printf("%s is indexed: %s, %s, in %s\n", image, blocks, size, time);
 	return 0;
 }
 

@@ -7,7 +7,7 @@
 
 const struct cli_option cli_ls_options[] = {
 	{CLI_FLAG, "local", NULL, "only what is on this node", NULL},
-	{CLI_VALUE, "node", "NODE", "only what is on that node", NULL},
+	{CLI_VALUE, "node", "NODE", "only what is on that node", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define VERB(name) cli_##name, .options = cli_##name##_options
+#define ASKING_VERB(name) VERB(name), .request = cli_##name##_request
 
 static const struct cli_verb verbs[] = {
 	{"init", VERB(init), .summary = "Makes a cluster of this node and a pool",
@@ -32,7 +33,7 @@ static const struct cli_verb verbs[] = {
 	{"topology", VERB(topology),
 		.summary = "Draws the sockets, cores and NUMA nodes of a node, with its VMs",
 		.examples = "drover topology\ndrover topology node2"},
-	{"create", VERB(create), .summary = "Makes a VM",
+	{"create", ASKING_VERB(create), .summary = "Makes a VM",
 		.examples =
 			"drover create web1 --memory 1G --cpus 2 --disk disk0.qcow2,size=10G "
 			"--nic bridge=br0\n"
@@ -44,7 +45,7 @@ static const struct cli_verb verbs[] = {
 			"bcreate jname=web1 vm_ram=1g vm_cpus=2 imgsize=10g"},
 	{"start", VERB(start), .summary = "Starts a VM",
 		.examples = "drover start web1\ndrover start web1 --node node2\nbstart jname=web1"},
-	{"stop", VERB(stop), .summary = "Stops a VM, wherever it runs",
+	{"stop", ASKING_VERB(stop), .summary = "Stops a VM, wherever it runs",
 		.examples = "drover stop web1\ndrover stop web1 --timeout 300\n"
 			    "drover stop web1 --hard"},
 	{"suspend", VERB(suspend), .summary = "Saves a running VM's state in the pool and stops it",
@@ -55,7 +56,7 @@ static const struct cli_verb verbs[] = {
 	{"ls", VERB(ls), .summary = "Lists the VMs", .examples = "drover ls\ndrover ls --json"},
 	{"show", VERB(show), .summary = "Shows a VM and its definition",
 		.examples = "drover show web1"},
-	{"set", VERB(set), .summary = "Changes the definition of a VM",
+	{"set", ASKING_VERB(set), .summary = "Changes the definition of a VM",
 		.examples =
 			"drover set web1 memory=2G cpus=4\ndrover set web1 disk0.cache=none vnc="},
 	{"rm", VERB(rm), .summary = "Removes a VM and its disks",
@@ -64,7 +65,7 @@ static const struct cli_verb verbs[] = {
 		.examples = "drover rename web1 www\nbrename jname=web1 new=www"},
 	{"console", VERB(console), .summary = "Opens the serial console of a VM",
 		.examples = "drover console web1"},
-	{"migrate", VERB(migrate), .summary = "Moves a running VM to another node",
+	{"migrate", ASKING_VERB(migrate), .summary = "Moves a running VM to another node",
 		.examples = "drover migrate web1 node2\n"
 			    "drover migrate web1 node2 --downtime 50 --bandwidth 800mbit\n"
 			    "drover migrate web1 node2 --detach\n"

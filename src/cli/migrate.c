@@ -11,7 +11,8 @@
 
 #define NODE_OPTION \
 	{ \
-		CLI_VALUE, "node", "NODE", "a migration that this node does not know", NULL \
+		CLI_VALUE, "node", "NODE", "a migration that this node does not know", NULL, \
+			cli_check_node \
 	}
 #define ID \
 	{ \
@@ -27,8 +28,8 @@
 #define BANDWIDTH_MIN 1000000
 
 const struct cli_option cli_migrate_options[] = {
-	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
-	{CLI_POSITIONAL, "node", "NODE", "where it is to run", "to"},
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name", cli_check_vm},
+	{CLI_POSITIONAL, "node", "NODE", "where it is to run", "to", cli_check_node},
 	{CLI_VALUE, "downtime", "MS", "longest that the guest may stand still (300)", NULL},
 	{CLI_VALUE, "bandwidth", "RATE", "100M (bytes a second), 800mbit (no limit)", NULL},
 	{CLI_VALUE, "timeout", "SECONDS", "gives up when it has not moved by then (never)", NULL},
@@ -36,7 +37,7 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_FLAG, "warm", NULL,
 		"accepts that a guest of bhyve is suspended to files where there is no better way",
 		NULL},
-	{CLI_MAYBE, "postcopy", "ROUNDS",
+	{CLI_MAYBE, "postcopy", "ROUNDS|auto",
 		"runs there after so many rounds (1), with pages still on their way; auto: when it "
 		"does not converge",
 		NULL},
@@ -51,7 +52,7 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_migration_ls_options[] = {
-	{CLI_VALUE, "node", "NODE", "those of that node", NULL},
+	{CLI_VALUE, "node", "NODE", "those of that node", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_migration_show_options[] = {
@@ -80,17 +81,26 @@ static json_t *make_postcopy(const struct cli_args *args, struct error **err)
 		       : json_integer(rounds);
 }
 
-static json_t *make_request(const struct cli_args *args, struct error **err)
+/* Flags of which one makes no sense beside the other. */
+static int check_flags(const struct cli_args *args, struct error **err)
+{
+	static const char *const apart[][2] = {{"estimate", "no-estimate"}, {"check", "detach"}};
+
+	for (size_t i = 0; i < sizeof(apart) / sizeof(apart[0]); i++)
+		if (cli_flag(args, apart[i][0]) && cli_flag(args, apart[i][1]))
+			return error_set(err, ERROR_USAGE, 0, "--%s and --%s exclude each other",
+				apart[i][0], apart[i][1]);
+	return 0;
+}
+
+json_t *cli_migrate_request(const struct cli_args *args, struct error **err)
 {
 	int64_t downtime_ms, timeout_s, reconnect_s, bandwidth = 0;
 	const char *rate = cli_get(args, "bandwidth");
 	json_t *postcopy;
 
-	if (cli_flag(args, "estimate") && cli_flag(args, "no-estimate")) {
-		error_set(err, ERROR_USAGE, 0, "--estimate and --no-estimate exclude each other");
-		return NULL;
-	}
-	if (cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
+	if (check_flags(args, err) < 0 ||
+		cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
 		cli_get_number(args, "timeout", 0, TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
 		cli_get_number(args, "reconnect", 1, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		(rate && cli_parse_rate("the bandwidth", rate, &bandwidth, err) < 0))
@@ -120,7 +130,7 @@ static json_t *make_request(const struct cli_args *args, struct error **err)
 
 int cli_migrate(struct cli *cli, struct error **err)
 {
-	cleanup_json json_t *body = make_request(&cli->args, err), *answer = NULL;
+	cleanup_json json_t *body = cli_migrate_request(&cli->args, err), *answer = NULL;
 	const char *id, *node;
 
 	if (!body)
@@ -143,8 +153,10 @@ int cli_migrate(struct cli *cli, struct error **err)
 	return 0;
 }
 
-/* A migration's node and whole id, from an option and the id's beginning. */
-static int find_migration(struct cli *cli, char **id, const char **node, struct error **err)
+/* A migration's node and whole id, from an option and the id's beginning; `what` (may be NULL) gets
+ * "the move of web1 from node1 to node2". The caller frees both. */
+static int find_migration(
+	struct cli *cli, char **id, char **what, const char **node, struct error **err)
 {
 	const char *given = cli_get(&cli->args, "id");
 	cleanup_json json_t *list = NULL;
@@ -152,6 +164,8 @@ static int find_migration(struct cli *cli, char **id, const char **node, struct 
 	size_t i;
 
 	*id = NULL;
+	if (what)
+		*what = NULL;
 	*node = cli_get(&cli->args, "node");
 	list = cli_call(cli, "GET", *node, "/v1/migrations", NULL, err);
 	if (!list)
@@ -164,9 +178,13 @@ static int find_migration(struct cli *cli, char **id, const char **node, struct 
 			continue;
 		if (*id)
 			return error_set(err, ERROR_USAGE, 0,
-				"more than one migration's id begins with %s: %s, %s", given, *id,
-				whole);
+				"more than one migration's id begins with %s: %s, %s; give more "
+				"of it",
+				given, *id, whole);
 		*id = fs_format("%s", whole);
+		if (what)
+			*what = fs_format("the move of %s from %s to %s", cli_text(m, "vm", "?"),
+				cli_text(m, "from", "?"), cli_text(m, "to", "?"));
 	}
 	if (!*id && strspn(given, "0123456789abcdef") != strlen(given))
 		return error_set(err, ERROR_NOT_FOUND, 0,
@@ -215,11 +233,13 @@ int cli_migration_ls(struct cli *cli, struct error **err)
 static void print_pages(const json_t *report)
 {
 	const json_t *pages = json_object_get(report, "pages"), *source, *count;
+	char reconnected[64];
 	const char *level;
 	size_t i;
 
 	if (!pages)
 		return;
+	cli_format_count(cli_number(report, "reconnections", 0), "time", reconnected);
 	printf("  pages:        %lld zero, %lld references, %lld differences, %lld data\n",
 		(long long)cli_number(pages, "zero", 0),
 		(long long)cli_number(pages, "reference", 0),
@@ -231,16 +251,18 @@ static void print_pages(const json_t *report)
 			json_string_value(json_object_get(source, "name")),
 			(long long)cli_number(source, "misses", 0));
 	json_object_foreach((json_t *)json_object_get(report, "levels"), level, count)
-		printf("  level %-6s  %lld batches\n", level, (long long)json_integer_value(count));
+	{
+		printf("  level %-6s  %lld %s\n", level, (long long)json_integer_value(count),
+			json_integer_value(count) == 1 ? "batch" : "batches");
+	}
 	if (cli_number(report, "reconnections", 0))
-		printf("  reconnected:  %lld times\n",
-			(long long)cli_number(report, "reconnections", 0));
+		printf("  reconnected:  %s\n", reconnected);
 }
 
 static void print_report(const json_t *m)
 {
 	const json_t *report = json_object_get(m, "report");
-	char text[32];
+	char text[32], rounds[64];
 
 	cli_format_time(cli_number(report, "total_ms", 0), text);
 	printf("  took:         %s\n", text);
@@ -251,8 +273,8 @@ static void print_report(const json_t *m)
 	cli_format_traffic(cli_number(report, "wire_bytes", 0), text);
 	printf("  network:      %s", text);
 	cli_format_traffic(cli_number(report, "stream_bytes", 0), text);
-	printf(" for a stream of %s, in %lld rounds\n", text,
-		(long long)cli_number(report, "rounds", 0));
+	cli_format_count(cli_number(report, "rounds", 0), "round", rounds);
+	printf(" for a stream of %s, in %s\n", text, rounds);
 	print_pages(report);
 	cli_print_compared(report);
 	if (cli_number(report, "postcopy_ms", 0)) {
@@ -291,7 +313,7 @@ int cli_migration_show(struct cli *cli, struct error **err)
 	cleanup_json json_t *m = NULL;
 	const char *node;
 
-	if (find_migration(cli, &id, &node, err) < 0)
+	if (find_migration(cli, &id, NULL, &node, err) < 0)
 		return -1;
 	path = cli_path("/v1/migrations/%s", id);
 	m = cli_call(cli, "GET", node, path, NULL, err);
@@ -306,11 +328,11 @@ int cli_migration_show(struct cli *cli, struct error **err)
 
 int cli_migration_cancel(struct cli *cli, struct error **err)
 {
-	cleanup_free char *id = NULL, *path = NULL;
+	cleanup_free char *id = NULL, *what = NULL, *path = NULL;
 	cleanup_json json_t *answer = NULL;
 	const char *node;
 
-	if (find_migration(cli, &id, &node, err) < 0)
+	if (find_migration(cli, &id, &what, &node, err) < 0)
 		return -1;
 	path = cli_path("/v1/migrations/%s/cancel", id);
 	answer = cli_call(cli, "POST", node, path, NULL, err);
@@ -319,7 +341,8 @@ int cli_migration_cancel(struct cli *cli, struct error **err)
 	if (cli->json)
 		cli_print_json(answer);
 	else
-		printf("migration %s is being cancelled\n", id);
+		printf("%s is being cancelled; `drover migration follow %s` shows its end\n",
+			what ? what : "the migration", id);
 	return 0;
 }
 
@@ -328,7 +351,7 @@ int cli_migration_follow(struct cli *cli, struct error **err)
 	cleanup_free char *id = NULL;
 	const char *node;
 
-	if (find_migration(cli, &id, &node, err) < 0)
+	if (find_migration(cli, &id, NULL, &node, err) < 0)
 		return -1;
 	return cli_follow(cli, node, id, false, err);
 }

@@ -11,11 +11,11 @@
 
 const struct cli_option cli_node_ls_options[] = {{CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_node_show_options[] = {
-	{CLI_POSITIONAL, "node", "NODE", "name of the node", NULL},
+	{CLI_POSITIONAL, "node", "NODE", "name of the node", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_node_rm_options[] = {
-	{CLI_POSITIONAL, "node", "NODE", "name of the node", NULL},
+	{CLI_POSITIONAL, "node", "NODE", "name of the node", NULL, cli_check_node},
 	{CLI_FLAG, "force", NULL, "although VMs are still on it: it is dead for good", NULL},
 	{CLI_FLAG, "yes", NULL, "does not ask", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
@@ -24,7 +24,7 @@ const struct cli_option cli_node_add_options[] = {
 	{CLI_OPTIONAL, "node", "ADDRESS", "with --token: the node that made it; else the new one",
 		NULL},
 	{CLI_VALUE, "token", "TOKEN", "enters the cluster of ADDRESS, as `drover join` does", NULL},
-	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL},
+	{CLI_VALUE, "name", "NAME", "this node's name (its host name)", NULL, cli_check_node},
 	{CLI_VALUE, "pool", "DIR", "where the pool is mounted here", NULL},
 	{CLI_VALUE, "own-address", "HOST[:PORT]", "where other nodes reach it", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},

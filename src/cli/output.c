@@ -92,6 +92,11 @@ void cli_format_traffic(int64_t bytes, char out[32])
 	format_scaled(bytes, 1000, units, 6, out);
 }
 
+void cli_format_count(int64_t count, const char *thing, char out[64])
+{
+	snprintf(out, 64, "%lld %s%s", (long long)count, thing, count == 1 ? "" : "s");
+}
+
 void cli_format_time(int64_t ms, char out[32])
 {
 	long long s = ms / 1000;

@@ -5,7 +5,7 @@
 #include "base/json.h"
 
 const struct cli_option cli_recover_options[] = {
-	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name"},
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name", cli_check_vm},
 	{CLI_FLAG, "start", NULL, "starts it here, too", NULL},
 	{CLI_FLAG, "fenced", NULL,
 		"says that its node is off, or that its hypervisor has ended there: neither the "

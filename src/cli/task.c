@@ -11,7 +11,7 @@
 
 #define NODE_OPTION \
 	{ \
-		CLI_VALUE, "node", "NODE", "on that node's queue", NULL \
+		CLI_VALUE, "node", "NODE", "on that node's queue", NULL, cli_check_node \
 	}
 #define ID \
 	{ \
@@ -39,19 +39,59 @@ const struct cli_option cli_task_cancel_options[] = {
 	ID, NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
 const struct cli_option cli_task_flush_options[] = {NODE_OPTION, {CLI_END, NULL, NULL, NULL, NULL}};
 
+/* Whether a VM or a node that the words name is there, as droverd says. What an earlier task may
+ * make is not asked for. */
+static int check_names(struct cli *cli, const struct cli_verb *verb, const struct cli_args *args,
+	struct error **err)
+{
+	bool makes_vm = !strcmp(verb->name, "create"), first = !cli_get(&cli->args, "after");
+
+	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++) {
+		bool vm = !strcmp(o->name, "vm") && !makes_vm && first;
+		bool node = o->check == cli_check_node;
+		const char *name = cli_get(args, o->name);
+		cleanup_free char *path = NULL;
+		cleanup_json json_t *found = NULL;
+
+		if (!name || (!vm && !node))
+			continue;
+		path = cli_path(vm ? "/v1/vms/%s" : "/v1/nodes/%s", name);
+		found = cli_call(cli, "GET", NULL, path, NULL, err);
+		if (!found)
+			return -1;
+	}
+	return 0;
+}
+
 /* Tries the words as they will be run: what is mistyped is found now and not tonight. */
-static int check_words(
-	const struct cli_verb *verb, int count, const char *const *words, struct error **err)
+static int check_words(const struct cli_verb *verb, const struct cli_args *args, struct error **err)
+{
+	cleanup_json json_t *request = NULL;
+
+	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++)
+		if (!strcmp(o->name, "yes") && !cli_flag(args, "yes"))
+			return error_set(err, ERROR_USAGE, 0,
+				"nobody can be asked when it runs: give --yes to %s", verb->name);
+	if (!verb->request || args->help)
+		return 0;
+	request = verb->request(args, err);
+	return request ? 0 : -1;
+}
+
+static int check_task(struct cli *cli, const struct cli_verb *verb, int count,
+	const char *const *words, struct error **err)
 {
 	struct cli_args args;
 	int rc = cli_args_parse(verb->options, count, words, &args, err);
 
-	for (const struct cli_option *o = verb->options; rc == 0 && o->kind != CLI_END; o++)
-		if (!strcmp(o->name, "yes") && !cli_flag(&args, "yes"))
-			rc = error_set(err, ERROR_USAGE, 0,
-				"nobody can be asked when it runs: give --yes to %s", verb->name);
+	if (rc == 0)
+		rc = check_words(verb, &args, err);
+	if (rc < 0)
+		error_prefix(err, "the task");
+	else
+		rc = check_names(cli, verb, &args, err);
 	cli_args_free(&args);
-	return rc < 0 ? error_prefix(err, "the task") : 0;
+	return rc;
 }
 
 /* The task as a verb and its arguments. */
@@ -68,7 +108,7 @@ static json_t *make_argv(struct cli *cli, struct error **err)
 	verb = cli_find_verb(cli->verbs, count, words, &named);
 	if (!verb)
 		cli_unknown_verb(cli->verbs, count, words, err);
-	if (!verb || check_words(verb, count - named, words + named, err) < 0)
+	if (!verb || check_task(cli, verb, count - named, words + named, err) < 0)
 		return NULL;
 	argv = json_array();
 	for (int i = 0; i < count; i++)
@@ -189,7 +229,7 @@ static char *task_path(const struct cli *cli, const char *format, struct error *
 	const char *id = cli_get(&cli->args, "id");
 	int64_t number;
 
-	if (fs_parse_number("ID", id, 1, INT64_MAX, &number, err) < 0)
+	if (cli_get_number(&cli->args, "id", 1, INT64_MAX, 0, &number, err) < 0)
 		return NULL;
 	return cli_path(format, id);
 }
@@ -278,12 +318,14 @@ int cli_task_cancel(struct cli *cli, struct error **err)
 int cli_task_flush(struct cli *cli, struct error **err)
 {
 	cleanup_json json_t *answer = cli_call(cli, "DELETE", node_of(cli), "/v1/tasks", NULL, err);
+	char removed[64];
 
 	if (!answer)
 		return -1;
+	cli_format_count(cli_number(answer, "removed", 0), "task", removed);
 	if (cli->json)
 		cli_print_json(answer);
 	else
-		printf("%lld tasks removed\n", (long long)cli_number(answer, "removed", 0));
+		printf("%s removed\n", removed);
 	return 0;
 }

@@ -12,7 +12,7 @@
 #define WIDTH 80        /* where there is no terminal */
 
 const struct cli_option cli_topology_options[] = {
-	{CLI_OPTIONAL, "node", "NODE", "of another node", NULL},
+	{CLI_OPTIONAL, "node", "NODE", "of another node", NULL, cli_check_node},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 

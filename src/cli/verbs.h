@@ -9,6 +9,7 @@
 #define CLI_VERB(name) \
 	cli_function cli_##name; \
 	extern const struct cli_option cli_##name##_options[]
+#define CLI_REQUEST(name) extern cli_request_function cli_##name##_request
 
 /* cluster.c */
 CLI_VERB(init);
@@ -27,6 +28,10 @@ CLI_VERB(cpu);
 
 /* create.c */
 CLI_VERB(create);
+CLI_REQUEST(create);
+/* Tries keys of a definition and their values (strings, or null to remove one) as far as they can
+ * be judged without the VM's own: ERROR_DEFINITION, as from droverd. */
+int cli_check_keys(const json_t *set, struct error **err);
 
 /* ls.c */
 CLI_VERB(ls);
@@ -34,9 +39,11 @@ CLI_VERB(ls);
 /* vm.c */
 CLI_VERB(start);
 CLI_VERB(stop);
+CLI_REQUEST(stop);
 CLI_VERB(suspend);
 CLI_VERB(show);
 CLI_VERB(set);
+CLI_REQUEST(set);
 CLI_VERB(rm);
 CLI_VERB(rename);
 
@@ -51,6 +58,7 @@ CLI_VERB(console);
 
 /* migrate.c */
 CLI_VERB(migrate);
+CLI_REQUEST(migrate);
 CLI_VERB(migration_ls);
 CLI_VERB(migration_show);
 CLI_VERB(migration_cancel);

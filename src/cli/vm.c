@@ -9,13 +9,14 @@
 
 #define VM \
 	{ \
-		CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name" \
+		CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name", cli_check_vm \
 	}
 #define STOP_S 60
+#define STOP_MAX_S 600 /* as the API takes it */
 
 const struct cli_option cli_start_options[] = {
 	VM,
-	{CLI_VALUE, "node", "NODE", "on that node", NULL},
+	{CLI_VALUE, "node", "NODE", "on that node", NULL, cli_check_node},
 	{CLI_FLAG, "discard", NULL,
 		"boots a suspended VM anew: its saved state is lost, as by a power cut", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
@@ -49,8 +50,8 @@ const struct cli_option cli_rm_options[] = {
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 const struct cli_option cli_rename_options[] = {
-	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname old"},
-	{CLI_POSITIONAL, "to", "NEW", "its new name", "new"},
+	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname old", cli_check_vm},
+	{CLI_POSITIONAL, "to", "NEW", "its new name", "new", cli_check_vm},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
 
@@ -69,8 +70,19 @@ static int say(const struct cli *cli, const json_t *answer, const char *sentence
 	return 0;
 }
 
+/* Whether a VM is suspended: has a state that can be discarded. */
+static bool has_saved(struct cli *cli)
+{
+	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli));
+	cleanup_json json_t *info = cli_call(cli, "GET", NULL, path, NULL, NULL);
+
+	/* Where that is not known, the start itself will tell. */
+	return !info || json_object_get(info, "saved");
+}
+
 int cli_start(struct cli *cli, struct error **err)
 {
+	bool in_vain = cli_flag(&cli->args, "discard") && !has_saved(cli);
 	cleanup_free char *path = cli_path("/v1/vms/%s/start", vm_name(cli)), *sentence = NULL;
 	const char *node = cli_get(&cli->args, "node");
 	cleanup_json json_t *body =
@@ -81,6 +93,9 @@ int cli_start(struct cli *cli, struct error **err)
 
 	if (!answer)
 		return -1;
+	if (in_vain)
+		fprintf(stderr, "drover: %s was not suspended: --discard had nothing to discard\n",
+			vm_name(cli));
 	sentence = fs_format("%s runs on %s", vm_name(cli),
 		node   ? node
 		: here ? here
@@ -88,17 +103,25 @@ int cli_start(struct cli *cli, struct error **err)
 	return say(cli, answer, sentence);
 }
 
+json_t *cli_stop_request(const struct cli_args *args, struct error **err)
+{
+	int64_t seconds;
+
+	if (cli_get_number(args, "timeout", 0, STOP_MAX_S, STOP_S, &seconds, err) < 0)
+		return NULL;
+	if (cli_flag(args, "hard"))
+		seconds = 0;
+	return json_pack("{s:I}", "timeout_ms", (json_int_t)seconds * 1000);
+}
+
 int cli_stop(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s/stop", vm_name(cli)), *sentence = NULL;
-	cleanup_json json_t *answer = NULL, *body = NULL;
-	int64_t seconds;
+	cleanup_json json_t *answer = NULL, *body = cli_stop_request(&cli->args, err);
+	int64_t seconds = cli_number(body, "timeout_ms", 0) / 1000;
 
-	if (cli_get_number(&cli->args, "timeout", 0, 600, STOP_S, &seconds, err) < 0)
+	if (!body)
 		return -1;
-	if (cli_flag(&cli->args, "hard"))
-		seconds = 0;
-	body = json_pack("{s:I}", "timeout_ms", (json_int_t)seconds * 1000);
 	answer = cli_call_within(
 		cli, NULL, (int)seconds * 1000 + CLI_CALL_MS / 10, "POST", NULL, path, body, err);
 	if (!answer)
@@ -175,29 +198,38 @@ int cli_show(struct cli *cli, struct error **err)
 	return 0;
 }
 
-static json_t *keys_to_set(const struct cli *cli)
+static json_t *keys_to_set(const struct cli_args *args)
 {
 	static const char *const named[] = {"memory", "cpus"};
 	json_t *set = json_object();
 	const char *key, *value;
 
 	for (size_t i = 0; i < 2; i++)
-		if (cli_get(&cli->args, named[i]))
-			json_object_set_new(
-				set, named[i], json_string(cli_get(&cli->args, named[i])));
-	for (size_t i = 0; cli_get_key(&cli->args, i, &key, &value); i++)
+		if (cli_get(args, named[i]))
+			json_object_set_new(set, named[i], json_string(cli_get(args, named[i])));
+	for (size_t i = 0; cli_get_key(args, i, &key, &value); i++)
 		json_object_set_new(set, key, *value ? json_string(value) : json_null());
 	return set;
+}
+
+json_t *cli_set_request(const struct cli_args *args, struct error **err)
+{
+	cleanup_json json_t *set = keys_to_set(args);
+
+	if (json_object_size(set) == 0) {
+		error_set(err, ERROR_USAGE, 0, "nothing to set: give KEY=VALUE, like memory=2G");
+		return NULL;
+	}
+	return cli_check_keys(set, err) < 0 ? NULL : json_pack("{s:O}", "set", set);
 }
 
 int cli_set(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli)), *sentence = NULL;
-	cleanup_json json_t *body = json_pack("{s:o}", "set", keys_to_set(cli)), *answer = NULL;
+	cleanup_json json_t *body = cli_set_request(&cli->args, err), *answer = NULL;
 
-	if (json_object_size(json_object_get(body, "set")) == 0)
-		return error_set(
-			err, ERROR_USAGE, 0, "nothing to set: give KEY=VALUE, like memory=2G");
+	if (!body)
+		return -1;
 	answer = cli_call(cli, "PATCH", NULL, path, body, err);
 	if (!answer)
 		return -1;

@@ -176,6 +176,12 @@ static char *find_image(const struct request *request, const struct pool *pool, 
 	cleanup_free char *path = NULL;
 	char *real;
 
+	if (*image != '/' && strchr(image, '/')) {
+		error_set(err, ERROR_NAME, 0,
+			"\"%s\" is neither the name of an image in the pool nor an absolute path",
+			image);
+		return NULL;
+	}
 	if (*image != '/' && image_check_name(image, err) < 0)
 		return NULL;
 	path = *image == '/' ? fs_format("%s", image) : image_path(pool, image);
@@ -183,7 +189,7 @@ static char *find_image(const struct request *request, const struct pool *pool, 
 	if (!real) {
 		error_set(err, ERROR_NOT_FOUND, 0,
 			"no image %s; `drover image ls` lists those of the pool, others are named "
-			"by their absolute path",
+			"by their path",
 			image);
 		return NULL;
 	}

@@ -6,6 +6,7 @@
 #include "migrate/preflight.h"
 #include "migrate/probe.h"
 #include "migrate/way.h"
+#include "node/member.h"
 
 #include <string.h>
 
@@ -35,12 +36,19 @@ static struct migrations *all(const struct request *request, struct error **err)
 	return m ? m->migrations : NULL;
 }
 
-/* What can be said of a move before the node that has the VM is asked. */
-static int check_move(const char *vm, const char *to, struct pool_owner *owner, struct machine *m,
-	struct error **err)
+/* What can be said of a move before the node that has the VM is asked. A check has no table of what
+ * it would have asked of a node that is none. */
+static int check_move(const struct pool *pool, const char *vm, const char *to,
+	struct pool_owner *owner, struct machine *m, struct error **err)
 {
+	struct pool_node *node;
+
 	if (fs_check_name("node", to, err) < 0 || vms_where(m->vms, vm, owner, err) < 0)
 		return -1;
+	node = member_read(pool, to, err);
+	if (!node)
+		return -1;
+	pool_node_free(node);
 	if (!strcmp(owner->node, to))
 		return error_set(err, ERROR_ALREADY_THERE, 0, "%s is on %s already", vm, to);
 	return 0;
@@ -98,7 +106,7 @@ static int start(struct request *request, struct response *response, struct erro
 
 	if (!to || migrate_options_parse(json_object_get(body, "options"), &options, err) < 0 ||
 		json_opt_bool(body, "check", false, &check, err) < 0 ||
-		check_move(vm, to, &owner, m, err) < 0)
+		check_move(c->pool, vm, to, &owner, m, err) < 0)
 		return -1;
 	/* It is started where the VM is. */
 	if (*owner.node && strcmp(owner.node, c->identity->name) && !request_peer(request))

@@ -49,13 +49,13 @@ void preflight_check_vm(struct preflight *p, struct finding *f)
 void preflight_check_operation(struct preflight *p, struct finding *f)
 {
 	char operation[128];
+	struct error *e = NULL;
 
 	finding_here(f, "none");
-	if (!vms_operation(p->all->set.vms, p->vm, operation))
-		return;
-	finding_here(f, "%s", operation);
-	finding_set(f, PREFLIGHT_FAILED, ERROR_BUSY, "%s is %s on %s; wait until that has ended",
-		p->vm, operation, p->all->set.node);
+	if (vms_operation(p->all->set.vms, p->vm, operation))
+		finding_here(f, "%s", operation);
+	if (vms_check_free(p->all->set.vms, p->vm, &e) < 0)
+		finding_fail(f, &e);
 }
 
 void preflight_check_member(struct preflight *p, struct finding *f)

@@ -48,13 +48,13 @@ void preflight_check_vacant(struct preflight *p, struct finding *f)
 {
 	struct vms *vms = p->all->set.vms;
 	struct vm *vm = vms_find(vms, p->vm);
+	struct error *e = NULL;
 	char operation[128];
 
 	finding_there(f, "nothing of it");
 	if (vms_operation(vms, p->vm, operation)) {
 		finding_there(f, "%s", operation);
-		finding_set(f, PREFLIGHT_FAILED, ERROR_BUSY, "%s is %s; wait until that has ended",
-			p->vm, operation);
+		vms_check_free(vms, p->vm, &e);
 	} else if (vm) {
 		finding_there(f, "a hypervisor of it");
 		finding_set(f, PREFLIGHT_FAILED, ERROR_ALREADY_THERE,
@@ -62,6 +62,8 @@ void preflight_check_vacant(struct preflight *p, struct finding *f)
 			"not the owner: see its log",
 			p->vm);
 	}
+	if (e)
+		finding_fail(f, &e);
 	if (vm)
 		vm_unref(vm);
 }

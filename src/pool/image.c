@@ -4,6 +4,7 @@
 #include "pool/qcow2.h"
 
 #include "base/log.h"
+#include "host/host.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -32,7 +33,7 @@ int image_check_name(const char *name, struct error **err)
 		if (!isalnum((unsigned char)*c) && !strchr("._+-", *c))
 			return error_set(err, ERROR_NAME, 0,
 				"an image's name holds only letters, digits, '.', '_', '+' and "
-				"'-': \"%s\" does not; give another with --name",
+				"'-': \"%s\" does not",
 				name);
 	if (len >= tail && !strcmp(name + len - tail, SUFFIX))
 		return error_set(err, ERROR_NAME, 0,
@@ -229,6 +230,30 @@ static int exists_already(const char *name, struct error **err)
 	return error_set(err, ERROR_EXISTS, 0, "there is an image %s already", name);
 }
 
+/* What a kernel makes up while it is read (/proc/kmsg, /proc/kcore) calls itself a regular file. */
+static bool is_made_up(const char *path)
+{
+	static const char *const types[] = {"proc", "procfs", "linprocfs", "sysfs", "linsysfs"};
+	char type[32];
+
+	if (host_fs_type(path, type, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strcmp(type, types[i]))
+			return true;
+	return false;
+}
+
+static int check_copied(int fd, const char *from, struct stat *st, struct error **err)
+{
+	if (fstat(fd, st) < 0 || !S_ISREG(st->st_mode) || is_made_up(from))
+		return error_set(err, ERROR_DISK, 0,
+			"%s is no regular file: an image is copied from a file on a disk", from);
+	if (st->st_size == 0)
+		return error_set(err, ERROR_DISK, 0, "%s is empty, and no image", from);
+	return 0;
+}
+
 int image_add(const struct pool *pool, int fd, const char *from, const char *name,
 	image_stop_fn *stop, void *arg, struct error **err)
 {
@@ -241,8 +266,8 @@ int image_add(const struct pool *pool, int fd, const char *from, const char *nam
 
 	if (image_check_name(name, err) < 0)
 		return -1;
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return error_set(err, ERROR_DISK, 0, "%s is no regular file", from);
+	if (check_copied(fd, from, &st, err) < 0)
+		return -1;
 	if (fs_exists(path))
 		return exists_already(name, err);
 	if (check_backing(pool, fd, from, name, err) < 0)
@@ -268,11 +293,17 @@ static int check_unused(
 {
 	cleanup_free char *real = realpath(path, NULL), *own = fs_format("images/%s", name);
 	struct image_uses uses;
+	struct stat st;
 	int rc = 0;
 
-	if (!real)
+	if (!real || stat(real, &st) < 0)
 		return error_set(err, errno == ENOENT ? ERROR_NOT_FOUND : ERROR_POOL, 0,
 			"no image named %s; `drover image ls` lists the images", name);
+	if (!S_ISREG(st.st_mode))
+		return error_set(err, ERROR_NOT_FOUND, 0,
+			"no image named %s: what has this name in images/ is %s; `drover image "
+			"ls` lists the images",
+			name, S_ISDIR(st.st_mode) ? "a directory" : "no regular file");
 	if (image_uses(pool, &uses, err) < 0)
 		return -1;
 	for (size_t i = 0; rc == 0 && i < uses.count; i++)

@@ -38,12 +38,13 @@ typedef bool image_stop_fn(void *arg);
 /*
  * Copies an open file to images/NAME, which appears whole or not at all; holes stay holes. Stops
  * with ERROR_CANCELLED when `stop` says so. ERROR_EXISTS, ERROR_NO_SPACE; ERROR_DISK for what is no
- * regular file, or is based on an image that would not be found from there; ERROR_BUSY when it
- * changes meanwhile. `from` is its path, for messages.
+ * regular file, is empty, or is based on an image that would not be found from there; ERROR_BUSY
+ * when it changes meanwhile. `from` is its absolute path.
  */
 int image_add(const struct pool *pool, int fd, const char *from, const char *name,
 	image_stop_fn *stop, void *arg, struct error **err);
-/* Removes images/NAME and its index. ERROR_NOT_FOUND; ERROR_REFUSED while a VM, or another image,
+/* Removes images/NAME and its index. ERROR_NOT_FOUND, also for what image_list passes over;
+ * ERROR_REFUSED while a VM, or another image,
  * is based on it or uses it, or when that cannot be told. */
 int image_remove(const struct pool *pool, const char *name, struct error **err);
 /* Removes what killed copyings and indexings have left in images/ more than a day ago. */

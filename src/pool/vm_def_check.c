@@ -80,13 +80,27 @@ static bool has_version(const char *machine)
 	return dot && isdigit((unsigned char)dot[-1]) && isdigit((unsigned char)dot[1]);
 }
 
+/* Whether it is a machine type with its version, or the name that stands for the newest of a kind.
+ */
+static bool is_machine(const char *machine)
+{
+	static const char *const names[] = {"pc", "q35", "pc-q35", "pc-i440fx", "virt", "microvm"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (!strcmp(machine, names[i]))
+			return true;
+	return has_version(machine);
+}
+
 static char *check_machine(const char *key, const char *value, struct error **err)
 {
-	if (!is_word(value, WORD_MAX))
-		return refuse(key, value, err, "it is a machine type like pc-q35-7.2");
+	if (!is_word(value, WORD_MAX) || !is_machine(value))
+		return refuse(key, value, err,
+			"it is a machine type with its version, like pc-q35-7.2; `drover node show "
+			"NODE` lists under \"machines\" those that a node offers");
 	if (has_version(value))
 		return copy(value);
-	if (!strcmp(value, "pc") || !strncmp(value, "pc-i440fx", 9))
+	if (!strcmp(value, "pc") || !strcmp(value, "pc-i440fx"))
 		return refuse(key, value, err,
 			"it means another machine in each version of the hypervisor, so the VM "
 			"could not move; write it with its version, like pc-i440fx-7.2 (or "

@@ -25,16 +25,13 @@ static int cannot_remove(const char *key, struct error **err)
 
 static int set_memory(struct vm_def *def, const char *value, struct error **err)
 {
-	struct error *why = NULL;
 	uint64_t bytes;
 
-	if (fs_parse_size("memory", value, VM_DEF_MEMORY_MAX, &bytes, &why) < 0) {
-		why->kind = ERROR_DEFINITION;
-		return error_move(err, why);
-	}
-	if (bytes < VM_DEF_MEMORY_MIN || bytes % MIB)
+	if (fs_parse_size("memory", value, VM_DEF_MEMORY_MAX, &bytes, NULL) < 0 ||
+		bytes < VM_DEF_MEMORY_MIN || bytes % MIB)
 		return error_set(err, ERROR_DEFINITION, 0,
-			"memory cannot be \"%.100s\": it is a multiple of 1M from 16M to 16T",
+			"memory cannot be \"%.100s\": it is a multiple of 1M from 16M to 16T, "
+			"like 512M or 2G",
 			value);
 	def->memory_bytes = bytes;
 	return 0;

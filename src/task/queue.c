@@ -22,11 +22,13 @@ const char task_schema[] =
 	"started_ms INTEGER, ended_ms INTEGER, exit INTEGER, pid INTEGER, pid_start INTEGER);"
 	"CREATE INDEX IF NOT EXISTS task_state ON task (state);";
 
+/* Who may queue it: people on this node, other nodes. */
 static const struct {
 	const char *name;
-	bool peers;
-} verbs[] = {{"create", false}, {"migrate", true}, {"receive", true}, {"rename", false},
-	{"rm", false}, {"set", false}, {"start", true}, {"stop", true}, {"suspend", true}};
+	bool people, peers;
+} verbs[] = {{"create", true, false}, {"migrate", true, true}, {"receive", false, true},
+	{"rename", true, false}, {"rm", true, false}, {"set", true, false}, {"start", true, true},
+	{"stop", true, true}, {"suspend", true, true}};
 
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))
 
@@ -38,9 +40,12 @@ int task_verb_check(const char *verb, bool from_peer, struct error **err)
 	for (size_t i = 0; i < VERBS; i++) {
 		size_t len = strlen(known);
 
-		if (from_peer && !verbs[i].peers)
+		if (from_peer ? !verbs[i].peers : !verbs[i].people)
 			continue;
 		found = found || !strcmp(verb, verbs[i].name);
+		/* What drover queues itself is nobody's to choose. */
+		if (!verbs[i].people)
+			continue;
 		snprintf(known + len, sizeof(known) - len, "%s%s", len ? ", " : "", verbs[i].name);
 	}
 	if (found)

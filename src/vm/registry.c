@@ -124,6 +124,36 @@ bool vm_wait_unlisted(const struct vm *vm, int64_t deadline_ms)
 	return unlisted;
 }
 
+/* The lock is held. */
+static int busy(const struct vm *vm, struct error **err)
+{
+	bool out = *vm->way_out;
+
+	return error_set(err, ERROR_BUSY, 0, "%s is %s on %s; wait until that has ended%s%s%s",
+		vm->name, vm->operation, vm->vms->node, out ? ", or end it with `" : "",
+		vm->way_out, out ? "`" : "");
+}
+
+int vms_check_free(struct vms *vms, const char *name, struct error **err)
+{
+	const struct vm *vm;
+	int rc = 0;
+
+	pthread_mutex_lock(&vms->lock);
+	vm = find_entry(vms, name);
+	if (vm && *vm->operation)
+		rc = busy(vm, err);
+	pthread_mutex_unlock(&vms->lock);
+	return rc;
+}
+
+void vm_set_way_out(struct vm *vm, const char *command)
+{
+	pthread_mutex_lock(&vm->vms->lock);
+	snprintf(vm->way_out, sizeof(vm->way_out), "%s", command);
+	pthread_mutex_unlock(&vm->vms->lock);
+}
+
 struct vm *vms_reserve(struct vms *vms, const char *name, const char *operation, struct error **err)
 {
 	struct vm *vm;
@@ -133,8 +163,7 @@ struct vm *vms_reserve(struct vms *vms, const char *name, const char *operation,
 	pthread_mutex_lock(&vms->lock);
 	vm = find_entry(vms, name);
 	if (vm && *vm->operation) {
-		error_set(err, ERROR_BUSY, 0, "%s is %s on %s; wait until that has ended", name,
-			vm->operation, vms->node);
+		busy(vm, err);
 		vm = NULL;
 	} else {
 		if (!vm)
@@ -151,7 +180,7 @@ void vm_give_back(struct vm *vm)
 	struct vms *vms = vm->vms;
 
 	pthread_mutex_lock(&vms->lock);
-	*vm->operation = 0;
+	*vm->operation = *vm->way_out = 0;
 	if (!vm->hv && vm->listed)
 		unlist(vm);
 	unref_locked(vm);
@@ -184,7 +213,7 @@ void vm_end(struct vm *vm)
 		log_error("%s: its hypervisor did not end: %s", vm->name, e->message);
 	vm_remove_run_dir(vm);
 	pthread_mutex_lock(&vms->lock);
-	*vm->operation = 0;
+	*vm->operation = *vm->way_out = 0;
 	if (vm->listed)
 		unlist(vm);
 	unref_locked(vm);

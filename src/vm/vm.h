@@ -115,6 +115,8 @@ json_t *vms_info(struct vms *vms, const char *name, struct error **err);
 json_t *vms_list(struct vms *vms, struct error **err);
 /* What is being done with a VM on this node now ("being moved to node2"); false: nothing. */
 bool vms_operation(struct vms *vms, const char *name, char out[128]);
+/* ERROR_BUSY, with the operation and how it can be ended, while there is one. */
+int vms_check_free(struct vms *vms, const char *name, struct error **err);
 /* Whether a VM that does not run has a saved state that a start goes on from. */
 bool vms_is_suspended(const struct vms *vms, const char *name);
 /* Why it is not there, for one that does not run: ERROR_NOT_RUNNING with what starts it. */
@@ -157,6 +159,9 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
  * ended, where its guest has certainly never run. ERROR_NOT_RUNNING. */
 struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err);
+/* The command by which a person ends the operation that the VM was taken for, for those who find it
+ * busy; copied. */
+void vm_set_way_out(struct vm *vm, const char *command);
 /* Keeps at which epoch this node owns a VM that was taken, also for the next droverd: a pool that
  * was put back from a backup is known by that (vms_end_lost). */
 void vm_keep_epoch(struct vm *vm);

@@ -6,8 +6,8 @@ import re
 import subprocess
 
 import pytest
-from clilab import (DAEMON, DROVER, ID, NO_VM, REQUEST, UNDECIDED, USAGE, error_object,
-                    fixture_droverd, run)
+from clilab import (DAEMON, DEFINITION, DROVER, ID, NAME, NO_NODE, NO_VM, REQUEST, UNDECIDED,
+                    USAGE, error_object, fixture_droverd, run)
 from droverlab.paths import ROOT
 
 FIXTURES = (fixture_droverd,)
@@ -55,6 +55,14 @@ def test_without_words_help_is_an_error():
     (["migrate", "web1", "node2", "--bandwidth", "fast"], "800mbit"),
     (["migrate", "web1", "node2", "--bandwidth", "7"], "at least 1M"),
     (["migrate", "web1", "node2", "--bandwidth", "900K"], "at least 1M"),
+    (["migrate", "web1", "node2", "--bandwidth", "99999999999999T"], "at most 1T"),
+    (["migrate", "web1", "node2", "--postcopy="], "--postcopy needs a value, ROUNDS|auto: "),
+    (["migrate", "web1", "node2", "--postcopy=abc"], "number of rounds from 0 to 1000, or auto"),
+    (["migrate", "web1", "node2", "downtime="], "downtime needs a value, MS: longest"),
+    (["migrate", "web1", "node2", "--downtime=0"], "milliseconds from 1 to 600000"),
+    (["migrate", "jname=", "node2"], "jname needs a value, VM: "),
+    (["migrate", "web1", "node2", "jname=web2"], 'jname is given twice: "web1" and "web2"'),
+    (["migrate", "web1", "node2", "--check", "--detach"], "--check and --detach exclude"),
     (["create", "web1", "memroy=1G"], "memory="),
     (["create", "web1", "--cpus", "2", "--sockets", "3", "--cores", "7"], "2 CPUs are not 3"),
     (["create", "web1", "--disk", "a,sise=1"], "sise"),
@@ -62,6 +70,10 @@ def test_without_words_help_is_an_error():
     (["create", "web1", "--disk", "a,size=0"], "out of range"),
     (["set", "web1"], "nothing to set"),
     (["task", "new", "migrate", "web1"], "NODE is missing"),
+    (["task", "new", "migrate", "web1", "node2", "--bandwidth", "fast"], "800mbit"),
+    (["task", "new", "migrate", "web1", "node2", "--postcopy=abc"], "or auto"),
+    (["task", "new", "stop", "web1", "--timeout", "long"], "seconds from 0 to 600"),
+    (["task", "show", "twelve"], "a number from 1 on"),
     (["task", "new", "sh", "-c", "reboot"], '"sh"'),
     (["task", "new", "rm", "web1"], "--yes"),
     (["task", "new", "--at", "tomorrow", "stop", "web1"], "02:03"),
@@ -79,6 +91,34 @@ def test_usage_errors_name_what_is_wrong(words, part):
     assert plain.stdout == ""
     error = json.loads(as_json.stdout)["error"]
     assert error["kind"] == "usage" and error["exit"] == USAGE and part in error["message"]
+
+
+@pytest.mark.parametrize("words, what", [
+    *[([*verb.split(), "../x"], "VM") for verb in (
+        "start", "stop", "suspend", "recover", "show", "set", "rename", "console", "migrate",
+        "create", "rm", "task new start")],
+    (["rename", "web1", "../x"], "VM"), (["start", "jname=.."], "VM"),
+    *[([*verb.split(), "../x"], "node") for verb in (
+        "node show", "node rm", "migrate web1", "ls --node", "start web1 --node", "cpu",
+        "topology", "status --node", "task ls --node", "migration show 1 --node")],
+    *[([*verb.split(), "../x"], "image") for verb in ("image rm", "image add /x --name")],
+    (["image", "add", "/srv/.x"], "image")])
+def test_a_name_that_is_none_is_refused_before_anything_is_asked(words, what):
+    result = run("/nowhere", *words)
+    assert result.returncode == NAME
+    assert re.match(rf"drover: (the task: )?an? {what}'s name starts with a letter or a digit: ",
+                    result.stderr), result.stderr
+
+
+@pytest.mark.parametrize("before", [[], ["task", "new"]])
+@pytest.mark.parametrize("words, part", [
+    (["create", "web1", "--memory", "0"], 'memory cannot be "0": it is a multiple of 1M from 16M'),
+    (["create", "web1", "--machine", "nosuch"], 'machine cannot be "nosuch"'),
+    (["create", "web1", "--disk", "a,cache=fast"], 'disk0.cache cannot be "fast"'),
+    (["set", "web1", "vnc=here"], 'vnc cannot be "here"')])
+def test_a_value_that_no_definition_can_have_is_refused_at_once(before, words, part):
+    result = run("/nowhere", *before, *words)
+    assert result.returncode == DEFINITION and part in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("words", [
@@ -149,8 +189,9 @@ def test_set_removes_a_key_that_is_given_no_value(droverd):
 
 
 def test_names_are_escaped_in_paths(droverd):
-    run(droverd.path, "show", "../status?x=1&node=node2")
-    assert droverd.requests[0][0] == "GET /v1/vms/..%2Fstatus%3Fx%3D1%26node%3Dnode2"
+    run(droverd.path, "receive", "../status?x=1&node=node2")
+    assert droverd.requests[0][0] == (
+        "POST /v1/migrations/..%2Fstatus%3Fx%3D1%26node%3Dnode2/receive")
 
 
 def test_an_error_of_droverd_is_the_exit_status(droverd):
@@ -195,12 +236,57 @@ def test_ls_is_aligned_and_says_undecided_loudly(droverd):
 
 def test_task_new_sends_words_and_no_shell_line(droverd):
     droverd.answers["POST /v1/tasks"] = {"id": 12}
+    droverd.answers["GET /v1/nodes/node3"] = {"name": "node3"}
     result = run(droverd.path, "task", "new", "--after", "3", "--exclusive", "--node", "node2",
                  "bmigrate", "jname=web1", "node=node3", "--pause")
     assert (result.returncode, result.stdout) == (0, "12\n")
-    assert droverd.requests[0] == ("POST /v1/tasks?node=node2", {
+    assert droverd.requests[1:] == [("POST /v1/tasks?node=node2", {
         "argv": ["migrate", "jname=web1", "node=node3", "--pause"], "after": 3, "at_ms": 0,
-        "exclusive": True})
+        "exclusive": True})]
+
+
+def test_a_vm_or_node_that_is_not_there_is_not_queued(droverd):
+    """In the words that the verb would say at night; what runs after another may be made by that."""
+    droverd.answers["POST /v1/tasks"] = {"id": 1}
+    droverd.answers["GET /v1/vms/web9"] = (404, error_object("no-vm", NO_VM, "no VM named web9"))
+    droverd.answers["GET /v1/nodes/node9"] = (
+        404, error_object("no-node", NO_NODE, "no node named node9"))
+    for words, status, message in [
+            (["start", "web9"], NO_VM, "no VM named web9"),
+            (["--at", "+60", "rm", "web9", "--yes"], NO_VM, "no VM named web9"),
+            (["migrate", "web1", "node9"], NO_NODE, "no node named node9"),
+            (["--after", "3", "start", "web9", "--node", "node9"], NO_NODE, "no node named node9")]:
+        result = run(droverd.path, "task", "new", *words)
+        assert (result.returncode, result.stderr) == (status, f"drover: {message}\n"), words
+    assert not droverd.sent("POST")
+    for words in (["create", "web9"], ["--after", "1", "start", "web9"], ["start", "web1"]):
+        assert run(droverd.path, "task", "new", *words).returncode == 0, words
+    assert len(droverd.sent("POST")) == 3
+
+
+def test_start_says_that_there_was_nothing_to_discard(droverd):
+    droverd.answers["POST /v1/vms/web1/start"] = {"state": "running"}
+    result = run(droverd.path, "start", "web1", "--discard")
+    assert (result.returncode, result.stdout) == (0, "web1 runs on node1\n")
+    assert "nothing to discard" in result.stderr
+    droverd.answers["GET /v1/vms/web1"]["saved"] = {"node": "node1"}
+    assert run(droverd.path, "start", "web1", "--discard").stderr == ""
+
+
+def test_one_is_one(droverd):
+    droverd.answers["GET /v1/status"] = {"node": "node1", "vms_running": 1,
+                                         "migrations_running": 2}
+    assert "1 VM, 2 migrations" in run(droverd.path, "status").stdout
+    droverd.answers["DELETE /v1/tasks"] = {"removed": 1}
+    assert run(droverd.path, "task", "flush").stdout == "1 task removed\n"
+
+
+@pytest.mark.parametrize("image, sent", [
+    ("debian.raw", "debian.raw"), ("./debian.raw", "{}/debian.raw"),
+    ("images/debian.raw", "{}/images/debian.raw"), ("/srv/debian.raw", "/srv/debian.raw")])
+def test_an_image_is_named_by_its_name_or_by_any_path(droverd, tmp_path, image, sent):
+    run(droverd.path, "image", "index", image, cwd=tmp_path)
+    assert droverd.sent("POST /v1/indexes") == [{"image": sent.format(tmp_path)}]
 
 
 def test_task_log_follows_to_the_end(droverd):

@@ -5,7 +5,7 @@ import json
 import signal
 
 import pytest
-from clilab import (CANCELLED, DAEMON, DISK, ID, LIMIT_S, UNDECIDED, Terminal, error_object,
+from clilab import (CANCELLED, DAEMON, DISK, ID, LIMIT_S, UNDECIDED, USAGE, Terminal, error_object,
                     fixture_droverd, run, start, wait_for)
 
 FIXTURES = (fixture_droverd,)
@@ -164,6 +164,16 @@ def test_what_cannot_be_an_id_is_said_to_be_none(droverd):
     droverd.answers["GET /v1/migrations"] = {"migrations": []}
     result = run(droverd.path, "migration", "show", "../x")
     assert result.returncode != 0 and 'no migration "../x"' in result.stderr, result.stderr
+
+
+def test_cancel_says_what_it_cancels_and_what_is_ambiguous(droverd):
+    other = {**droverd.migration.info, "id": ID[:8] + "f" * 24}
+    droverd.answers["GET /v1/migrations"] = {"migrations": [droverd.migration.info, other]}
+    result = run(droverd.path, "migration", "cancel", ID[:9])
+    assert result.stdout.startswith("the move of web1 from node1 to node2 is being cancelled; ")
+    result = run(droverd.path, "migration", "cancel", ID[:8])
+    assert result.returncode == USAGE and "; give more of it" in result.stderr
+    assert len(droverd.sent(f"POST /v1/migrations/{ID}/cancel")) == 1
 
 
 def test_a_time_that_nobody_measured_is_not_shown_as_none(droverd):

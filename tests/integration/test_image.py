@@ -80,6 +80,8 @@ def test_add_takes_a_file_of_the_working_directory(node, image):
 @pytest.mark.parametrize("words, status, part", [
     (["add", "/nowhere/x.qcow2"], NOT_FOUND, "/nowhere/x.qcow2"),
     (["add", "/dev/zero"], DISK, "no regular file"),
+    (["add", "/proc/kmsg"], DISK, "no regular file"),
+    (["add", "/proc/cpuinfo"], DISK, "no regular file"),
     (["add", "/etc/passwd", "--name", "../vms/x"], NAME, "../vms/x"),
     (["add"], USAGE, "FILE is missing"),
     (["index", "nothing.raw"], NOT_FOUND, "image ls"),
@@ -88,10 +90,34 @@ def test_add_takes_a_file_of_the_working_directory(node, image):
     (["rm", "nothing.raw"], USAGE, "--yes"),
     (["rm", "x.raw.didx", "--yes"], NAME, "index"),
 ])
-def test_what_cannot_be_done_says_why(node, words, status, part):
+def test_what_cannot_be_done_says_why_and_makes_nothing(node, words, status, part, directory):
     code, text = command(node, "image", *words)
     assert code == status, text
     assert part in text
+    assert list((directory / "pool/images").iterdir()) == []
+
+
+def test_what_is_no_image_is_neither_added_nor_removed(node, directory):
+    images = directory / "pool/images"
+    (images / "directory").mkdir()
+    os.mkfifo(images / "fifo")
+    (directory / "empty.raw").touch()
+    for words, status, part in [
+            (["rm", "directory", "--yes"], NOT_FOUND, "is a directory"),
+            (["rm", "fifo", "--yes"], NOT_FOUND, "is no regular file"),
+            (["add", images / "fifo", "--name", "a"], DISK, "no regular file"),
+            (["add", images / "directory", "--name", "a"], DISK, "no regular file"),
+            (["add", directory / "empty.raw"], DISK, "is empty")]:
+        code, text = command(node, "image", *words)
+        assert code == status and part in text and text.count("\n") == 1, text
+    assert sorted(path.name for path in images.iterdir()) == ["directory", "fifo"]
+
+
+def test_the_api_takes_no_path_for_a_name(node):
+    for method, path, body in [("POST", "/v1/indexes", {"image": "images/../../etc/passwd"}),
+                               ("POST", "/v1/images", {"path": "/etc/passwd", "name": "../x"}),
+                               ("DELETE", "/v1/images/..", None)]:
+        assert node.error(method, path, body)[0] == "name"
 
 
 def test_images_are_listed_with_their_index_and_their_vms(node, image, directory):
@@ -128,6 +154,8 @@ def test_an_image_elsewhere_is_indexed_by_its_path(node, image):
     answer = ask(node, "image", "index", image)
     assert answer["index"]["entries"] == 500
     assert Path(f"{image}.didx").exists()
+    again = ask(node, "image", "index", f"./{image.name}", cwd=image.parent)
+    assert again["path"] == str(image.resolve()) and again["index"]["entries"] == 500
 
 
 def test_others_than_root_add_only_their_own_files(node, image, directory):

@@ -2,8 +2,10 @@
 for real."""
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ from droverlab.lab import SHARED, VM_USER
 from vms import Guest, allow_userfaultfd, drover, error_of, wait_for
 
 POOL = f"{SHARED}/pool"
+NO_NODE, CANCELLED = 6, 27  # exit status (src/base/error.h)
 OUTSIDE = "/run/outside"
 ALLOW = (f"allow_paths={SHARED}/guests", f"allow_paths={SHARED}/guests:{OUTSIDE}")
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -443,8 +446,14 @@ def test_what_is_being_done_with_the_vm_is_named(three, guest):
     wait_for(lambda: drover(node1, "show", guest.name)[1][0]["operation"], "a move")
     try:
         status, checks, report = check(node1, guest.name, "node2")
-        assert checks["operation"]["kind"] == "busy" and "being moved" in report["error"]["message"]
-        assert status == report["error"]["exit"]
+        assert checks["operation"]["kind"] == "busy" and status == report["error"]["exit"]
+        assert "being moved to node2" in report["error"]["message"]
+        renamed = node1.run("drover", "rename", guest.name, "other", check=False).stderr
+        # It names the way out, which is one from any node.
+        (way_out,) = re.findall(r"end it with `(drover migration cancel \w+ --node node1)`", renamed)
+        assert way_out in report["error"]["message"], report
+        three.nodes[2].run(*way_out.split())
+        assert move.wait(60) == CANCELLED
     finally:
         move.send_signal(signal.SIGINT)
         move.communicate(timeout=60)
@@ -460,9 +469,18 @@ def test_a_vm_that_does_not_run_is_named(three):
     drover(node1, "rm", "off", "--yes")
 
 
-def test_a_node_that_is_none_or_does_not_answer_is_named(three, guest):
+def test_a_node_that_is_none_is_said_in_one_sentence(three, guest):
+    """Checked or moved, and the node that is asked may be another than the one that has the VM."""
+    for node, options in itertools.product(three.nodes[:2], (["--check"], [])):
+        result = node.run("drover", "migrate", guest.name, "node9", *options, check=False)
+        assert (result.returncode, result.stdout) == (NO_NODE, "")
+        assert result.stderr == ("drover: no node named node9 in the pool; `drover node ls` lists "
+                                 "the nodes\n")
+    guest.assert_runs_only_on(three.nodes[0])
+
+
+def test_a_node_that_does_not_answer_is_named(three, guest):
     node1, node2, _ = three.nodes
-    assert_refused(node1, guest, "node9", ["member"], "no-node", "node9")
     node2.stop_daemon()
     try:
         checks = assert_refused(node1, guest, "node2", ["reachable"], "unreachable", "node2")

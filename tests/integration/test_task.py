@@ -10,12 +10,19 @@ import pytest
 from droverlab.lab import SHARED
 from vms import Guest, drover, error_of, wait_for
 
-REFUSED, CANCELLED = 15, 27
+NOT_RUNNING, REFUSED, CANCELLED = 9, 15, 27
 
 
 @pytest.fixture(scope="module")
 def nodes(make_lab, tiny_guest):
     return make_lab("tasks", nodes=2).nodes
+
+
+@pytest.fixture(scope="module")
+def off(nodes):
+    """A VM that does not run: suspending it fails."""
+    drover(nodes[0], "create", "off", "--memory", "16M")
+    return "off"
 
 
 @pytest.fixture
@@ -83,18 +90,35 @@ def test_another_node_cannot_queue_what_it_may_not_do(nodes, guest):
     guest.assert_runs_only_on(nodes[0])
 
 
-def test_a_failed_task_has_its_exit_status_and_skips_what_is_behind(nodes):
-    failed = add(nodes[0], "--at", "+3", "start", "no-such-vm")
+@pytest.mark.parametrize("words", [
+    ["start", "no-such-vm"], ["migrate", "off", "node9"], ["start", "off", "--node", "node9"],
+    ["migrate", "no-such-vm", "node2", "--bandwidth", "fast"],
+    ["set", "off", "machine=nosuch"]])
+def test_what_cannot_work_is_refused_in_the_verbs_own_words(nodes, off, words):
+    now = nodes[1].run("drover", *words, check=False)
+    later = nodes[1].run("drover", "task", "new", "--at", "+60", *words, check=False)
+    assert later.returncode == now.returncode > 0, later.stderr
+    assert later.stderr.replace("the task: ", "") == now.stderr
+
+
+def test_a_part_of_a_migration_is_not_queued_by_people(nodes):
+    result = nodes[0].run("drover", "task", "new", "receive", "x", check=False)
+    assert result.returncode == REFUSED
+    assert "receive" not in result.stderr.split("these can:")[1]
+
+
+def test_a_failed_task_has_its_exit_status_and_skips_what_is_behind(nodes, off):
+    failed = add(nodes[0], "--at", "+3", "suspend", off)
     behind = add(nodes[0], "--after", failed, "stop", "no-such-vm")
     wait_for_state(nodes[0], behind, "skipped")
     task = show(nodes[0], failed)
-    assert (task["state"], task["exit"]) == ("failed", 5)
-    assert "no VM named no-such-vm" in output(nodes[0], failed)
+    assert (task["state"], task["exit"]) == ("failed", NOT_RUNNING)
+    assert "off does not run" in output(nodes[0], failed)
 
 
-def test_queued_tasks_survive_a_killed_droverd(nodes):
-    later = add(nodes[0], "--at", "+3", "start", "no-such-vm")
-    tomorrow = add(nodes[0], "--at", "+86400", "start", "no-such-vm")
+def test_queued_tasks_survive_a_killed_droverd(nodes, off):
+    later = add(nodes[0], "--at", "+3", "suspend", off)
+    tomorrow = add(nodes[0], "--at", "+86400", "suspend", off)
     nodes[0].stop_daemon(signal.SIGKILL)
     start_again(nodes[0])
     wait_for(lambda: show(nodes[0], later)["state"] == "failed", "the task")
@@ -121,8 +145,8 @@ def test_cancelling_a_move_that_runs_as_a_task_cancels_the_move(nodes, guest):
     guest.assert_runs_only_on(nodes[0])
 
 
-def test_flush_forgets_ended_tasks(nodes):
-    task = add(nodes[0], "start", "no-such-vm")
+def test_flush_forgets_ended_tasks(nodes, off):
+    task = add(nodes[0], "suspend", off)
     wait_for_state(nodes[0], task, "failed")
     _, (answer,) = drover(nodes[0], "task", "flush")
     assert answer["removed"] >= 1

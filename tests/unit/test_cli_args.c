@@ -136,9 +136,10 @@ static void test_words_that_are_missing_or_too_many_are_errors(void **state)
 	EXPECT_ERROR(options, "too many", "web1", "node2", "more");
 	EXPECT_ERROR(options, "needs a value", "web1", "--memory");
 	EXPECT_ERROR(options, "needs a value", "web1", "--memory", "--yes");
-	EXPECT_ERROR(options, "needs a value", "web1", "memory=");
+	EXPECT_ERROR(options, "ram needs a value, SIZE: memory", "web1", "ram=");
+	EXPECT_ERROR(options, "--disk needs a value, FILE: disks", "web1", "--disk=");
 	EXPECT_ERROR(options, "given twice", "web1", "memory=1G", "--memory", "2G");
-	EXPECT_ERROR(options, "given twice", "web1", "jname=web2");
+	EXPECT_ERROR(options, "jname is given twice: \"web1\" and \"web2\"", "web1", "jname=web2");
 	EXPECT_ERROR(options, "empty", "");
 }
 
@@ -227,6 +228,7 @@ static void test_rates_are_bytes_or_bits(void **state)
 		{"1gbit", 125000000}, {"1.5Mbit", 187500}, {"64kbit", 8000}, {"4096", 4096}};
 	static const char *const bad[] = {
 		"", "0", "mbit", "1zbit", "-1mbit", "1mbits", "nan", "0mbit", "9999999gbit", "1e9"};
+	cleanup_error struct error *e = NULL;
 	int64_t bytes;
 
 	(void)state;
@@ -236,6 +238,9 @@ static void test_rates_are_bytes_or_bits(void **state)
 	}
 	for (size_t i = 0; i < COUNT(bad); i++)
 		assert_int_equal(cli_parse_rate("rate", bad[i], &bytes, NULL), -1);
+	assert_int_equal(cli_parse_rate("rate", "1T", &bytes, NULL), 0);
+	assert_int_equal(cli_parse_rate("rate", "99999999999999T", &bytes, &e), -1);
+	assert_non_null(strstr(e->message, "at most 1T"));
 }
 
 static void test_the_closest_word_is_near(void **state)
@@ -252,11 +257,15 @@ static void test_the_closest_word_is_near(void **state)
 
 static void test_figures_are_for_people(void **state)
 {
-	char text[32];
+	char text[32], count[64];
 
 	(void)state;
 	cli_format_size(0, text);
 	assert_string_equal(text, "0 B");
+	cli_format_count(1, "VM", count);
+	assert_string_equal(count, "1 VM");
+	cli_format_count(0, "VM", count);
+	assert_string_equal(count, "0 VMs");
 	cli_format_size(512ll << 20, text);
 	assert_string_equal(text, "512 MiB");
 	cli_format_size(3ll << 29, text);

@@ -244,7 +244,8 @@ static bool stop_now(void *arg)
 
 static void test_an_image_is_not_replaced_and_what_fails_leaves_nothing(void **state)
 {
-	cleanup_free char *from = in_pool("from"), *based = in_pool("based");
+	cleanup_free char *from = in_pool("from"), *based = in_pool("based"),
+			  *empty = in_pool("empty");
 	struct error *err = NULL;
 	int asked = 0, fd;
 
@@ -255,6 +256,11 @@ static void test_an_image_is_not_replaced_and_what_fails_leaves_nothing(void **s
 	assert_int_equal(add(from, "a.raw", &err), -1);
 	expect_error(&err, ERROR_EXISTS, "a.raw already");
 	assert_int_equal(add(scratch, "b.raw", &err), -1);
+	expect_error(&err, ERROR_DISK, "no regular file");
+	put_text("empty", "");
+	assert_int_equal(add(empty, "b.raw", &err), -1);
+	expect_error(&err, ERROR_DISK, "is empty");
+	assert_int_equal(add("/proc/self/cmdline", "b.raw", &err), -1);
 	expect_error(&err, ERROR_DISK, "no regular file");
 	assert_int_equal(add(based, "b.qcow2", &err), -1);
 	expect_error(&err, ERROR_DISK, "is based on");
@@ -308,6 +314,21 @@ static void test_an_image_in_use_is_not_removed(void **state)
 	assert_int_equal(count_entries("images", "base"), 0);
 	assert_int_equal(image_remove(pool, "base.raw", &err), -1);
 	expect_error(&err, ERROR_NOT_FOUND, "no image named base.raw");
+}
+
+static void test_what_is_no_image_is_not_removed(void **state)
+{
+	cleanup_free char *dir = in_pool("images/dir"), *fifo = in_pool("images/fifo");
+	struct error *err = NULL;
+
+	(void)state;
+	assert_int_equal(mkdir(dir, 0755), 0);
+	assert_int_equal(mkfifo(fifo, 0644), 0);
+	assert_int_equal(image_remove(pool, "dir", &err), -1);
+	expect_error(&err, ERROR_NOT_FOUND, "is a directory");
+	assert_int_equal(image_remove(pool, "fifo", &err), -1);
+	expect_error(&err, ERROR_NOT_FOUND, "is no regular file");
+	assert_true(fs_exists(dir) && fs_exists(fifo));
 }
 
 static void test_an_image_that_may_be_in_use_is_not_removed(void **state)
@@ -376,6 +397,7 @@ int main(void)
 		TEST(test_an_image_is_not_replaced_and_what_fails_leaves_nothing),
 		TEST(test_image_names_cannot_leave_their_directory),
 		TEST(test_an_image_in_use_is_not_removed),
+		TEST(test_what_is_no_image_is_not_removed),
 		TEST(test_an_image_that_may_be_in_use_is_not_removed),
 		TEST(test_only_images_are_listed),
 		TEST(test_only_old_left_overs_are_swept),

@@ -402,9 +402,14 @@ static void test_receive_is_never_held_back(void **state)
 	struct fixture *f = *state;
 	cleanup_free char *release = NULL;
 	int64_t alone = add_waiting(f, &(struct task_new){.exclusive = true}, "alone", &release);
+	cleanup_error struct error *e = NULL;
 	int64_t id;
 
-	assert_int_equal(add(f, &id, NULL, "receive", "say", "x", NULL), 0);
+	assert_int_equal(add(f, &id, NULL, "receive", "say", "x", &e), -1);
+	assert_int_equal(e->kind, ERROR_REFUSED);
+	assert_null(strstr(strstr(e->message, "these can"), "receive"));
+	assert_int_equal(
+		add(f, &id, &(struct task_new){.from = "node2"}, "receive", "say", "x", NULL), 0);
 	expect_end(f, id, "done");
 	expect_state(f, alone, "running");
 	touch(release);

@@ -249,7 +249,7 @@ static void test_memory_is_a_multiple_of_1M_in_bounds(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		expect_set_wrong("memory", bad[i], "memory");
+		expect_set_wrong("memory", bad[i], "a multiple of 1M from 16M to 16T");
 }
 
 static void test_machine_types_without_a_version_are_refused_with_what_to_write(void **state)
@@ -264,8 +264,10 @@ static void test_machine_types_without_a_version_are_refused_with_what_to_write(
 	expect_set_wrong("machine", "pc-i440fx", "pc-i440fx-7.2");
 	expect_set_wrong("machine", "microvm", "with its version");
 	expect_set_wrong("machine", "pc-q35-.5", "with its version");
-	expect_set_wrong("machine", "pc-q35-7.2,accel=kvm", "a machine type like");
-	expect_set_wrong("machine", "", "a machine type like");
+	expect_set_wrong("machine", "pc-q35-7.2,accel=kvm", "a machine type with its version");
+	expect_set_wrong("machine", "", "a machine type with its version");
+	expect_set_wrong("machine", "nosuch", "\"nosuch\": it is a machine type with its version");
+	expect_set_wrong("machine", "nosuch", "`drover node show NODE` lists");
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		cleanup_vm_def struct vm_def *def = complete();
 
