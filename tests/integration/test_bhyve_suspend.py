@@ -105,6 +105,23 @@ def test_a_droverd_that_is_killed_loses_nothing(two, guest, point):
     goes_on(two, guest, here)
 
 
+def test_a_bhyve_that_ended_unwatched_before_it_ran_leaves_it_suspended(two, guest):
+    here, _ = where(two, guest)
+    drover(here, "suspend", guest.name)
+    order = here.popen("drover", "start", guest.name, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+    (bhyve,) = wait_for(lambda: here.path(f"{bhyvelab.DIRECTORY}/vmm/{guest.name}").exists() and
+                        guest.pids(here), "the start of bhyve")
+    os.kill(bhyve, signal.SIGSTOP)  # it has a state to load first
+    here.stop_daemon(signal.SIGKILL)
+    order.wait(60)
+    os.kill(bhyve, signal.SIGKILL)
+    start_daemon(here)
+    wait_for(lambda: info(here, guest)["state"] == "suspended", "it is suspended")
+    drover(here, "start", guest.name)
+    goes_on(two, guest, here)
+
+
 def test_a_state_that_cannot_be_put_in_its_place_is_not_lost(two, guest):
     """Nor by the next droverd: bhyve has ended, and the guest is nowhere else."""
     here, _ = where(two, guest)
