@@ -46,6 +46,7 @@ const struct cli_option cli_set_options[] = {
 };
 const struct cli_option cli_rm_options[] = {
 	VM,
+	{CLI_FLAG, "discard", NULL, "also a suspended VM, whose guest's state is lost", NULL},
 	{CLI_FLAG, "yes", NULL, "does not ask", NULL},
 	{CLI_END, NULL, NULL, NULL, NULL},
 };
@@ -233,26 +234,48 @@ int cli_set(struct cli *cli, struct error **err)
 	answer = cli_call(cli, "PATCH", NULL, path, body, err);
 	if (!answer)
 		return -1;
-	sentence = fs_format("%s is changed%s", vm_name(cli),
-		json_is_true(json_object_get(answer, "running"))
-			? "; it runs, and gets this when it is started again"
-			: "");
+	if (json_is_true(json_object_get(answer, "suspended")))
+		sentence =
+			fs_format("%s is changed; it is suspended, goes on as it was, and gets "
+				  "this when it is stopped and started after that, or by `drover "
+				  "start %s --discard`",
+				vm_name(cli), vm_name(cli));
+	else
+		sentence = fs_format("%s is changed%s", vm_name(cli),
+			json_is_true(json_object_get(answer, "running"))
+				? "; it runs, and gets this when it is started again"
+				: "");
 	return say(cli, answer, sentence);
+}
+
+/* Before anything is asked; droverd refuses it, too. */
+static int check_discard(const struct cli *cli, const json_t *vm, struct error **err)
+{
+	if (!json_object_get(vm, "saved") || cli_flag(&cli->args, "discard"))
+		return 0;
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s is suspended, and its guest would be lost: `drover start %s` lets it go on, "
+		"with --discard boots it anew; `drover rm %s --discard` removes it all the same",
+		vm_name(cli), vm_name(cli), vm_name(cli));
 }
 
 int cli_rm(struct cli *cli, struct error **err)
 {
 	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli)), *sentence = NULL;
-	cleanup_free char *question = NULL;
+	cleanup_free char *question = NULL, *whole = NULL;
 	cleanup_json json_t *answer = NULL, *known = NULL;
 
 	/* Before asking: a name that is wrong needs no question. */
 	known = cli_call(cli, "GET", NULL, path, NULL, err);
 	question = fs_format("Remove %s with its definition%s and all disks in its directory?",
-		vm_name(cli), json_object_get(known, "saved") ? ", its saved state" : "");
-	if (!known || cli_must_confirm(cli, question, err) < 0)
+		vm_name(cli),
+		json_object_get(known, "saved") ? ", the saved state of its guest" : "");
+	if (!known || check_discard(cli, known, err) < 0 ||
+		cli_must_confirm(cli, question, err) < 0)
 		return -1;
-	answer = cli_call(cli, "DELETE", NULL, path, NULL, err);
+	/* One that was suspended while the question stood there is kept. */
+	whole = fs_format("%s%s", path, json_object_get(known, "saved") ? "?discard=1" : "");
+	answer = cli_call(cli, "DELETE", NULL, whole, NULL, err);
 	if (!answer)
 		return -1;
 	sentence = fs_format("%s is removed", vm_name(cli));

@@ -11,7 +11,7 @@
 	X(create, "POST", "/v1/vms", SERVER_LOCAL, "", "name set disks nics") \
 	X(show, "GET", "/v1/vms/{vm}", API_ANY_NODE, "", "") \
 	X(set, "PATCH", "/v1/vms/{vm}", SERVER_LOCAL, "", "set") \
-	X(remove_vm, "DELETE", "/v1/vms/{vm}", SERVER_LOCAL, "", "") \
+	X(remove_vm, "DELETE", "/v1/vms/{vm}", SERVER_LOCAL, "discard", "") \
 	X(start, "POST", "/v1/vms/{vm}/start", API_ANY_NODE, "", "discard") \
 	X(suspend, "POST", "/v1/vms/{vm}/suspend", API_ANY_NODE, "", "") \
 	X(stop, "POST", "/v1/vms/{vm}/stop", API_ANY_NODE, "", "timeout_ms") \
@@ -273,24 +273,29 @@ static int set(struct request *request, struct response *response, struct error 
 {
 	struct machine *m = daemon_machine(api_daemon(request), err);
 	const json_t *keys = json_object_get(request_body(request), "set");
-	bool running = false;
+	enum vms_set_guest guest = VMS_SET_NONE;
 
 	if (!m)
 		return -1;
 	if (!json_object_size(keys))
 		return error_set(
 			err, ERROR_REQUEST, 0, "\"set\" must be an object with at least one key");
-	if (vms_set(m->vms, request_param(request, "vm"), keys, &running, err) < 0)
+	if (vms_set(m->vms, request_param(request, "vm"), keys, &guest, err) < 0)
 		return -1;
-	return api_answer(response, json_pack("{s:b}", "running", running));
+	return api_answer(response, json_pack("{s:b, s:b}", "running", guest == VMS_SET_RUNNING,
+					    "suspended", guest == VMS_SET_SUSPENDED));
 }
 
 static int remove_vm(struct request *request, struct response *response, struct error **err)
 {
 	struct machine *m = daemon_machine(api_daemon(request), err);
 
+	bool discard;
+
 	(void)response;
-	return m ? vms_remove(m->vms, request_param(request, "vm"), err) : -1;
+	if (!m || api_query_bool(request, "discard", false, &discard, err) < 0)
+		return -1;
+	return vms_remove(m->vms, request_param(request, "vm"), discard, err);
 }
 
 static int start(struct request *request, struct response *response, struct error **err)

@@ -154,6 +154,15 @@ static void add_use(struct image_uses *uses, const char *user, bool backing, con
 
 	if (!real)
 		return;
+	for (size_t i = 0; i < uses->count; i++) {
+		const struct image_use *use = &uses->list[i];
+
+		if (use->backing == backing && !strcmp(use->user, user) &&
+			!strcmp(use->path, real)) {
+			free(real);
+			return;
+		}
+	}
 	uses->list = reallocarray(uses->list, uses->count + 1, sizeof(*uses->list));
 	if (!uses->list)
 		abort();
@@ -169,20 +178,50 @@ static void add_backing(const char *path, bool data, void *arg)
 	add_use(u->uses, u->user, true, path);
 }
 
-static void add_vm(const struct pool *pool, const char *vm, struct image_uses *uses)
+/* Of `def`, NULL: of nothing. */
+static void add_disks(const struct pool *pool, const struct vm_def *def, struct image_uses *uses)
 {
 	struct error **unknown = &uses->unknown;
-	cleanup_vm_def struct vm_def *def = vm_def_load(pool, vm, unknown);
-	struct using u = {uses, vm};
 
 	for (int i = 0; def && i < def->disks_count; i++) {
-		cleanup_free char *path = pool_disk_path(pool, vm, def->disks[i].file, unknown);
+		const struct vm_disk *disk = &def->disks[i];
+		cleanup_free char *path = pool_disk_path(pool, def->name, disk->file, unknown);
+		struct using u = {uses, def->name};
 
 		if (!path)
 			continue;
-		add_use(uses, vm, false, path);
-		image_follow_chain(path, def->disks[i].format, add_backing, &u, unknown);
+		add_use(uses, def->name, false, path);
+		image_follow_chain(path, disk->format, add_backing, &u, unknown);
 	}
+}
+
+/* The definition that a suspended guest goes on by: vm.conf may say something else by now. NULL
+ * where there is none, or *err is set. */
+static struct vm_def *load_saved(const struct pool *pool, const char *vm, struct error **err)
+{
+	cleanup_free char *path = pool_vm_path(pool, vm, "saved/vm.conf");
+	struct error *e = NULL;
+	cleanup_free char *text = fs_read(path, VM_DEF_TEXT_MAX, NULL, &e);
+	struct vm_def *def = text ? vm_def_parse(vm, text, &e) : NULL;
+
+	if (def)
+		return def;
+	if (e->errnum == ENOENT) {
+		error_free(&e);
+		return NULL;
+	}
+	error_prefix(&e, "the saved state of %s", vm);
+	error_move(err, e);
+	return NULL;
+}
+
+static void add_vm(const struct pool *pool, const char *vm, struct image_uses *uses)
+{
+	cleanup_vm_def struct vm_def *def = vm_def_load(pool, vm, &uses->unknown);
+	cleanup_vm_def struct vm_def *saved = load_saved(pool, vm, &uses->unknown);
+
+	add_disks(pool, def, uses);
+	add_disks(pool, saved, uses);
 }
 
 /* What a VM is not based on yet can be based on an image that is. */

@@ -52,13 +52,15 @@ static bool add_here(struct vms *vms, const char *name, json_t *info)
 	return true;
 }
 
-static json_t *describe_saved(struct vms *vms, const char *name)
+/* Its size is that of the guest, as with one that runs. */
+static json_t *describe_saved(struct vms *vms, const char *name, json_t *info)
 {
 	cleanup_error struct error *e = NULL;
 	cleanup_saved struct saved *saved = saved_read(vms, name, &e);
 
 	if (!saved)
 		return json_pack("{s:s}", "problem", e->message);
+	add_definition(info, saved->def);
 	return json_pack("{s:s, s:I, s:I, s:s}", "node", saved->node, "when_ms",
 		(json_int_t)saved->when_ms, "bytes", (json_int_t)saved->bytes, "version",
 		saved->version);
@@ -81,7 +83,7 @@ static json_t *describe(struct vms *vms, const char *name)
 			: !strcmp(owner.node, vms->node) ? "down"
 							 : "elsewhere";
 		if (!*owner.node && saved_exists(vms, name)) {
-			set(info, "saved", describe_saved(vms, name));
+			set(info, "saved", describe_saved(vms, name, info));
 			state = "suspended";
 		}
 	} else {

@@ -346,14 +346,29 @@ static struct vm *reserve_stopped(
 	return vm;
 }
 
-int vms_remove(struct vms *vms, const char *name, struct error **err)
+/* A state is a guest that has not ended. */
+static int refuse_saved(struct vms *vms, const char *name, struct error **err)
+{
+	int there = saved_look(vms, name, err);
+
+	if (there <= 0)
+		return there;
+	return error_set(err, ERROR_REFUSED, 0,
+		"%s is suspended, and its guest would be lost: `drover start %s` lets it go on, "
+		"with --discard boots it anew; `drover rm %s --discard` removes it all the same",
+		name, name, name);
+}
+
+int vms_remove(struct vms *vms, const char *name, bool discard, struct error **err)
 {
 	struct vm *vm = reserve_stopped(vms, name, "being removed", err);
 	int rc;
 
 	if (!vm)
 		return -1;
-	rc = pool_vm_remove(vms->pool, name, err);
+	rc = discard ? 0 : refuse_saved(vms, name, err);
+	if (rc == 0)
+		rc = pool_vm_remove(vms->pool, name, err);
 	if (rc < 0)
 		vm_release(vms, name, "stop", NULL);
 	vm_give_back(vm);
@@ -371,14 +386,15 @@ int vms_rename(struct vms *vms, const char *name, const char *to, struct error *
 	if (!vm)
 		return -1;
 	target = vms_reserve(vms, to, "being made by a rename", err);
+	rc = target ? saved_look(vms, name, err) : -1;
 	/* Its name is in the state. */
-	if (target && saved_exists(vms, name))
+	if (rc > 0)
 		rc = error_set(err, ERROR_REFUSED, 0,
 			"%s is suspended, and its state would not fit another name; start and stop "
 			"it first, or start it with --discard",
 			name);
-	else
-		rc = target ? pool_vm_rename(vms->pool, name, to, err) : -1;
+	if (rc == 0)
+		rc = pool_vm_rename(vms->pool, name, to, err);
 	vm_release(vms, rc == 0 ? to : name, "stop", NULL);
 	if (target)
 		vm_give_back(target);
@@ -386,19 +402,31 @@ int vms_rename(struct vms *vms, const char *name, const char *to, struct error *
 	return rc;
 }
 
-/* What the guest of a running VM has stays said when `cpu` says something else from now on. */
-static void pin_cpu(struct vm_def *def, const struct vm *vm)
+/* The exact CPU of a guest that runs, or is suspended and goes on; NULL where there is none. The
+ * caller frees it. A state that cannot be read is as vm.conf has it. */
+static char *cpu_of_guest(
+	const struct vm *vm, enum vms_set_guest guest, const struct vm_def *before)
 {
-	const char *exact = vm->hv ? vm_def_exact_cpu(vm->def) : def->cpu;
+	cleanup_saved struct saved *saved =
+		guest == VMS_SET_SUSPENDED ? saved_read(vm->vms, vm->name, NULL) : NULL;
+	const struct vm_def *def = vm->hv ? vm->def : saved ? saved->def : before;
+	const char *exact = guest == VMS_SET_NONE ? NULL : vm_def_exact_cpu(def);
 
-	if (def->cpu && strcmp(exact, def->cpu) != 0)
+	return exact ? fs_format("%s", exact) : NULL;
+}
+
+/* What a guest has stays said when `cpu` says something else from now on. */
+static void pin_cpu(struct vm_def *def, const char *exact)
+{
+	if (exact && def->cpu && strcmp(exact, def->cpu) != 0)
 		def->cpu_in_force = fs_format("%s", exact);
 }
 
-static int set_keys(struct vm *vm, const json_t *keys, struct error **err)
+static int set_keys(struct vm *vm, const json_t *keys, enum vms_set_guest guest, struct error **err)
 {
 	struct vms *vms = vm->vms;
 	cleanup_vm_def struct vm_def *def = vm_def_load(vms->pool, vm->name, err);
+	cleanup_free char *exact = def ? cpu_of_guest(vm, guest, def) : NULL;
 	const char *key;
 	json_t *value;
 
@@ -418,12 +446,12 @@ static int set_keys(struct vm *vm, const json_t *keys, struct error **err)
 	if (vm_def_check(def, err) < 0 || hv_check_def(vms->hv, def, err) < 0 ||
 		vms_check_paths(vms, def, err) < 0)
 		return -1;
-	pin_cpu(def, vm);
+	pin_cpu(def, exact);
 	return vm_def_save(vms->pool, def, err);
 }
 
-int vms_set(
-	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err)
+int vms_set(struct vms *vms, const char *name, const json_t *keys, enum vms_set_guest *guest,
+	struct error **err)
 {
 	struct vm *vm = vms_reserve(vms, name, "being set", err);
 	struct pool_owner owner;
@@ -431,13 +459,16 @@ int vms_set(
 
 	if (!vm)
 		return -1;
-	*running = vm->hv != NULL;
 	rc = vms_where(vms, name, &owner, err);
 	if (rc == 0 && *owner.node && strcmp(owner.node, vms->node))
 		rc = error_set(
 			err, ERROR_NOT_OWNER, 0, "%s is on %s; set it there", name, owner.node);
 	if (rc == 0)
-		rc = set_keys(vm, keys, err);
+		rc = vm->hv ? 0 : saved_look(vms, name, err);
+	if (rc >= 0) {
+		*guest = vm->hv ? VMS_SET_RUNNING : rc > 0 ? VMS_SET_SUSPENDED : VMS_SET_NONE;
+		rc = set_keys(vm, keys, *guest, err);
+	}
 	vm_give_back(vm);
 	return rc;
 }

@@ -64,6 +64,18 @@ bool saved_exists(const struct vms *vms, const char *name)
 	return fs_exists(path);
 }
 
+int saved_look(const struct vms *vms, const char *name, struct error **err)
+{
+	cleanup_free char *dir = path_of(vms, name, NULL);
+	struct stat st;
+
+	if (stat(dir, &st) == 0)
+		return 1;
+	if (errno == ENOENT)
+		return 0;
+	return error_set(err, ERROR_POOL, errno, "cannot look at %s", dir);
+}
+
 /*
  * The record.
  */
@@ -219,18 +231,14 @@ static struct saved *read_both(const struct vms *vms, const char *name, struct e
 
 struct saved *saved_read(const struct vms *vms, const char *name, struct error **err)
 {
-	cleanup_free char *dir = path_of(vms, name, NULL);
 	struct error *why = NULL;
 	struct saved *saved;
-	struct stat st;
+	int there = saved_look(vms, name, err);
 
-	if (stat(dir, &st) < 0) {
-		if (errno == ENOENT)
-			error_set(err, ERROR_NOT_FOUND, 0, "%s has no saved state", name);
-		else
-			error_set(err, ERROR_POOL, errno, "cannot look at %s", dir);
+	if (there == 0)
+		error_set(err, ERROR_NOT_FOUND, 0, "%s has no saved state", name);
+	if (there <= 0)
 		return NULL;
-	}
 	saved = read_both(vms, name, &why);
 	if (saved)
 		return saved;

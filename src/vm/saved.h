@@ -40,6 +40,8 @@ void saved_cleanup(struct saved **saved);
 
 /* Whether the VM has one. A pool that does not answer has none: for what is shown. */
 bool saved_exists(const struct vms *vms, const char *name);
+/* The same for what must not lose one: 1, 0, or -1 and ERROR_POOL when it cannot be told. */
+int saved_look(const struct vms *vms, const char *name, struct error **err);
 /* ERROR_NOT_FOUND when there is none; ERROR_POOL when it cannot be read, which is not "none". */
 struct saved *saved_read(const struct vms *vms, const char *name, struct error **err);
 /* Path of the hypervisor's files in it. The caller frees it. */

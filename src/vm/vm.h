@@ -67,13 +67,15 @@ int vms_suspend(struct vms *vms, const char *name, struct error **err);
  * waits for it: ERROR_NOT_OWNER when the VM turns out to be on another node after that. */
 int vms_stop(
 	struct vms *vms, const char *name, int64_t timeout_ms, bool *forced, struct error **err);
-/* Only VMs that run nowhere: owned by nobody, or by this node with no hypervisor. */
-int vms_remove(struct vms *vms, const char *name, struct error **err);
+/* Only VMs that run nowhere: owned by nobody, or by this node with no hypervisor. One that is
+ * suspended is removed only with `discard`, which throws its guest's state away: ERROR_REFUSED. */
+int vms_remove(struct vms *vms, const char *name, bool discard, struct error **err);
 int vms_rename(struct vms *vms, const char *name, const char *to, struct error **err);
-/* Sets keys of vm.conf ({"memory":"1G","disk0.cache":"none","vnc":null}): takes effect at the next
- * start, which *running tells. */
-int vms_set(
-	struct vms *vms, const char *name, const json_t *keys, bool *running, struct error **err);
+/* Sets keys of vm.conf ({"memory":"1G","disk0.cache":"none","vnc":null}): takes effect when the VM
+ * boots next. What its guest goes by until then: */
+enum vms_set_guest { VMS_SET_NONE, VMS_SET_RUNNING, VMS_SET_SUSPENDED };
+int vms_set(struct vms *vms, const char *name, const json_t *keys, enum vms_set_guest *guest,
+	struct error **err);
 
 /*
  * Takes a VM over from a node that is dead: claims it at the next epoch, and starts nothing.

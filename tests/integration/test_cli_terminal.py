@@ -9,7 +9,7 @@ import termios
 import threading
 
 import pytest
-from clilab import CANCELLED, NOT_OWNER, USAGE, Terminal, fixture_droverd, run, wait_for
+from clilab import CANCELLED, NOT_OWNER, REFUSED, USAGE, Terminal, fixture_droverd, run, wait_for
 
 FIXTURES = (fixture_droverd,)
 
@@ -57,6 +57,19 @@ def test_rm_in_a_pipe_needs_yes(droverd):
     assert result.returncode == USAGE and "--yes" in result.stderr
     assert not droverd.sent("DELETE")
     assert run(droverd.path, "rm", "web1", "--yes").returncode == 0
+
+
+def test_rm_of_a_suspended_vm_says_what_it_throws_away(droverd):
+    droverd.answers["GET /v1/vms/web1"] = {"name": "web1", "state": "suspended", "saved": {}}
+    droverd.answers["DELETE /v1/vms/web1"] = {}
+    result = run(droverd.path, "rm", "web1", "--yes")
+    assert result.returncode == REFUSED and "drover rm web1 --discard" in result.stderr
+    assert not droverd.sent("DELETE")
+    terminal = Terminal(droverd.path, "rm", "web1", "--discard")
+    terminal.read_until("the saved state of its guest")
+    terminal.type("y\n")
+    assert terminal.end() == 0
+    assert droverd.sent("DELETE /v1/vms/web1?discard=1")
 
 
 @pytest.fixture

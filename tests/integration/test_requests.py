@@ -100,6 +100,7 @@ def test_unknown_members_are_refused_by_name(shared, method, path, body):
     ("GET", "/v1/migrations/x/events?wait_ms=30001", None),
     ("GET", "/v1/vms?all=2", None),
     ("GET", "/v1/vms?al=1", None),
+    ("DELETE", "/v1/vms/web1?discard=yes", None),
     ("DELETE", "/v1/nodes/node9?froce=1", None),
     ("GET", "/v1/vms?all=%00", None),
     ("POST", "/v1/tasks", {"argv": "stop web1"}),

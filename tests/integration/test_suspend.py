@@ -97,14 +97,42 @@ def test_is_not_started_from_what_cannot_work(two, guest, keys, reason):
     assert not guest.pids(here) and info(here, guest)["state"] == "suspended"
 
 
+def cpu_in_force(two, guest):
+    text = (two.pool / "vms" / guest.name / "vm.conf").read_text()
+    return re.search("^cpu_in_force = (.*)$", text, re.MULTILINE)[1]
+
+
 def test_goes_on_by_the_definition_that_it_had(two, guest):
     here, _ = where(two, guest)
     if info(here, guest)["state"] != "suspended":
         drover(here, "suspend", guest.name)
-    drover(here, "set", guest.name, "memory=256M")
+    has = cpu_in_force(two, guest)
+    said = here.run("drover", "set", guest.name, "memory=256M").stdout
+    assert "suspended" in said and f"`drover start {guest.name} --discard`" in said, said
+    # It is told as its guest has it, and vm.conf keeps what that has been given.
+    assert info(here, guest)["memory"] == 192 << 20
+    assert cpu_in_force(two, guest) == has
     drover(here, "start", guest.name)
     goes_on(two, guest, here)
     assert info(here, guest)["memory"] == 192 << 20
+    assert cpu_in_force(two, guest) == has
+
+
+def test_is_not_removed_with_its_state_by_a_mere_yes(two, guest):
+    here, _ = where(two, guest)
+    drover(here, "suspend", guest.name)
+    code, said = drover(here, "rm", guest.name, "--yes", check=False)
+    assert code and error_of(said)["kind"] == "refused", said
+    status, answer = here.api("DELETE", f"/v1/vms/{guest.name}")
+    assert status == 403 and answer["error"]["message"] == error_of(said)["message"], answer
+    for way in ("start {}`", "--discard boots", "rm {} --discard`"):
+        assert way.format(guest.name) in error_of(said)["message"], said
+    assert saved(two, guest).exists() and info(here, guest)["state"] == "suspended"
+    # What is thrown away is said before it is.
+    code, said = drover(here, "rm", guest.name, "--discard", check=False)
+    assert code and "--yes" in error_of(said)["message"], said
+    drover(here, "start", guest.name)
+    goes_on(two, guest, here)
 
 
 @pytest.mark.parametrize("point, suspended", [("vm.suspend.before_save", False),
@@ -175,5 +203,6 @@ def test_boots_anew_when_its_state_is_discarded(two, guest):
     assert not saved(two, guest).exists()
     guest.ask("fill", 8, "text")
     assert uptime
-    guest.remove(here)
-    assert not saved(two, guest).exists()
+    drover(here, "suspend", guest.name)
+    drover(here, "rm", guest.name, "--discard", "--yes")
+    assert not (two.pool / "vms" / guest.name).exists()

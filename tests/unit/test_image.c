@@ -291,6 +291,7 @@ static void test_image_names_cannot_leave_their_directory(void **state)
 
 static void test_an_image_in_use_is_not_removed(void **state)
 {
+	cleanup_free char *saved = in_pool("vms/web2/saved");
 	struct error *err = NULL;
 
 	(void)state;
@@ -307,6 +308,14 @@ static void test_an_image_in_use_is_not_removed(void **state)
 	assert_int_equal(image_remove(pool, "direct.raw", &err), -1);
 	expect_error(&err, ERROR_REFUSED, "web1 has as its disk");
 	assert_int_equal(pool_vm_remove(pool, "web1", NULL), 0);
+	/* What a suspended guest has counts, whatever vm.conf says by now. */
+	make_vm("web2", "");
+	assert_int_equal(fs_mkdirs(saved, 0755, NULL), 0);
+	put_text("vms/web2/saved/vm.conf", WEB1_CONF "[disk0]\nfile = images/direct.raw\n");
+	assert_int_equal(image_remove(pool, "direct.raw", &err), -1);
+	expect_error(&err, ERROR_REFUSED, "web2 has as its disk");
+	assert_int_equal(pool_vm_remove(pool, "web2", NULL), 0);
+	assert_int_equal(image_remove(pool, "direct.raw", NULL), 0);
 	assert_int_equal(image_remove(pool, "base.raw", &err), -1);
 	expect_error(&err, ERROR_REFUSED, "images/middle.qcow2 is based on");
 	assert_int_equal(image_remove(pool, "middle.qcow2", NULL), 0);
