@@ -31,15 +31,47 @@ static const char *text_of(const json_t *info, const char *key)
 	return text ? text : "";
 }
 
+/* Puts what is known of the move into an error of a VM that is busy with one. */
+static int say_move(struct machine *m, const char *vm, int rc, struct error **err)
+{
+	struct error *busy = NULL;
+
+	if (rc < 0 && (*err)->kind == ERROR_BUSY && migrations_say_busy(m->migrations, vm, &busy)) {
+		error_free(err);
+		*err = busy;
+	}
+	return rc;
+}
+
 static bool elsewhere(const json_t *info)
 {
 	return !strcmp(text_of(info, "state"), "elsewhere");
 }
 
-/* What is said of a VM whose owner does not tell. */
+/* Whether another node is to tell of it: its owner. What a migration has here of a VM that is
+ * another's is a copy that does not run. */
+static bool is_told(struct machine *m, const char *self, const json_t *info)
+{
+	const char *node = text_of(info, "node");
+
+	return elsewhere(info) ||
+	       (*node && strcmp(node, self) &&
+		       migrations_have(m->migrations, text_of(info, "name"), NULL));
+}
+
+/* What its owner says. */
+static void set_told(json_t *info, const json_t *told)
+{
+	json_object_del(info, "pid");
+	json_object_del(info, "uptime_s");
+	json_object_update(info, (json_t *)told);
+}
+
+/* What is said of a VM whose owner does not tell; what is here of it stays said. */
 static void set_unknown(json_t *info, const struct error *problem)
 {
-	json_object_set_new(info, "state", json_string("unknown"));
+	if (elsewhere(info))
+		json_object_set_new(info, "state", json_string("unknown"));
 	json_object_set_new(info, "problem",
 		problem ? json_string(problem->message)
 			: json_sprintf(
@@ -66,8 +98,9 @@ static struct api_ask *find_ask(struct api_ask *asks, size_t count, const char *
 }
 
 /* Puts what their owners say into the entries of VMs that are on other nodes. */
-static void ask_owners(struct cluster *c, json_t *vms)
+static void ask_owners(struct machine *m, struct cluster *c, json_t *vms)
 {
+	const char *self = c->identity->name;
 	struct api_ask *asks = calloc(json_array_size(vms) + 1, sizeof(*asks));
 	/* Of the names that `asks` point to: those in `vms` are replaced by what is told. */
 	cleanup_json json_t *names = json_array();
@@ -78,7 +111,7 @@ static void ask_owners(struct cluster *c, json_t *vms)
 		abort();
 	json_array_foreach(vms, i, info)
 	{
-		if (!elsewhere(info) || find_ask(asks, count, text_of(info, "node")))
+		if (!is_told(m, self, info) || find_ask(asks, count, text_of(info, "node")))
 			continue;
 		json_array_append(names, json_object_get(info, "node"));
 		asks[count++].node = text_of(info, "node");
@@ -86,12 +119,13 @@ static void ask_owners(struct cluster *c, json_t *vms)
 	api_ask_nodes(c->peers, asks, count, "/v1/vms?all=0", OWNER_MS);
 	json_array_foreach(vms, i, info)
 	{
-		struct api_ask *ask =
-			elsewhere(info) ? find_ask(asks, count, text_of(info, "node")) : NULL;
+		struct api_ask *ask = is_told(m, self, info)
+					      ? find_ask(asks, count, text_of(info, "node"))
+					      : NULL;
 		json_t *told = ask ? entry_of(ask->answer, text_of(info, "name")) : NULL;
 
 		if (told)
-			json_object_update(info, told);
+			set_told(info, told);
 		else if (ask)
 			set_unknown(info, ask->problem);
 	}
@@ -120,7 +154,7 @@ static int list(struct request *request, struct response *response, struct error
 		return -1;
 	answer = vms_list(m->vms, err);
 	if (answer && all)
-		ask_owners(c, json_object_get(answer, "vms"));
+		ask_owners(m, c, json_object_get(answer, "vms"));
 	else if (answer)
 		json_object_set_new(
 			answer, "vms", only_of(json_object_get(answer, "vms"), c->identity->name));
@@ -137,7 +171,7 @@ static int show(struct request *request, struct response *response, struct error
 	json_t *info = m ? vms_info(m->vms, request_param(request, "vm"), err) : NULL;
 
 	/* A node that is asked by another tells what it knows itself. */
-	if (!info || !elsewhere(info) || request_peer(request))
+	if (!info || request_peer(request) || !is_told(m, c->identity->name, info))
 		return api_answer(response, info);
 	escaped = http_escape(request_param(request, "vm"));
 	path = fs_format("/v1/vms/%s", escaped);
@@ -146,7 +180,7 @@ static int show(struct request *request, struct response *response, struct error
 	else if (elsewhere(told))
 		set_unknown(info, NULL);
 	else
-		json_object_update(info, told);
+		set_told(info, told);
 	return api_answer(response, info);
 }
 
@@ -274,13 +308,14 @@ static int set(struct request *request, struct response *response, struct error 
 	struct machine *m = daemon_machine(api_daemon(request), err);
 	const json_t *keys = json_object_get(request_body(request), "set");
 	enum vms_set_guest guest = VMS_SET_NONE;
+	const char *vm = request_param(request, "vm");
 
 	if (!m)
 		return -1;
 	if (!json_object_size(keys))
 		return error_set(
 			err, ERROR_REQUEST, 0, "\"set\" must be an object with at least one key");
-	if (vms_set(m->vms, request_param(request, "vm"), keys, &guest, err) < 0)
+	if (say_move(m, vm, vms_set(m->vms, vm, keys, &guest, err), err) < 0)
 		return -1;
 	return api_answer(response, json_pack("{s:b, s:b}", "running", guest == VMS_SET_RUNNING,
 					    "suspended", guest == VMS_SET_SUSPENDED));
@@ -289,26 +324,26 @@ static int set(struct request *request, struct response *response, struct error 
 static int remove_vm(struct request *request, struct response *response, struct error **err)
 {
 	struct machine *m = daemon_machine(api_daemon(request), err);
-
+	const char *vm = request_param(request, "vm");
 	bool discard;
 
 	(void)response;
 	if (!m || api_query_bool(request, "discard", false, &discard, err) < 0)
 		return -1;
-	return vms_remove(m->vms, request_param(request, "vm"), discard, err);
+	return say_move(m, vm, vms_remove(m->vms, vm, discard, err), err);
 }
 
 static int start(struct request *request, struct response *response, struct error **err)
 {
 	struct daemon *daemon = api_daemon(request);
 	struct machine *m = daemon_machine(daemon, err);
+	const char *vm = request_param(request, "vm");
 	bool discard;
 
 	if (!m || json_opt_bool(request_body(request), "discard", false, &discard, err) < 0 ||
-		vms_start(m->vms, request_param(request, "vm"), discard, err) < 0)
+		say_move(m, vm, vms_start(m->vms, vm, discard, err), err) < 0)
 		return -1;
-	indexer_look_at(
-		daemon->indexer, atomic_load(&daemon->cluster)->pool, request_param(request, "vm"));
+	indexer_look_at(daemon->indexer, atomic_load(&daemon->cluster)->pool, vm);
 	return api_answer(response, json_pack("{s:s}", "state", hv_state_name(HV_RUNNING)));
 }
 
@@ -346,7 +381,7 @@ static int stop(struct request *request, struct response *response, struct error
 
 		return api_pass_on(request, response, owner.node, "POST", path, body, err);
 	}
-	if (vms_stop(m->vms, vm, timeout_ms, &forced, err) < 0)
+	if (say_move(m, vm, vms_stop(m->vms, vm, timeout_ms, &forced, err), err) < 0)
 		return -1;
 	return api_answer(response, json_pack("{s:b}", "forced", forced));
 }
@@ -365,7 +400,7 @@ static int suspend(struct request *request, struct response *response, struct er
 
 		return api_pass_on(request, response, owner.node, "POST", path, NULL, err);
 	}
-	return vms_suspend(m->vms, vm, err);
+	return say_move(m, vm, vms_suspend(m->vms, vm, err), err);
 }
 
 static int rename_vm(struct request *request, struct response *response, struct error **err)
@@ -373,8 +408,10 @@ static int rename_vm(struct request *request, struct response *response, struct 
 	struct machine *m = daemon_machine(api_daemon(request), err);
 	const char *to = m ? json_get_string(request_body(request), "to", err) : NULL;
 
+	const char *vm = request_param(request, "vm");
+
 	(void)response;
-	return to ? vms_rename(m->vms, request_param(request, "vm"), to, err) : -1;
+	return to ? say_move(m, vm, vms_rename(m->vms, vm, to, err), err) : -1;
 }
 
 static int console(struct request *request, struct response *response, struct error **err)

@@ -25,14 +25,18 @@ static int begin(struct migrations *all, const char *vm, const char *node,
 	struct error **err)
 {
 	char operation[128];
+	struct error *busy = NULL;
 	struct pool_owner owner;
 	struct migration *m;
 	struct vm *taken;
 
 	snprintf(operation, sizeof(operation), "being moved to %s", node);
-	taken = vms_take(all->set.vms, vm, operation, err);
-	if (!taken)
-		return -1;
+	taken = vms_take(all->set.vms, vm, operation, &busy);
+	if (!taken) {
+		if (busy->kind == ERROR_BUSY && migrations_say_busy(all, vm, err))
+			error_free(&busy);
+		return busy ? error_move(err, busy) : -1;
+	}
 	if (pool_owner_read(all->set.pool, vm, &owner, err) < 0) {
 		vm_give_back(taken);
 		return -1;

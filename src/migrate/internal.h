@@ -120,6 +120,8 @@ void migration_free(struct migration *m);
 /* Runs `body` in a thread of its own. */
 void migration_spawn(struct migration *m, void (*body)(struct migration *));
 struct migration *migration_find(struct migrations *all, const char *id);
+/* With the lock held: the one of that VM that has not ended here. */
+struct migration *migration_find_of_vm(struct migrations *all, const char *vm);
 /* Adds an event for those who follow; `message` may be NULL. */
 void migration_event(struct migration *m, const char *phase, const char *message);
 /* Records the end: journal, event, log line. Takes `e` over (NULL when done). */

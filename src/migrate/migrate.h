@@ -84,6 +84,9 @@ int migrations_cancel(struct migrations *m, const char *id, struct error **err);
 json_t *migrations_show(struct migrations *m, const char *id, struct error **err);
 /* Whether a migration of that VM has not ended here, on either side. `id` (may be NULL) gets it. */
 bool migrations_have(struct migrations *m, const char *vm, char id[33]);
+/* For who wants something else of that VM: *err becomes ERROR_BUSY with from where and to where it
+ * is being moved, and what cancels that while it can be. False, and nothing, when it is not. */
+bool migrations_say_busy(struct migrations *m, const char *vm, struct error **err);
 /* {"migrations":[…]}, newest first. */
 json_t *migrations_list(struct migrations *m, struct error **err);
 /* Waits for events with a number above `after`, at most wait_ms: {"events":[{"seq",…}],"ended"}. */

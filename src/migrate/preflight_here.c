@@ -16,6 +16,18 @@ const char *preflight_owner_name(const struct pool_owner *owner)
 	return *owner->node ? owner->node : "nobody";
 }
 
+/* There is nothing to move, and no need to: its disks, and its state, are in the pool. */
+static void refuse_nobodys(const struct preflight *p, struct finding *f)
+{
+	bool suspended = vms_is_suspended(p->all->set.vms, p->vm);
+
+	finding_here(f, "%s, of nobody", suspended ? "suspended" : "stopped");
+	finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_RUNNING,
+		"%s is %s, and nothing of it has to be moved: `drover start %s --node %s` %s",
+		p->vm, suspended ? "suspended" : "stopped", p->vm, p->peer,
+		suspended ? "lets it go on there" : "starts it there");
+}
+
 void preflight_check_vm(struct preflight *p, struct finding *f)
 {
 	const struct migrate_settings *set = &p->all->set;
@@ -35,7 +47,9 @@ void preflight_check_vm(struct preflight *p, struct finding *f)
 	if (*owner.node && strcmp(owner.node, set->node))
 		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_OWNER, "%s is on %s, not on %s", p->vm,
 			owner.node, set->node);
-	else if (state == HV_GONE || !*owner.node) {
+	else if (!*owner.node) {
+		refuse_nobodys(p, f);
+	} else if (state == HV_GONE) {
 		vms_not_running(set->vms, p->vm, &e);
 		finding_fail(f, &e);
 	} else if (state != HV_RUNNING && state != HV_PAUSED)
@@ -52,9 +66,11 @@ void preflight_check_operation(struct preflight *p, struct finding *f)
 	struct error *e = NULL;
 
 	finding_here(f, "none");
-	if (vms_operation(p->all->set.vms, p->vm, operation))
-		finding_here(f, "%s", operation);
-	if (vms_check_free(p->all->set.vms, p->vm, &e) < 0)
+	if (!vms_operation(p->all->set.vms, p->vm, operation))
+		return;
+	finding_here(f, "%s", operation);
+	if (migrations_say_busy(p->all, p->vm, &e) ||
+		vms_check_free(p->all->set.vms, p->vm, &e) < 0)
 		finding_fail(f, &e);
 }
 
@@ -76,10 +92,14 @@ void preflight_check_devices(struct preflight *p, struct finding *f)
 {
 	struct vm *vm = vms_find(p->all->set.vms, p->vm);
 	struct error *e = NULL;
+	char operation[128];
 
 	if (!vm)
 		return; /* preflight_check_vm tells */
-	if (hv_vm_check_movable(vm_hv(vm), &e) < 0)
+	/* What it says of one that is being moved is of that move: preflight_check_operation. */
+	if (vms_operation(p->all->set.vms, p->vm, operation))
+		finding_here(f, "%s", operation);
+	else if (hv_vm_check_movable(vm_hv(vm), &e) < 0)
 		finding_fail(f, &e);
 	else
 		finding_here(f, "all can move");

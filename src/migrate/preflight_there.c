@@ -34,9 +34,12 @@ void preflight_check_owner(struct preflight *p, struct finding *f)
 		finding_fail(f, &e);
 		return;
 	}
+	/* Who has an epoch is always the same, and nobody's is not moved (preflight_check_vm). */
+	if (!*owner.node && owner.epoch == p->epoch)
+		finding_here(f, "nobody at epoch %llu", (unsigned long long)p->epoch);
 	finding_there(f, "%s at epoch %llu", preflight_owner_name(&owner),
 		(unsigned long long)owner.epoch);
-	if (strcmp(owner.node, p->peer) || owner.epoch != p->epoch)
+	if ((*owner.node && strcmp(owner.node, p->peer)) || owner.epoch != p->epoch)
 		finding_set(f, PREFLIGHT_FAILED, ERROR_NOT_OWNER,
 			"%s belongs to %s at epoch %llu, not to %s at epoch %llu; is the pool the "
 			"same, and does the file system show what other nodes write?",
@@ -54,7 +57,8 @@ void preflight_check_vacant(struct preflight *p, struct finding *f)
 	finding_there(f, "nothing of it");
 	if (vms_operation(vms, p->vm, operation)) {
 		finding_there(f, "%s", operation);
-		vms_check_free(vms, p->vm, &e);
+		if (!migrations_say_busy(p->all, p->vm, &e))
+			vms_check_free(vms, p->vm, &e);
 	} else if (vm) {
 		finding_there(f, "a hypervisor of it");
 		finding_set(f, PREFLIGHT_FAILED, ERROR_ALREADY_THERE,

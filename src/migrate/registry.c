@@ -251,14 +251,21 @@ struct migration *migration_find(struct migrations *all, const char *id)
 	return m;
 }
 
+struct migration *migration_find_of_vm(struct migrations *all, const char *vm)
+{
+	struct migration *m = all->list;
+
+	while (m && (m->ended || strcmp(m->vm_name, vm) != 0))
+		m = m->next;
+	return m;
+}
+
 bool migrations_have(struct migrations *all, const char *vm, char id[33])
 {
 	const struct migration *m;
 
 	pthread_mutex_lock(&all->lock);
-	m = all->list;
-	while (m && (m->ended || strcmp(m->vm_name, vm) != 0))
-		m = m->next;
+	m = migration_find_of_vm(all, vm);
 	if (m && id)
 		memcpy(id, m->id, ID_SIZE);
 	pthread_mutex_unlock(&all->lock);
@@ -528,47 +535,6 @@ json_t *migrations_events(
 		return NULL;
 	json_decref(answer);
 	return json_pack("{s:[], s:b}", "events", "ended", true);
-}
-
-/* With the lock held. */
-static int too_late(const struct migration *m, struct error **err)
-{
-	const char *to = m->source ? m->peer : m->all->set.node;
-
-	if (m->step == STEP_SWITCH || m->step == STEP_POSTCOPY)
-		return error_set(err, ERROR_REFUSED, 0,
-			"it is too late to cancel: %s has been switched to post-copy, and each "
-			"node "
-			"has a part of it; it will be whole on %s",
-			m->vm_name, to);
-	return error_set(err, ERROR_REFUSED, 0,
-		"it is too late to cancel: %s is being handed over to %s", m->vm_name, to);
-}
-
-int migrations_cancel(struct migrations *all, const char *id, struct error **err)
-{
-	struct migration *m;
-	int rc = 0;
-
-	pthread_mutex_lock(&all->lock);
-	m = migration_find(all, id);
-	if (!m || m->ended)
-		rc = error_set(err, ERROR_NOT_FOUND, 0,
-			"no migration %s is in progress on %s; `drover migration ls` lists them",
-			id, all->set.node);
-	else if (m->step > STEP_STREAM && !m->stuck)
-		rc = too_late(m, err);
-	else if (!m->source && m->options.postcopy && !m->stuck)
-		/* Here it is not known whether it has been switched: this copy may be the VM. */
-		rc = error_set(err, ERROR_REFUSED, 0,
-			"a post-copy migration is cancelled on %s, from where %s comes: `drover "
-			"migration cancel %s --node %s`",
-			m->peer, m->vm_name, id, m->peer);
-	else
-		m->cancel = true;
-	pthread_cond_broadcast(&all->changed);
-	pthread_mutex_unlock(&all->lock);
-	return rc;
 }
 
 char *migrations_metrics(struct migrations *all)

@@ -4,6 +4,7 @@ Each test ends with the guest's check of its own memory, with its hypervisor on 
 where the guest moved or was to move, with a TCP connection that an outside client kept.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -157,12 +158,25 @@ def test_the_destinations_part_is_a_task_on_its_queue(nodes, guest):
     assert states() and set(states()) == {"done"}
 
 
+def assert_told_as_moving(nodes, guest):
+    """It runs on node1, whichever node is asked; what node2 has of it is told by --local alone."""
+    for node in nodes:
+        _, (answer,) = drover(node, "ls")
+        _, (shown,) = drover(node, "show", guest.name)
+        for vm in [vm for vm in answer["vms"] if vm["name"] == guest.name] + [shown]:
+            assert (vm["node"], vm["state"], vm["operation"], vm["pid"]) == (
+                "node1", "running", "being moved to node2", guest.pids(nodes[0])[0]), (node, vm)
+    _, (answer,) = drover(nodes[1], "ls", "--local")
+    assert [vm["state"] for vm in answer["vms"] if vm["name"] == guest.name] == ["incoming"]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, None])
 def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
     node1, node2 = nodes
     with Watch(guest) as watch:
         move = move_in_background(node1, guest.name, "node2", "--bandwidth", "1M")
         found = wait_rounds(node1, guest)
+        assert_told_as_moving(nodes, guest)
         if stop:
             # The first of the processes is nsenter, which has become drover itself.
             move.send_signal(stop)
@@ -211,9 +225,12 @@ def test_two_moves_of_one_vm_at_once_are_one_move_and_one_refusal(nodes, guest):
     wait_rounds(node1, guest)
     status, documents = drover(node2, "migrate", guest.name, "node2", check=False)
     assert error_of(documents)["kind"] == "busy" and status == error_of(documents)["exit"]
-    for verb in (["stop"], ["rm", "--yes"], ["start"]):
-        status, documents = drover(node1, verb[0], guest.name, *verb[1:], check=False)
-        assert error_of(documents)["kind"] in ("busy", "running"), (verb, documents)
+    cancels = f"`drover migration cancel {migrations(node1, guest)[0]['id']} --node "
+    for node, verb in itertools.product(nodes, ([["stop"], ["rm", "--yes"], ["start"]])):
+        status, documents = drover(node, verb[0], guest.name, *verb[1:], check=False)
+        error = error_of(documents)
+        assert error["kind"] == "busy" and "from node1 to node2" in error["message"], (verb, error)
+        assert cancels in error["message"], (verb, error)
     open(gate, "w", encoding="ascii").close()
     first.communicate(timeout=120)
     restart_with_fault(node1, "")

@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from droverlab.lab import SHARED, VM_USER
-from vms import Guest, allow_userfaultfd, drover, error_of, wait_for
+from vms import Guest, allow_userfaultfd, drover, error_of, migrations, wait_for
 
 POOL = f"{SHARED}/pool"
 NO_NODE, CANCELLED = 6, 27  # exit status (src/base/error.h)
@@ -443,11 +443,13 @@ def test_what_is_being_done_with_the_vm_is_named(three, guest):
     node1, _, _ = three.nodes
     move = node1.popen("drover", "migrate", guest.name, "node2", "--bandwidth", "1M",
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    wait_for(lambda: drover(node1, "show", guest.name)[1][0]["operation"], "a move")
+    wait_for(lambda: any(m.get("last", {}).get("phase") == "rounds" and not m["ended_ms"]
+                         for m in migrations(node1, guest)), "a move")
     try:
         status, checks, report = check(node1, guest.name, "node2")
         assert checks["operation"]["kind"] == "busy" and status == report["error"]["exit"]
-        assert "being moved to node2" in report["error"]["message"]
+        assert list(results(checks, "failed")) == ["operation", "vacant"], report
+        assert "being moved from node1 to node2" in report["error"]["message"]
         renamed = node1.run("drover", "rename", guest.name, "other", check=False).stderr
         # It names the way out, which is one from any node.
         (way_out,) = re.findall(r"end it with `(drover migration cancel \w+ --node node1)`", renamed)
@@ -464,8 +466,15 @@ def test_a_vm_that_does_not_run_is_named(three):
     node1, _, _ = three.nodes
     drover(node1, "create", "off", "--memory", "16M")
     status, checks, report = check(node1, "off", "node2")
+    assert list(results(checks, "failed")) == ["vm"], report
+    assert checks["owner"]["here"] == checks["owner"]["there"], report
     assert checks["vm"]["kind"] == "not-running" and report["error"]["kind"] == "not-running"
     assert status == report["error"]["exit"]
+    # What the message says to do does it.
+    command = re.search("`drover (.*?)`", checks["vm"]["message"])[1].split()
+    drover(node1, *command)
+    assert drover(node1, "show", "off")[1][0]["node"] == "node2"
+    drover(node1, "stop", "off", "--hard")
     drover(node1, "rm", "off", "--yes")
 
 

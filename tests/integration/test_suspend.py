@@ -44,6 +44,7 @@ def test_goes_on_where_it_was_suspended_on_another_node(two, guest):
             "suspended", None, here.name), shown
     code, said = drover(here, "migrate", guest.name, there.name, check=False)
     assert code and "is suspended" in error_of(said)["message"], said
+    assert f"`drover start {guest.name} --node {there.name}`" in error_of(said)["message"], said
     code, said = drover(here, "rename", guest.name, "other", check=False)
     assert code and "is suspended" in error_of(said)["message"], said
     drover(there, "start", guest.name)
