@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "cli/interrupt.h"
 #include "cli/preflight.h"
+#include "migrate/limits.h"
 
 #include <string.h>
 
@@ -18,14 +19,6 @@
 	{ \
 		CLI_POSITIONAL, "id", "ID", "of the migration; its beginning is enough", NULL \
 	}
-
-/* As the API takes them. */
-#define DOWNTIME_MAX_MS 600000
-#define TIMEOUT_MAX_S (7 * 86400)
-#define ROUNDS_MAX 1000
-#define RECONNECT_MAX_S 3600
-/* QEMU sends whole buffers, at least so much; below 10 bytes a second its limit is none. */
-#define BANDWIDTH_MIN 1000000
 
 const struct cli_option cli_migrate_options[] = {
 	{CLI_POSITIONAL, "vm", "VM", "name of the VM", "jname name", cli_check_vm},
@@ -76,7 +69,7 @@ static json_t *make_postcopy(const struct cli_args *args, struct error **err)
 		return json_string(text);
 	if (text && (!strcmp(text, "no") || !strcmp(text, "off")))
 		return json_integer(0);
-	return cli_get_number(args, "postcopy", 0, ROUNDS_MAX, 0, &rounds, err) < 0
+	return cli_get_number(args, "postcopy", 0, MIGRATE_ROUNDS_MAX, 0, &rounds, err) < 0
 		       ? NULL
 		       : json_integer(rounds);
 }
@@ -100,16 +93,16 @@ json_t *cli_migrate_request(const struct cli_args *args, struct error **err)
 	json_t *postcopy;
 
 	if (check_flags(args, err) < 0 ||
-		cli_get_number(args, "downtime", 1, DOWNTIME_MAX_MS, 300, &downtime_ms, err) < 0 ||
-		cli_get_number(args, "timeout", 0, TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
-		cli_get_number(args, "reconnect", 1, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
+		cli_get_number(args, "downtime", 1, MIGRATE_DOWNTIME_MAX_MS, MIGRATE_DOWNTIME_MS,
+			&downtime_ms, err) < 0 ||
+		cli_get_number(args, "timeout", 0, MIGRATE_TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||
+		cli_get_number(
+			args, "reconnect", 1, MIGRATE_RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
 		(rate && cli_parse_rate("the bandwidth", rate, &bandwidth, err) < 0))
 		return NULL;
-	if (rate && bandwidth < BANDWIDTH_MIN) {
-		error_set(err, ERROR_USAGE, 0,
-			"the bandwidth is at least 1M (bytes a second), not \"%.64s\": hypervisors "
-			"keep no smaller limit",
-			rate);
+	/* droverd says the same; what is wrong by itself needs no droverd. */
+	if (rate && bandwidth < MIGRATE_BANDWIDTH_MIN) {
+		error_set(err, ERROR_USAGE, 0, MIGRATE_BANDWIDTH_TOO_LOW, (long long)bandwidth);
 		return NULL;
 	}
 	postcopy = make_postcopy(args, err);

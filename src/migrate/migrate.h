@@ -52,11 +52,11 @@ void migrations_free(struct migrations *m);
 
 struct migrate_options {
 	int64_t downtime_limit_ms; /* most that the guest may stand still; 0: 300 */
-	int64_t bandwidth_bps;     /* bytes per second; 0: no limit */
-	int64_t timeout_ms;        /* until the switchover; 0: no limit */
-	bool pause;                /* the guest is paused first: no rounds, a long downtime */
-	bool postcopy;             /* the guest may run on the other side before all is there … */
-	int postcopy_rounds;       /* … after so many rounds; 0: when it does not converge */
+	int64_t bandwidth_bps; /* bytes per second, at least MIGRATE_BANDWIDTH_MIN; 0: no limit */
+	int64_t timeout_ms;    /* until the switchover; 0: no limit */
+	bool pause;            /* the guest is paused first: no rounds, a long downtime */
+	bool postcopy;         /* the guest may run on the other side before all is there … */
+	int postcopy_rounds;   /* … after so many rounds; 0: when it does not converge */
 	bool warm;       /* where there is no better way the guest may be suspended to files … */
 	bool files;      /* … and it is: found out, not asked for (hv.h, HV_WAY_FILES) */
 	int reconnect_s; /* for how long a broken lane is made again; 0: drover-wire's own limit */

@@ -18,10 +18,7 @@
 /* Ended migrations whose events can still be read. */
 #define ENDED_MAX 32
 #define CLOSE_MS 3000
-#define DOWNTIME_DEFAULT_MS 300
 #define MOVER_END_MS 2000
-#define ROUNDS_MAX 1000
-#define RECONNECT_MAX_S 3600
 
 static const char *const step_names[] = {[STEP_PREPARE] = "prepare",
 	[STEP_STREAM] = "stream",
@@ -441,55 +438,6 @@ struct mover *migration_start_mover(
 		return NULL;
 	}
 	return mover;
-}
-
-/* "auto", or a number of rounds; 0 is none. */
-static int parse_postcopy(const json_t *object, struct migrate_options *o, struct error **err)
-{
-	const char *text = json_string_value(json_object_get(object, "postcopy"));
-	int64_t rounds = 0;
-
-	if (!text && json_opt_int(object, "postcopy", 0, ROUNDS_MAX, 0, &rounds, err) < 0)
-		return -1;
-	if (text && strcmp(text, "auto"))
-		return error_set(err, ERROR_REQUEST, 0,
-			"\"postcopy\" is a number of rounds or \"auto\", not \"%s\"", text);
-	o->postcopy = text || rounds > 0;
-	o->postcopy_rounds = (int)rounds;
-	if (o->postcopy && o->pause)
-		return error_set(err, ERROR_USAGE, 0,
-			"a guest that is paused first needs no post-copy; say either");
-	return 0;
-}
-
-int migrate_options_parse(const json_t *object, struct migrate_options *o, struct error **err)
-{
-	static const char *const known[] = {"downtime_ms", "bandwidth", "timeout_ms", "pause",
-		"postcopy", "warm", "reconnect_s", "force", "estimate", NULL};
-	int64_t reconnect_s;
-	const json_t *estimate = json_object_get(object, "estimate");
-
-	*o = (struct migrate_options){.downtime_limit_ms = DOWNTIME_DEFAULT_MS};
-	if (!object || json_is_null(object))
-		return 0;
-	if (!json_is_object(object))
-		return error_set(err, ERROR_REQUEST, 0, "\"options\" is not an object");
-	if (json_only_known(object, known, err) < 0 ||
-		json_opt_int(object, "downtime_ms", 1, 600000, DOWNTIME_DEFAULT_MS,
-			&o->downtime_limit_ms, err) < 0 ||
-		json_opt_int(object, "bandwidth", 0, (int64_t)1 << 40, 0, &o->bandwidth_bps, err) <
-			0 ||
-		json_opt_int(object, "timeout_ms", 0, (int64_t)7 * 86400000, 0, &o->timeout_ms,
-			err) < 0 ||
-		json_opt_bool(object, "pause", false, &o->pause, err) < 0 ||
-		json_opt_bool(object, "warm", false, &o->warm, err) < 0 ||
-		json_opt_bool(object, "estimate", false, &o->estimate, err) < 0 ||
-		json_opt_int(object, "reconnect_s", 0, RECONNECT_MAX_S, 0, &reconnect_s, err) < 0 ||
-		preflight_parse_force(json_object_get(object, "force"), &o->forced, err) < 0)
-		return -1;
-	o->reconnect_s = (int)reconnect_s;
-	o->no_estimate = json_is_false(estimate);
-	return parse_postcopy(object, o, err);
 }
 
 json_t *migrations_show(struct migrations *all, const char *id, struct error **err)

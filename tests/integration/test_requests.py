@@ -183,6 +183,10 @@ def test_disk_that_is_not_there_leaves_no_vm(shared):
     ("POST", "/v1/init", {"pool": "/tmp/other", "name": "x", "address": "127.0.0.1"}, "exists"),
     ("POST", "/v1/join", {"address": "127.0.0.1", "token": "nonsense"}, "exists"),
     ("POST", "/v1/init", {"pool": "relative"}, "usage"),
+    ("POST", "/v1/migrations", {"vm": "web1", "node": "node2", "options": {"bandwidth": 999999}},
+     "usage"),
+    ("POST", "/v1/migrations", {"vm": "web9", "node": "node2", "options": {"bandwidth": 1000000}},
+     "no-vm"),
 ])
 def test_each_failure_has_its_kind(shared, method, path, body, kind):
     assert shared.error(method, path, body)[0] == kind
