@@ -150,5 +150,7 @@ int cli_print_list(
  * following.
  */
 int cli_follow(struct cli *cli, const char *node, const char *id, bool cancels, struct error **err);
+/* One sentence where a migration's guest stood still for longer than was allowed. */
+void cli_print_overstep(const json_t *migration, const char *indent);
 
 #endif

@@ -8,6 +8,19 @@
 
 #include <string.h>
 
+void cli_print_overstep(const json_t *m, const char *indent)
+{
+	const json_t *report = json_object_get(m, "report");
+	int64_t still = cli_number(report, "downtime_ms", 0);
+	int64_t limit = cli_number(report, "downtime_limit_ms", 0);
+
+	if (limit > 0 && still > limit)
+		printf("%sit stood still for longer than the %lld ms allowed: hypervisors keep "
+		       "that "
+		       "for the memory that is left, and the rest of a switchover comes on top\n",
+			indent, (long long)limit);
+}
+
 /* The guest's own sentence for what is left to say when a migration is over. */
 static void print_success(const json_t *m)
 {
@@ -20,6 +33,7 @@ static void print_success(const json_t *m)
 	printf("%s runs on %s: moved in %s, stood still %s, %s over the network\n",
 		cli_text(m, "vm", "the VM"), cli_text(m, "to", "the other node"), total, still,
 		wire);
+	cli_print_overstep(m, "");
 }
 
 /* The error of a migration that is not done. */

@@ -262,6 +262,7 @@ static void print_report(const json_t *m)
 	if (measures_downtime(m)) {
 		cli_format_time(cli_number(report, "downtime_ms", 0), text);
 		printf("  stood still:  %s\n", text);
+		cli_print_overstep(m, "                ");
 	}
 	cli_format_traffic(cli_number(report, "wire_bytes", 0), text);
 	printf("  network:      %s", text);

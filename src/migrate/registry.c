@@ -304,6 +304,16 @@ static int64_t postcopy_ms(const struct migration *m)
 	return m->complete_ms ? ms + (ms == 0) : 0;
 }
 
+/* What bounds how long its guest may stand still; NULL where nothing does, after a switch to
+ * post-copy, too, or it is not known: of a move that an earlier droverd began. */
+static json_t *downtime_limit(const struct migration *m)
+{
+	if (!m->source || m->options.pause || m->options.files || m->complete_ms ||
+		!m->options.downtime_limit_ms)
+		return NULL;
+	return json_integer((json_int_t)m->options.downtime_limit_ms);
+}
+
 /* And how far off it was, of one that came to its end. */
 static void add_estimate(const struct migration *m, json_t *report)
 {
@@ -321,14 +331,15 @@ static json_t *make_report(const struct migration *m)
 
 	if (m->mover)
 		mover_bytes(m->mover, &stream_bytes, &wire_bytes);
-	report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:o*}", "total_ms",
+	report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:o*, s:o*}", "total_ms",
 		(json_int_t)(now - m->begin_ms), "stream_ms",
 		(json_int_t)(m->stream_ms && m->paused_ms ? m->paused_ms - m->stream_ms : 0),
 		"downtime_ms",
 		(json_int_t)(m->paused_ms && m->resumed_ms ? m->resumed_ms - m->paused_ms : 0),
 		"wire_bytes", (json_int_t)wire_bytes, "stream_bytes", (json_int_t)stream_bytes,
 		"rounds", m->last.round, "epoch", (json_int_t)m->epoch + 1, "postcopy_ms",
-		(json_int_t)postcopy_ms(m), "warm", m->options.files ? json_true() : NULL);
+		(json_int_t)postcopy_ms(m), "warm", m->options.files ? json_true() : NULL,
+		"downtime_limit_ms", downtime_limit(m));
 	if (wire)
 		json_object_update_missing(report, wire);
 	if (m->estimate)

@@ -83,6 +83,14 @@ def test_moves_there_and_back_while_a_client_talks_to_it(nodes, guest):
     assert_nothing_is_left(node1, guest.pids(node1))
 
 
+def test_a_downtime_that_no_switchover_keeps_is_said(nodes, guest):
+    node1, node2 = nodes
+    said = node1.run("drover", "migrate", guest.name, "node2", "--downtime", "1").stdout
+    assert "it stood still for longer than the 1 ms allowed" in said, said
+    said = node2.run("drover", "migrate", guest.name, "node1", "--downtime", "60000").stdout
+    assert "stood still" in said and "allowed" not in said, said
+
+
 def test_cbsd_spelling_moves_it_from_any_node(nodes, guest):
     node1, node2 = nodes
     node2.run("bmigrate", f"jname={guest.name}", "node=node2", timeout=120)
