@@ -82,6 +82,20 @@ static int make_refusal(const json_t *report, struct error **err)
 		cli_text(report, "vm", "?"), cli_text(report, "from", "?"));
 }
 
+/* The checks do not say whether it comes to an end, the estimate does. */
+static void print_ready(const json_t *report)
+{
+	const json_t *estimate = json_object_get(report, "estimate");
+	const char *vm = cli_text(report, "vm", "?"), *to = cli_text(report, "to", "?");
+
+	if (!strcmp(cli_text(estimate, "converges", ""), "no"))
+		printf("no check stands against a move of %s to %s, but this one would not come "
+		       "to an end: see the estimate for what helps\n",
+			vm, to);
+	else
+		printf("%s can be moved to %s\n", vm, to);
+}
+
 int cli_print_preflight(const struct cli *cli, const json_t *report)
 {
 	cleanup_error struct error *e = NULL;
@@ -99,8 +113,7 @@ int cli_print_preflight(const struct cli *cli, const json_t *report)
 	if (cli->json)
 		cli_print_json(report);
 	else
-		printf("%s can be moved to %s\n", cli_text(report, "vm", "?"),
-			cli_text(report, "to", "?"));
+		print_ready(report);
 	return 0;
 }
 

@@ -123,20 +123,6 @@ static void explain_dirty(const struct estimate_input *in, struct estimate *e)
 	because_rate(e, "the guest changes", dirty_mb(in, GOOD), dirty_mb(in, BAD), " of pages");
 }
 
-static void explain_end(const struct estimate_input *in, struct estimate *e)
-{
-	if (e->converges == ESTIMATE_YES || *in->no_link)
-		return;
-	because(e,
-		"%s: it changes its memory %s it is sent, so that the rest may not fit into "
-		"%lld ms; --downtime allows more, --postcopy lets it run there before all is "
-		"there, --pause moves it standing still",
-		e->converges == ESTIMATE_NO ? "it will not come to a switchover"
-					    : "it may not come to a switchover",
-		e->converges == ESTIMATE_NO ? "faster than" : "about as fast as",
-		(long long)in->downtime_limit_ms);
-}
-
 /* The range of one value: how far each factor alone moves it from what is likely, all of them
  * together as independent errors add up. */
 struct spread {
@@ -229,6 +215,39 @@ static void set_ranges(const struct estimate_input *in, struct estimate *e)
 	e->downtime_ms = spread_range(&s.downtime);
 	if (e->converges == ESTIMATE_UNSURE)
 		e->total_ms.high = e->wire_bytes.high = INFINITY;
+}
+
+/* Whether it would rather come to an end without the limit that it was given. */
+static bool is_held_back(const struct estimate_input *in, enum estimate_end end)
+{
+	struct estimate_input free_of_it = *in;
+	struct estimate e = {0};
+
+	if (in->bandwidth_bps <= 0)
+		return false;
+	free_of_it.bandwidth_bps = 0;
+	set_ranges(&free_of_it, &e);
+	return e.converges < end;
+}
+
+static void explain_end(const struct estimate_input *in, struct estimate *e)
+{
+	char limit[96] = "";
+
+	if (e->converges == ESTIMATE_YES || *in->no_link)
+		return;
+	if (is_held_back(in, e->converges))
+		snprintf(limit, sizeof(limit),
+			"a --bandwidth above %.1f MB/s, or none, sends it faster, ",
+			(double)in->bandwidth_bps / MB);
+	because(e,
+		"%s: it changes its memory %s it is sent, so that the rest may not fit into "
+		"%lld ms; %s--downtime allows more, --postcopy lets it run there before all is "
+		"there, --pause moves it standing still",
+		e->converges == ESTIMATE_NO ? "it will not come to a switchover"
+					    : "it may not come to a switchover",
+		e->converges == ESTIMATE_NO ? "faster than" : "about as fast as",
+		(long long)in->downtime_limit_ms, limit);
 }
 
 void estimate_make(const struct estimate_input *in, struct estimate *e)

@@ -73,7 +73,7 @@ struct estimate {
 	struct estimate_range total_ms, wire_bytes, downtime_ms;
 	enum estimate_end converges;
 	int reasons_count;
-	char because[ESTIMATE_REASONS][256];
+	char because[ESTIMATE_REASONS][384];
 };
 
 void estimate_make(const struct estimate_input *in, struct estimate *e);

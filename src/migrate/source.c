@@ -283,11 +283,21 @@ static int check_stall(struct migration *m, struct error **err)
 		m->vm_name, m->peer, (long long)(now - m->switchover_ms) / 1000);
 }
 
+/* Whether as much goes out as the user allows, as far as a measured rate tells. */
+static bool is_held_back(const struct migration *m)
+{
+	int64_t limit = m->options.bandwidth_bps;
+
+	return limit > 0 && m->last.rate_bps >= limit - limit / 4;
+}
+
 /* How fast it changes its memory is not known before the second round: 0. */
 static int not_in_time(const struct migration *m, struct error **err)
 {
 	const struct hv_migrate_status *s = &m->last;
 	long long limit_s = m->options.timeout_ms / 1000;
+	const char *held = is_held_back(m) ? ", as --bandwidth says" : "";
+	const char *advice = is_held_back(m) ? "allow a higher --bandwidth or none, " : "";
 
 	if (m->options.files)
 		return error_set(err, ERROR_TIMEOUT, 0,
@@ -297,13 +307,14 @@ static int not_in_time(const struct migration *m, struct error **err)
 	if (s->dirty_rate_bps < s->rate_bps / 2)
 		return error_set(err, ERROR_TIMEOUT, 0,
 			"%s did not come to a switchover within %lld s: %lld MB are left, and %.1f "
-			"MB/s go out; give it longer, or move it with --pause",
+			"MB/s go out%s; %sgive it longer, or move it with --pause",
 			m->vm_name, limit_s, (long long)s->remaining_bytes / 1000000,
-			(double)s->rate_bps / 1e6);
+			(double)s->rate_bps / 1e6, held, advice);
 	return error_set(err, ERROR_TIMEOUT, 0,
 		"%s did not come to a switchover within %lld s: it changes %.1f MB/s while %.1f "
-		"MB/s go out; allow a longer downtime or move it with --pause",
-		m->vm_name, limit_s, (double)s->dirty_rate_bps / 1e6, (double)s->rate_bps / 1e6);
+		"MB/s go out%s; %sallow a longer --downtime, or move it with --pause",
+		m->vm_name, limit_s, (double)s->dirty_rate_bps / 1e6, (double)s->rate_bps / 1e6,
+		held, advice);
 }
 
 /* What may end the rounds from outside. */

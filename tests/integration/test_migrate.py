@@ -221,6 +221,7 @@ def test_a_move_that_does_not_converge_says_so_at_its_time_limit(nodes, guest):
                                "--timeout", "3", check=False)
     assert error_of(documents)["kind"] == "timeout", documents
     assert "--pause" in error_of(documents)["message"]
+    assert "a higher --bandwidth" in error_of(documents)["message"], documents
     assert status == error_of(documents)["exit"]
     guest.assert_runs_only_on(node1)
 

@@ -259,6 +259,27 @@ static void test_a_bandwidth_bounds_the_stream(void **state)
 	assert_true(e.total_ms.low > 20e3 && e.total_ms.low < 27e3);
 }
 
+static void test_a_bandwidth_that_keeps_it_from_an_end_is_named(void **state)
+{
+	struct estimate_input in = dirty(20);
+	struct estimate e;
+
+	(void)state;
+	assert_int_equal(make(&in).converges, ESTIMATE_YES);
+	in.bandwidth_bps = (int64_t)(2 * MB);
+	e = make(&in);
+	assert_int_equal(e.converges, ESTIMATE_NO);
+	assert_true(says(&e, "a --bandwidth above 2.0 MB/s"));
+	assert_true(says(&e, "--pause moves it standing still"));
+	/* One that the link keeps from it gains nothing by another limit. */
+	in = dirty(400);
+	in.link_bps = (struct estimate_range){11 * MB, 12.5 * MB};
+	in.bandwidth_bps = (int64_t)(100 * MB);
+	e = make(&in);
+	assert_int_equal(e.converges, ESTIMATE_NO);
+	assert_false(says(&e, "--bandwidth"));
+}
+
 static void test_a_time_limit_that_is_too_short_is_said(void **state)
 {
 	struct estimate_input in = idle();
@@ -412,6 +433,7 @@ int main(void)
 		cmocka_unit_test(test_a_paused_guest_changes_nothing),
 		cmocka_unit_test(test_a_busy_machine_widens_the_time),
 		cmocka_unit_test(test_a_bandwidth_bounds_the_stream),
+		cmocka_unit_test(test_a_bandwidth_that_keeps_it_from_an_end_is_named),
 		cmocka_unit_test(test_a_time_limit_that_is_too_short_is_said),
 		cmocka_unit_test(test_absurd_values_give_ranges_all_the_same),
 		cmocka_unit_test(test_no_memory_at_all),
