@@ -10,15 +10,6 @@
 
 #include <stdio.h>
 
-void migration_tell_way_out(struct migration *m)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "drover migration cancel %s --node %s", m->id,
-		m->all->set.node);
-	vm_set_way_out(m->vm, command);
-}
-
 /* What is known before it is begun; `estimating` is taken over when it is. */
 static int begin(struct migrations *all, const char *vm, const char *node,
 	const struct migrate_options *options, struct estimating *estimating, char id[33],
@@ -44,7 +35,6 @@ static int begin(struct migrations *all, const char *vm, const char *node,
 	fs_random_hex(id, 16);
 	m = migration_new(all, id, true, vm, node);
 	m->vm = taken;
-	migration_tell_way_out(m);
 	m->epoch = owner.epoch;
 	m->options = *options;
 	migration_list(m);

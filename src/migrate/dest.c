@@ -161,7 +161,6 @@ static int prepare(struct migration *m, struct error **err)
 	m->vm = vms_take_incoming(m->all->set.vms, m->def, operation, err);
 	if (!m->vm)
 		return error_prefix(err, "cannot start %s on %s", m->vm_name, m->all->set.node);
-	migration_tell_way_out(m);
 	if (open_lane(m, err) < 0)
 		return error_prefix(err, "cannot move %s to %s", m->vm_name, m->all->set.node);
 	return start_hypervisor(m, err);

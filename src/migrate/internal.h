@@ -106,11 +106,6 @@ struct migrations {
 	int64_t moved, failed, wire_bytes, downtime_sum_ms; /* for the metrics */
 };
 
-/* begin.c */
-
-/* To those who find its VM, which it has taken, busy: how it is cancelled. */
-void migration_tell_way_out(struct migration *m);
-
 /* registry.c */
 struct migration *migration_new(
 	struct migrations *all, const char *id, bool source, const char *vm, const char *peer);

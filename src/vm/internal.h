@@ -16,7 +16,6 @@ struct vm {
 	struct vms *vms;
 	char name[FS_NAME_MAX + 1];
 	char operation[128]; /* "": free */
-	char way_out[128];   /* the command that ends the operation early; "": there is none */
 	char *run_dir;
 	struct vm_def *def; /* as it was started; NULL while there is no hypervisor */
 	struct hv_vm *hv;   /* NULL: an operation on a VM that does not run here */

@@ -127,11 +127,8 @@ bool vm_wait_unlisted(const struct vm *vm, int64_t deadline_ms)
 /* The lock is held. */
 static int busy(const struct vm *vm, struct error **err)
 {
-	bool out = *vm->way_out;
-
-	return error_set(err, ERROR_BUSY, 0, "%s is %s on %s; wait until that has ended%s%s%s",
-		vm->name, vm->operation, vm->vms->node, out ? ", or end it with `" : "",
-		vm->way_out, out ? "`" : "");
+	return error_set(err, ERROR_BUSY, 0, "%s is %s on %s; wait until that has ended", vm->name,
+		vm->operation, vm->vms->node);
 }
 
 int vms_check_free(struct vms *vms, const char *name, struct error **err)
@@ -145,13 +142,6 @@ int vms_check_free(struct vms *vms, const char *name, struct error **err)
 		rc = busy(vm, err);
 	pthread_mutex_unlock(&vms->lock);
 	return rc;
-}
-
-void vm_set_way_out(struct vm *vm, const char *command)
-{
-	pthread_mutex_lock(&vm->vms->lock);
-	snprintf(vm->way_out, sizeof(vm->way_out), "%s", command);
-	pthread_mutex_unlock(&vm->vms->lock);
 }
 
 struct vm *vms_reserve(struct vms *vms, const char *name, const char *operation, struct error **err)
@@ -180,7 +170,7 @@ void vm_give_back(struct vm *vm)
 	struct vms *vms = vm->vms;
 
 	pthread_mutex_lock(&vms->lock);
-	*vm->operation = *vm->way_out = 0;
+	*vm->operation = 0;
 	if (!vm->hv && vm->listed)
 		unlist(vm);
 	unref_locked(vm);
@@ -213,7 +203,7 @@ void vm_end(struct vm *vm)
 		log_error("%s: its hypervisor did not end: %s", vm->name, e->message);
 	vm_remove_run_dir(vm);
 	pthread_mutex_lock(&vms->lock);
-	*vm->operation = *vm->way_out = 0;
+	*vm->operation = 0;
 	if (vm->listed)
 		unlist(vm);
 	unref_locked(vm);

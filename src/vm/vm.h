@@ -161,9 +161,6 @@ struct vm *vms_take(struct vms *vms, const char *name, const char *operation, st
  * ended, where its guest has certainly never run. ERROR_NOT_RUNNING. */
 struct vm *vms_take_again(
 	struct vms *vms, const char *name, const char *operation, struct error **err);
-/* The command by which a person ends the operation that the VM was taken for, for those who find it
- * busy; copied. */
-void vm_set_way_out(struct vm *vm, const char *command);
 /* Keeps at which epoch this node owns a VM that was taken, also for the next droverd: a pool that
  * was put back from a backup is known by that (vms_end_lost). */
 void vm_keep_epoch(struct vm *vm);
