@@ -108,7 +108,11 @@ static json_t *make_argv(struct cli *cli, struct error **err)
 	verb = cli_find_verb(cli->verbs, count, words, &named);
 	if (!verb)
 		cli_unknown_verb(cli->verbs, count, words, err);
-	if (!verb || check_task(cli, verb, count - named, words + named, err) < 0)
+	else if (verb->hidden)
+		error_set(err, ERROR_REFUSED, 0,
+			"\"%s\" cannot be queued: it is for nodes to ask of each other",
+			verb->name);
+	if (!verb || verb->hidden || check_task(cli, verb, count - named, words + named, err) < 0)
 		return NULL;
 	argv = json_array();
 	for (int i = 0; i < count; i++)

@@ -25,6 +25,9 @@ bool dest_source_has_failed(struct migration *m);
 /* Fails when the source, by its own word, has ended the migration. It is asked every few seconds at
  * most. */
 int dest_check_given_up(struct migration *m, struct error **err);
+/* Whether the source may have its copy still: unless it says itself that it has ended it, or is
+ * about to. One that does not answer may. */
+bool dest_source_may_keep(struct migration *m);
 /* For a stream that an earlier droverd began to receive, and of whose data mover nothing is known:
  * fails when the source has ended the migration. A source that has not been heard for as long as a
  * lane is made again lets it be cancelled here (m->stuck). */

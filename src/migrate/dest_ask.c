@@ -82,6 +82,17 @@ int dest_check_given_up(struct migration *m, struct error **err)
 	return check_said(m, said, err);
 }
 
+bool dest_source_may_keep(struct migration *m)
+{
+	cleanup_json json_t *said = ask(m);
+	const char *step = said ? json_get_string(said, "step", NULL) : NULL;
+
+	if (!said)
+		return true;
+	return (is_state(said, "running") || is_state(said, "undecided")) &&
+	       !(step && !strcmp(step, migrate_step_name(STEP_END)));
+}
+
 int dest_check_source(struct migration *m, struct error **err)
 {
 	cleanup_json json_t *said = ask(m);

@@ -212,7 +212,7 @@ static bool claim_for(struct migration *m, const char *node)
  * copy. */
 static void give_up(struct migration *m, struct error **err)
 {
-	bool gone = m->may_have_run || dest_check_given_up(m, NULL) < 0;
+	bool gone = m->may_have_run || !dest_source_may_keep(m);
 
 	if (!claim_for(m, gone ? "" : m->peer)) {
 		error_free(err);

@@ -322,33 +322,46 @@ static void finish_ours(struct migration *m, struct error *e)
 	migration_ended(m, state, e);
 }
 
-/* A destination that did not answer may have given the VM back since the pool was read. A copy that
- * was switched to post-copy is not gone on with for that: source_settle_switched decides. */
-static bool is_given_back(const struct migration *m)
+/* The last look before a copy is ended because the destination is silent: it may have given the VM
+ * back since the pool was read, with what it says now as the reason. UNKNOWN when droverd stops. A
+ * copy that was switched to post-copy is not gone on with for that: source_settle_switched decides.
+ */
+static enum verdict look_again(struct migration *m, struct error **why)
 {
-	struct pool_owner now;
+	const struct migrate_settings *set = &m->all->set;
+	struct pool_owner now = {0};
+	struct error *e = NULL;
 
-	return !m->options.postcopy &&
-	       pool_owner_read(m->all->set.pool, m->vm_name, &now, NULL) == 0 &&
-	       now.epoch > m->epoch + 1 && !strcmp(now.why, m->id) &&
-	       !strcmp(now.node, m->all->set.node);
+	if (m->options.postcopy)
+		return BROKEN;
+	while (pool_owner_read(set->pool, m->vm_name, &now, &e) < 0) {
+		source_say_undecided(m, e);
+		error_free(&e);
+		if (!migrations_pause(m->all, SETTLE_RETRY_MS))
+			return UNKNOWN;
+	}
+	if (now.epoch <= m->epoch + 1 || strcmp(now.why, m->id) || strcmp(now.node, set->node))
+		return BROKEN;
+	error_free(why);
+	error_set(
+		why, ERROR_FAILED, 0, "%s, which could not let it run, has given it back", m->peer);
+	return OURS;
 }
 
 /* It has been moved, and will never be whole. */
 static void finish_broken(struct migration *m, struct error *e)
 {
-	enum migrate_state state = e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	enum verdict verdict = tell_broken(m) == SOURCE_LEFT ? UNKNOWN : look_again(m, &e);
 
-	if (tell_broken(m) == SOURCE_LEFT) {
-		error_free(&e);
-		return; /* the journal has it */
-	}
-	if (is_given_back(m)) {
+	if (verdict == OURS) {
 		finish_ours(m, e);
-		return;
+	} else if (verdict == BROKEN) {
+		source_end_copy(m);
+		migration_ended(
+			m, e->kind == ERROR_CANCELLED ? MIGRATE_CANCELLED : MIGRATE_FAILED, e);
+	} else {
+		error_free(&e); /* the journal has it */
 	}
-	source_end_copy(m);
-	migration_ended(m, state, e);
 }
 
 /*

@@ -66,6 +66,19 @@ static json_t *describe_saved(struct vms *vms, const char *name, json_t *info)
 		saved->version);
 }
 
+/* Not of one that runs, and has what it went on from only until that is removed. */
+static bool may_have_saved(struct vms *vms, const char *name, const struct pool_owner *owner)
+{
+	struct vm *here;
+
+	if (!*owner->node || strcmp(owner->node, vms->node))
+		return !*owner->node;
+	here = vms_find(vms, name);
+	if (here)
+		vm_unref(here);
+	return !here;
+}
+
 static json_t *describe(struct vms *vms, const char *name)
 {
 	cleanup_error struct error *e = NULL;
@@ -82,9 +95,9 @@ static json_t *describe(struct vms *vms, const char *name)
 		state = !*owner.node                     ? "stopped"
 			: !strcmp(owner.node, vms->node) ? "down"
 							 : "elsewhere";
-		if (!*owner.node && saved_exists(vms, name)) {
+		if (may_have_saved(vms, name, &owner) && saved_exists(vms, name)) {
 			set(info, "saved", describe_saved(vms, name, info));
-			state = "suspended";
+			state = *owner.node ? "down" : "suspended";
 		}
 	} else {
 		set(info, "problem", json_string(e->message));

@@ -323,6 +323,13 @@ static bool has_run(struct hv_vm *hv)
 	return state != HV_PAUSED && state != HV_INCOMING && state != HV_STARTING;
 }
 
+/* Of a hypervisor whose definition cannot be read. It has ended; or it was started and never let run:
+ * droverd died before it had kept the definition. */
+static bool is_of_no_use(struct hv_vm *hv, const struct error *unread)
+{
+	return hv_vm_state(hv) == HV_GONE || (unread->kind == ERROR_NOT_FOUND && !has_run(hv));
+}
+
 /* Whether nothing runs, and what the guest has left in the pool is in order: else *e says why. */
 static bool is_settled(struct vm *vm, struct error **e)
 {
@@ -369,9 +376,7 @@ static void find_one_again(struct vms *vms, const char *name)
 			vm_give_back(vm);
 		return;
 	}
-	/* Started, and never let run: droverd died before it had kept the definition. */
-	if (hv && e->kind == ERROR_NOT_FOUND && !has_run(hv) &&
-		hv_vm_end(hv, clock_ms() + END_MS, NULL) == 0)
+	if (hv && is_of_no_use(hv, e) && hv_vm_end(hv, clock_ms() + END_MS, NULL) == 0)
 		e->kind = ERROR_NOT_RUNNING;
 	if (hv)
 		hv_vm_close(hv);

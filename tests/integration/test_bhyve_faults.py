@@ -6,8 +6,9 @@ import contextlib
 import pytest
 
 import bhyvelab
+from droverlab import guest_client
 from droverlab.paths import LabError
-from vms import drover, wait_for
+from vms import FILL_MIB, drover, wait_for
 
 
 @pytest.fixture(scope="module", params=["exit", "resume"])
@@ -47,6 +48,15 @@ def kill_unrun(two, guest, there, late=False, then=lambda: None):
     bhyvelab.assert_never_twice(two)
 
 
+def start(two, guest, node):
+    """It is nobody's, and starts where it is asked to."""
+    wait_for(lambda: drover(node, "start", guest.name, check=False)[0] == 0, "a start there")
+    guest_client.wait_ready(two.guests, guest.address, 60)
+    guest.ask("fill", FILL_MIB, "text")
+    guest.assert_runs_only_on(node)
+    bhyvelab.assert_never_twice(two)
+
+
 def test_a_droverd_that_dies_again_while_it_gives_the_guest_back_does_so_in_the_end(two, guest):
     here, there = sides(two, guest)
 
@@ -64,8 +74,35 @@ def test_a_droverd_that_is_back_when_the_source_has_given_up_leaves_the_guest_to
     _, there = sides(two, guest)
     kill_unrun(two, guest, there, late=True)
     wait_for(lambda: not bhyvelab.running(two, guest), "the end of the source's copy")
-    wait_for(lambda: drover(there, "start", guest.name, check=False)[0] == 0, "a start there")
-    bhyvelab.assert_never_twice(two)
+    start(two, guest, there)
+
+
+def test_a_droverd_that_is_back_while_the_source_ends_its_copy_leaves_the_guest_to_be_started(
+        two, guest):
+    here, there = sides(two, guest)
+    there.stop_daemon()
+    bhyvelab.start_daemon(there, DROVER_FAULT="migrate.dst.after_claim:kill", **guest.environment)
+
+    def come_back():
+        bhyvelab.kill(there, guest, "hypervisor")
+        bhyvelab.start_daemon(there, **guest.environment)
+        wait_for(lambda: bhyvelab.ended(there, guest), "its word on the VM")
+    bhyvelab.hold_and(two, guest, here, "migrate.src.before_end", come_back)
+    assert not bhyvelab.running(two, guest)
+    start(two, guest, there)
+
+
+def test_a_copy_that_ended_before_its_definition_was_kept_is_cleaned_up(two, guest):
+    here, there = sides(two, guest)
+
+    def end_both():
+        bhyvelab.kill(there, guest, "droverd")
+        bhyvelab.kill(there, guest, "hypervisor")
+        there.path(f"/run/drover/vms/{guest.name}/vm.conf").unlink()
+    bhyvelab.hold_and(two, guest, there, "migrate.dst.before_incoming", end_both)
+    guest.assert_runs_only_on(here)
+    drover(here, "migrate", guest.name, there.name)
+    guest.assert_runs_only_on(there)
 
 
 def test_a_bhyve_that_does_not_like_the_other_host_leaves_the_guest_where_it_was(two, guest):

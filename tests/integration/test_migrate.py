@@ -168,10 +168,14 @@ def test_the_destinations_part_is_a_task_on_its_queue(nodes, guest):
 
 def assert_told_as_moving(nodes, guest):
     """It runs on node1, whichever node is asked; what node2 has of it is told by --local alone."""
-    for node in nodes:
+    def told(node):
         _, (answer,) = drover(node, "ls")
         _, (shown,) = drover(node, "show", guest.name)
-        for vm in [vm for vm in answer["vms"] if vm["name"] == guest.name] + [shown]:
+        vms = [vm for vm in answer["vms"] if vm["name"] == guest.name] + [shown]
+        # A node waits a second for the other's answer.
+        return None if any("problem" in vm for vm in vms) else vms
+    for node in nodes:
+        for vm in wait_for(lambda node=node: told(node), "an answer of the VM's node"):
             assert (vm["node"], vm["state"], vm["operation"], vm["pid"]) == (
                 "node1", "running", "being moved to node2", guest.pids(nodes[0])[0]), (node, vm)
     _, (answer,) = drover(nodes[1], "ls", "--local")

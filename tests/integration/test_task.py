@@ -102,9 +102,11 @@ def test_what_cannot_work_is_refused_in_the_verbs_own_words(nodes, off, words):
 
 
 def test_a_part_of_a_migration_is_not_queued_by_people(nodes):
-    result = nodes[0].run("drover", "task", "new", "receive", "x", check=False)
-    assert result.returncode == REFUSED
-    assert "receive" not in result.stderr.split("these can:")[1]
+    for elsewhere in ([], ["--node", "node2"]):
+        result = nodes[0].run("drover", "task", "new", *elsewhere, "receive", "x", check=False)
+        assert result.returncode == REFUSED and "for nodes to ask" in result.stderr, result.stderr
+    status, answer = nodes[0].api("POST", "/v1/tasks", {"argv": ["receive", "x"]})
+    assert status >= 400 and "receive" not in answer["error"]["message"].split("these can:")[1]
 
 
 def test_a_failed_task_has_its_exit_status_and_skips_what_is_behind(nodes, off):
