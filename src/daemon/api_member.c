@@ -144,35 +144,49 @@ static int owned_vms(
 	return count;
 }
 
-/* Forced or not: a node that answers and runs VMs would go on running them, removed. */
+/* What a node that answers still does as a member; `status` is NULL of one that does not. */
+static int check_idle(
+	const char *node, const char *owned, bool force, const json_t *status, struct error **err)
+{
+	int64_t moves = 0;
+
+	json_opt_int(status, "migrations_running", 0, INT64_MAX, 0, &moves, NULL);
+	if (moves > 0)
+		return error_set(err, ERROR_REFUSED, 0,
+			"%s takes part in a migration: `drover migration ls --node %s` lists them; "
+			"wait until they have ended, or cancel them",
+			node, node);
+	if (*owned && !force)
+		return error_set(err, ERROR_REFUSED, 0,
+			"%s owns %s: move or stop them first; if it is dead for good, remove it "
+			"with --force",
+			node, owned);
+	if (*owned && status)
+		return error_set(err, ERROR_REFUSED, 0,
+			"%s answers and owns %s: a removed node could not stop them in order; move "
+			"or stop them first",
+			node, owned);
+	return 0;
+}
+
+/* Forced or not: a node that answers and runs VMs, or is about to, would go on running them,
+ * removed. */
 static int may_remove(struct cluster *c, const char *node, bool force, struct error **err)
 {
 	struct api_ask ask = {.node = node};
 	struct buf owned;
-	int count;
+	int rc;
 
 	buf_init(&owned, 512);
-	count = owned_vms(c, node, &owned, err);
-	if (count > 0 && !force) {
-		error_set(err, ERROR_REFUSED, 0,
-			"%s owns %s: move or stop them first; if it is dead for good, remove it "
-			"with --force",
-			node, buf_string(&owned));
-		count = -1;
-	} else if (count > 0) {
+	rc = owned_vms(c, node, &owned, err) < 0 ? -1 : 0;
+	if (rc == 0) {
 		api_ask_nodes(c->peers, &ask, 1, "/v1/status", STATUS_MS);
-		if (ask.answer) {
-			error_set(err, ERROR_REFUSED, 0,
-				"%s answers and owns %s: a removed node could not stop them in "
-				"order; move or stop them first",
-				node, buf_string(&owned));
-			count = -1;
-		}
-		json_decref(ask.answer);
-		error_free(&ask.problem);
+		rc = check_idle(node, buf_string(&owned), force, ask.answer, err);
 	}
+	json_decref(ask.answer);
+	error_free(&ask.problem);
 	buf_free(&owned);
-	return count < 0 ? -1 : 0;
+	return rc;
 }
 
 /* A record that is there and cannot be read can be removed by force. */

@@ -176,7 +176,9 @@ static int run(const struct arguments *a, struct error **err)
 	if (make_directories(config, err) == 0)
 		lock = lock_take(config->state, err);
 	if (lock >= 0 && a->forget)
-		rc = identity_remove(config->state, err);
+		rc = identity_keep_ca_key(config->state, err) < 0
+			     ? -1
+			     : identity_remove(config->state, err);
 	else if (lock >= 0)
 		rc = serve(config, &waited, err);
 	config_free(config);

@@ -1,6 +1,10 @@
 /* What cancels a migration, and until when: for who asks for that, and for who has to wait. */
 #include "migrate/internal.h"
 
+#include "base/json.h"
+
+#include <string.h>
+
 /* With the lock held: whether it is too late to cancel. */
 static bool is_past_cancel(const struct migration *m)
 {
@@ -52,6 +56,27 @@ static int too_late(const struct migration *m, struct error **err)
 		"it is too late to cancel: %s is being handed over to %s", m->vm_name, to);
 }
 
+/* One that is known here has ended: how, for who comes too late. */
+static int has_ended(struct migrations *all, const char *id, struct error **err)
+{
+	cleanup_json json_t *info = journal_show(all, id, NULL);
+	const char *state = info ? json_get_string(info, "state", NULL) : NULL;
+	const char *vm = info ? json_get_string(info, "vm", NULL) : NULL;
+	const char *to = info ? json_get_string(info, "to", NULL) : NULL;
+
+	if (!state || !vm || !to)
+		return error_set(err, ERROR_NOT_FOUND, 0,
+			"no migration %s is in progress on %s; `drover migration ls` lists them",
+			id, all->set.node);
+	if (!strcmp(state, "done"))
+		return error_set(err, ERROR_NOT_FOUND, 0,
+			"it is too late to cancel: %s has been moved to %s", vm, to);
+	return error_set(err, ERROR_NOT_FOUND, 0,
+		"the migration of %s to %s has ended already (%s); `drover migration show %s` "
+		"tells more",
+		vm, to, state, id);
+}
+
 int migrations_cancel(struct migrations *all, const char *id, struct error **err)
 {
 	struct migration *m;
@@ -59,20 +84,18 @@ int migrations_cancel(struct migrations *all, const char *id, struct error **err
 
 	pthread_mutex_lock(&all->lock);
 	m = migration_find(all, id);
-	if (!m || m->ended)
-		rc = error_set(err, ERROR_NOT_FOUND, 0,
-			"no migration %s is in progress on %s; `drover migration ls` lists them",
-			id, all->set.node);
-	else if (is_past_cancel(m))
+	if (m && m->ended)
+		m = NULL;
+	if (m && is_past_cancel(m))
 		rc = too_late(m, err);
-	else if (is_sources_to_cancel(m))
+	else if (m && is_sources_to_cancel(m))
 		rc = error_set(err, ERROR_REFUSED, 0,
 			"a post-copy migration is cancelled on %s, from where %s comes: `drover "
 			"migration cancel %s --node %s`",
 			m->peer, m->vm_name, id, m->peer);
-	else
+	else if (m)
 		m->cancel = true;
 	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
-	return rc;
+	return m ? rc : has_ended(all, id, err);
 }

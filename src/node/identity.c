@@ -1,5 +1,6 @@
 #include "node/identity.h"
 
+#include "base/log.h"
 #include "node/http.h"
 #include "pool/settings.h"
 
@@ -184,6 +185,21 @@ int identity_save(const char *state_dir, struct identity *id, struct error **err
 		write_pem(state_dir, "ca.crt", id->ca_pem, 0644, err) < 0)
 		return -1;
 	return write_pem(state_dir, "node.conf", conf, 0644, err);
+}
+
+int identity_keep_ca_key(const char *state_dir, struct error **err)
+{
+	cleanup_free char *name = path(state_dir, "ca.key"),
+			  *kept = path(state_dir, "ca.key.forgotten");
+
+	if (!fs_exists(name))
+		return 0;
+	if (link(name, kept) < 0 || unlink(name) < 0)
+		return error_set(err, ERROR_FAILED, errno,
+			"the cluster's key cannot be kept as %s (move away what is there)", kept);
+	log_warning("the cluster's key, without which no node can join it any more, is kept as %s",
+		kept);
+	return 0;
 }
 
 int identity_remove(const char *state_dir, struct error **err)

@@ -45,6 +45,9 @@ int identity_save(const char *state_dir, struct identity *id, struct error **err
 /* Forgets it, node.conf first: a node that leaves, or an init or join that failed further on. None
  * there is no error. */
 int identity_remove(const char *state_dir, struct error **err);
+/* Before a node that is a member forgets its cluster: gives the cluster's key, if it is here, the
+ * name ca.key.forgotten, for the other nodes have no other. An error where that name is taken. */
+int identity_keep_ca_key(const char *state_dir, struct error **err);
 
 void identity_free(struct identity *id);
 

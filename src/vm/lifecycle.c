@@ -382,6 +382,8 @@ int vms_rename(struct vms *vms, const char *name, const char *to, struct error *
 
 	if (fs_check_name("VM", to, err) < 0)
 		return -1;
+	if (!strcmp(name, to))
+		return error_set(err, ERROR_REFUSED, 0, "%s has that name already", name);
 	vm = reserve_stopped(vms, name, "being renamed", err);
 	if (!vm)
 		return -1;

@@ -31,8 +31,7 @@ static int check_disks(struct vms *vms, const char *name, const char *owner, str
 }
 
 /* What is known here; the owner itself is asked by the caller. */
-static int check_owner(
-	struct vm *vm, const struct pool_owner *owner, bool fenced, struct error **err)
+static int check_owner(struct vm *vm, const struct pool_owner *owner, struct error **err)
 {
 	struct vms *vms = vm->vms;
 
@@ -49,7 +48,7 @@ static int check_owner(
 		return error_set(err, ERROR_REFUSED, 0,
 			"%s belongs to %s already; `drover start %s` starts it", vm->name,
 			vms->node, vm->name);
-	return fenced ? 0 : check_disks(vms, vm->name, owner->node, err);
+	return 0;
 }
 
 int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how,
@@ -62,9 +61,12 @@ int vms_recover(struct vms *vms, const char *name, const struct vms_recover *how
 		return -1;
 	rc = vms_where(vms, name, owner, err);
 	if (rc == 0)
-		rc = check_owner(vm, owner, how->fenced, err);
+		rc = check_owner(vm, owner, err);
+	/* An owner that lives says more than its locks do. */
 	if (rc == 0)
 		rc = how->check(how->arg, name, owner->node, how->fenced, err);
+	if (rc == 0 && !how->fenced)
+		rc = check_disks(vms, name, owner->node, err);
 	/* Of the epoch that was looked at: whatever the owner has done since makes it fail. */
 	if (rc == 0 && !how->only_check)
 		rc = fault_point("vm.recover.before_claim", err);

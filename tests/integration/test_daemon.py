@@ -114,6 +114,10 @@ def test_node_without_a_hypervisor_serves_and_says_so(new_daemon):
 def test_forget_leaves_the_cluster(node):
     assert node.command("--config", node.conf, "--forget").returncode == 12
     node.end()
+    kept = node.state / "ca.key.forgotten"
+    kept.touch()
+    assert "ca.key.forgotten" in node.command("--config", node.conf, "--forget").stderr
+    kept.unlink()
     assert node.command("--config", node.conf, "--forget").returncode == 0
     assert node.start().get("/v1/status")["node"] is None
 
@@ -283,6 +287,19 @@ def test_token_is_good_once(pair, new_daemon):
 
 def test_tokens_are_made_where_the_ca_is(pair):
     assert pair[1].error("POST", "/v1/tokens")[0] == "refused"
+
+
+def test_the_clusters_key_outlives_its_node_and_lets_nodes_in_elsewhere(pair, new_daemon):
+    first, second = pair
+    assert second.ask("DELETE", "/v1/nodes/node1")[0] == 200
+    first.end()
+    assert first.command("--config", first.conf, "--forget").returncode == 0
+    assert not (first.state / "ca.key").exists()
+    second.end()
+    (first.state / "ca.key.forgotten").rename(second.state / "ca.key")
+    second.start()
+    third = new_daemon("n3", port=unused_port()).start()
+    assert join(second, third, "node3")[0] == 200
 
 
 def test_pool_that_is_another_one_is_refused(pair, new_daemon, directory):

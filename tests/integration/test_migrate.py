@@ -182,6 +182,13 @@ def assert_told_as_moving(nodes, guest):
     assert [vm["state"] for vm in answer["vms"] if vm["name"] == guest.name] == ["incoming"]
 
 
+def assert_node_is_not_removed(node):
+    """node2 owns nothing, and is about to."""
+    for options in ([], ["--force"]):
+        status, answer = drover(node, "node", "rm", "node2", "--yes", *options, check=False)
+        assert status and "takes part in a migration" in error_of(answer)["message"], answer
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, None])
 def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
     node1, node2 = nodes
@@ -189,6 +196,7 @@ def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
         move = move_in_background(node1, guest.name, "node2", "--bandwidth", "1M")
         found = wait_rounds(node1, guest)
         assert_told_as_moving(nodes, guest)
+        assert_node_is_not_removed(node1)
         if stop:
             # The first of the processes is nsenter, which has become drover itself.
             move.send_signal(stop)
@@ -201,6 +209,10 @@ def test_a_cancelled_move_leaves_it_running_where_it_was(nodes, guest, stop):
     assert_nothing_is_left(node2)
     drover(node1, "migrate", guest.name, "node2")
     guest.assert_runs_only_on(node2)
+    moved = migrations(node1, guest)[0]["id"]
+    for too_late, how in ((found["id"], "cancelled"), (moved, "moved to node2")):
+        status, answer = drover(node1, "migration", "cancel", too_late, check=False)
+        assert status and how in error_of(answer)["message"], answer
 
 
 def test_the_lane_demands_the_certificates_that_the_pool_holds(nodes, guest):

@@ -70,8 +70,10 @@ def assert_starts_on(node, guest):
     guest.assert_runs_only_on(node)
 
 
+@pytest.mark.parametrize("guest", ["disk"], indirect=True)
 @pytest.mark.parametrize("options", [[], ["--fenced"]])
 def test_refuses_while_the_owner_answers_whatever_is_said(nodes, guest, options):
+    """Nor is --fenced advised, as for a lock whose owner is silent."""
     message = refusal(nodes[1], guest, *options)
     assert "node1 answers and has it (running)" in message, message
     guest.assert_runs_only_on(nodes[0])
@@ -83,6 +85,8 @@ def test_refuses_a_vm_that_is_ours_or_nobodys(nodes, guest):
     drover(node1, "stop", guest.name, "--timeout", "0")
     for node in nodes:
         assert f"`drover start {guest.name}`" in refusal(node, guest)
+    status, answer = drover(node1, "rename", guest.name, guest.name, check=False)
+    assert status and "has that name" in error_of(answer)["message"], answer
     node2.stop_daemon()
     node2.start_daemon(DROVER_FAULT="vm.stop.before_release:error")
     drover(node2, "start", guest.name)
