@@ -71,37 +71,48 @@ static int say(const struct cli *cli, const json_t *answer, const char *sentence
 	return 0;
 }
 
-/* Whether a VM is suspended: has a state that can be discarded. */
-static bool has_saved(struct cli *cli)
+/* What became of a guest that was suspended, for the end of a sentence. `before`: the VM before it
+ * was started, NULL where that is not known. */
+static const char *outcome(const json_t *before, bool discard)
 {
-	cleanup_free char *path = cli_path("/v1/vms/%s", vm_name(cli));
-	cleanup_json json_t *info = cli_call(cli, "GET", NULL, path, NULL, NULL);
+	if (!json_object_get(before, "saved"))
+		return "";
+	return discard ? ", started anew; its guest's saved state is gone"
+		       : ", and goes on from where it was suspended";
+}
 
-	/* Where that is not known, the start itself will tell. */
-	return !info || json_object_get(info, "saved");
+static void say_started(struct cli *cli, const json_t *before, const json_t *answer)
+{
+	bool discard = cli_flag(&cli->args, "discard");
+	const char *node = cli_get(&cli->args, "node");
+	cleanup_free char *here = node ? NULL : cli_this_node(cli, NULL), *sentence = NULL;
+
+	if (discard && before && !json_object_get(before, "saved"))
+		fprintf(stderr, "drover: %s was not suspended: --discard had nothing to discard\n",
+			vm_name(cli));
+	sentence = fs_format("%s runs on %s%s", vm_name(cli),
+		node   ? node
+		: here ? here
+		       : "this node",
+		outcome(before, discard));
+	say(cli, answer, sentence);
 }
 
 int cli_start(struct cli *cli, struct error **err)
 {
-	bool in_vain = cli_flag(&cli->args, "discard") && !has_saved(cli);
-	cleanup_free char *path = cli_path("/v1/vms/%s/start", vm_name(cli)), *sentence = NULL;
-	const char *node = cli_get(&cli->args, "node");
+	cleanup_free char *vm = cli_path("/v1/vms/%s", vm_name(cli));
+	cleanup_free char *path = fs_format("%s/start", vm);
+	/* Where it is not told, the start itself will tell why. */
+	cleanup_json json_t *before = cli_call(cli, "GET", NULL, vm, NULL, NULL);
 	cleanup_json json_t *body =
 		cli_flag(&cli->args, "discard") ? json_pack("{s:b}", "discard", 1) : NULL;
-	cleanup_json json_t *answer = cli_call_within(
-		cli, NULL, CLI_CALL_MS + CLI_CALL_MS / 5, "POST", node, path, body, err);
-	cleanup_free char *here = answer && !node ? cli_this_node(cli, NULL) : NULL;
+	cleanup_json json_t *answer = cli_call_within(cli, NULL, CLI_CALL_MS + CLI_CALL_MS / 5,
+		"POST", cli_get(&cli->args, "node"), path, body, err);
 
 	if (!answer)
 		return -1;
-	if (in_vain)
-		fprintf(stderr, "drover: %s was not suspended: --discard had nothing to discard\n",
-			vm_name(cli));
-	sentence = fs_format("%s runs on %s", vm_name(cli),
-		node   ? node
-		: here ? here
-		       : "this node");
-	return say(cli, answer, sentence);
+	say_started(cli, before, answer);
+	return 0;
 }
 
 json_t *cli_stop_request(const struct cli_args *args, struct error **err)

@@ -264,13 +264,23 @@ def test_a_vm_or_node_that_is_not_there_is_not_queued(droverd):
     assert len(droverd.sent("POST")) == 3
 
 
-def test_start_says_that_there_was_nothing_to_discard(droverd):
+def test_start_says_what_became_of_a_guest_that_was_suspended(droverd):
     droverd.answers["POST /v1/vms/web1/start"] = {"state": "running"}
     result = run(droverd.path, "start", "web1", "--discard")
     assert (result.returncode, result.stdout) == (0, "web1 runs on node1\n")
     assert "nothing to discard" in result.stderr
-    droverd.answers["GET /v1/vms/web1"]["saved"] = {"node": "node1"}
-    assert run(droverd.path, "start", "web1", "--discard").stderr == ""
+    assert run(droverd.path, "start", "web1").stdout == "web1 runs on node1\n"
+    suspended = droverd.answers["GET /v1/vms/web1"] | {"saved": {"node": "node1"}}
+    droverd.answers["GET /v1/vms/web1"] = suspended
+    anew = run(droverd.path, "start", "web1", "--discard")
+    assert (anew.stdout, anew.stderr) == (
+        "web1 runs on node1, started anew; its guest's saved state is gone\n", "")
+    on = run(droverd.path, "start", "web1", "--node", "node2")
+    assert (on.stdout, on.stderr) == (
+        "web1 runs on node2, and goes on from where it was suspended\n", "")
+    del droverd.answers["GET /v1/vms/web1"]
+    unknown = run(droverd.path, "start", "web1", "--discard")
+    assert (unknown.stdout, unknown.stderr) == ("web1 runs on node1\n", "")
 
 
 def test_one_is_one(droverd):
