@@ -370,6 +370,14 @@ bool cli_flag(const struct cli_args *args, const char *name)
 	return on;
 }
 
+bool cli_is_given(const struct cli_args *args, const char *name)
+{
+	for (size_t i = 0; i < args->count; i++)
+		if (!strcmp(args->given[i].option->name, name))
+			return args->given[i].option->kind != CLI_FLAG || cli_flag(args, name);
+	return false;
+}
+
 bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const char **value)
 {
 	for (size_t i = 0; i < args->count; i++) {

@@ -69,6 +69,8 @@ const char *cli_get(const struct cli_args *args, const char *name);
 /* The n-th value (from 0) of a CLI_LIST, CLI_WORDS or CLI_REST, NULL after the last. */
 const char *cli_get_nth(const struct cli_args *args, const char *name, size_t n);
 bool cli_flag(const struct cli_args *args, const char *name);
+/* Whether an option was given a value, or a flag was switched on. */
+bool cli_is_given(const struct cli_args *args, const char *name);
 /* The n-th key=value of a CLI_KEYS; false after the last. */
 bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const char **value);
 

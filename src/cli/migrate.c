@@ -26,7 +26,7 @@ const struct cli_option cli_migrate_options[] = {
 	{CLI_VALUE, "downtime", "MS", "longest that the guest may stand still (300)", NULL},
 	{CLI_VALUE, "bandwidth", "RATE", "100M (bytes a second), 800mbit (no limit)", NULL},
 	{CLI_VALUE, "timeout", "SECONDS", "gives up when it has not moved by then (never)", NULL},
-	{CLI_FLAG, "pause", NULL, "pauses the guest first: one round, a long downtime", NULL},
+	{CLI_FLAG, "pause", NULL, "pauses the guest first: one round, and no --downtime", NULL},
 	{CLI_FLAG, "warm", NULL,
 		"accepts that a guest of bhyve is suspended to files where there is no better way",
 		NULL},
@@ -74,15 +74,19 @@ static json_t *make_postcopy(const struct cli_args *args, struct error **err)
 		       : json_integer(rounds);
 }
 
-/* Flags of which one makes no sense beside the other. */
-static int check_flags(const struct cli_args *args, struct error **err)
+/* Options of which one makes no sense beside the other. */
+static int check_apart(const struct cli_args *args, struct error **err)
 {
-	static const char *const apart[][2] = {{"estimate", "no-estimate"}, {"check", "detach"}};
+	/* A guest that is paused first stands still all the time, and --check estimates anyway. */
+	static const char *const apart[][2] = {{"estimate", "no-estimate"}, {"check", "detach"},
+		{"check", "estimate"}, {"pause", "warm"}, {"pause", "downtime"}};
 
 	for (size_t i = 0; i < sizeof(apart) / sizeof(apart[0]); i++)
-		if (cli_flag(args, apart[i][0]) && cli_flag(args, apart[i][1]))
+		if (cli_is_given(args, apart[i][0]) && cli_is_given(args, apart[i][1]))
 			return error_set(err, ERROR_USAGE, 0, "--%s and --%s exclude each other",
 				apart[i][0], apart[i][1]);
+	if (cli_is_given(args, "no-estimate") && !cli_is_given(args, "check"))
+		return error_set(err, ERROR_USAGE, 0, "--no-estimate goes only with --check");
 	return 0;
 }
 
@@ -92,7 +96,7 @@ json_t *cli_migrate_request(const struct cli_args *args, struct error **err)
 	const char *rate = cli_get(args, "bandwidth");
 	json_t *postcopy;
 
-	if (check_flags(args, err) < 0 ||
+	if (check_apart(args, err) < 0 ||
 		cli_get_number(args, "downtime", 1, MIGRATE_DOWNTIME_MAX_MS, MIGRATE_DOWNTIME_MS,
 			&downtime_ms, err) < 0 ||
 		cli_get_number(args, "timeout", 0, MIGRATE_TIMEOUT_MAX_S, 0, &timeout_s, err) < 0 ||

@@ -63,6 +63,10 @@ def test_without_words_help_is_an_error():
     (["migrate", "jname=", "node2"], "jname needs a value, VM: "),
     (["migrate", "web1", "node2", "jname=web2"], 'jname is given twice: "web1" and "web2"'),
     (["migrate", "web1", "node2", "--check", "--detach"], "--check and --detach exclude"),
+    (["migrate", "web1", "node2", "--check", "--estimate"], "--check and --estimate exclude"),
+    (["migrate", "web1", "node2", "--pause", "downtime=50"], "--pause and --downtime exclude"),
+    (["migrate", "web1", "node2", "--warm", "--pause"], "--pause and --warm exclude"),
+    (["migrate", "web1", "node2", "--no-estimate"], "--no-estimate goes only with --check"),
     (["create", "web1", "memroy=1G"], "memory="),
     (["create", "web1", "--cpus", "2", "--sockets", "3", "--cores", "7"], "2 CPUs are not 3"),
     (["create", "web1", "--disk", "a,sise=1"], "sise"),
@@ -140,7 +144,8 @@ def test_socket_option_counts_more_than_the_environment(droverd, tmp_path):
 @pytest.mark.parametrize("words", [
     ["migrate", "web1", "node2", "--downtime", "50", "--bandwidth", "800mbit", "--detach"],
     ["migrate", "--node=node2", "--vm=web1", "--downtime=50", "--bandwidth=800mbit", "--detach"],
-    ["migrate", "jname=web1", "node=node2", "downtime=50", "bandwidth=800mbit", "detach=1"]])
+    ["migrate", "jname=web1", "node=node2", "downtime=50", "bandwidth=800mbit", "detach=1",
+     "pause=0"]])
 def test_all_spellings_send_the_same(droverd, words):
     result = run(droverd.path, *words)
     assert (result.returncode, result.stdout) == (0, ID + "\n")
