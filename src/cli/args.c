@@ -135,12 +135,13 @@ static int unknown(struct parser *p, const char *dashes, const char *name, size_
 	size_t count = collect(cli_common_options, words, collect(p->options, words, 0));
 	cleanup_free char *word = fs_format("%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), name);
 	const char *closest = cli_closest(word, words, count);
-	const char *after = *dashes ? "" : "=";
+	const char *after = !*dashes && name[len] == '=' ? "=" : "";
 
+	p->args->unknown = p->argv[p->at - 1];
 	if (closest)
 		return error_set(p->err, ERROR_USAGE, 0,
 			"%s%s%s is not known here; is %s%s%s meant? --help shows what there is",
-			dashes, word, after, dashes, closest, after);
+			dashes, word, after, *dashes ? "--" : "", closest, after);
 	return error_set(p->err, ERROR_USAGE, 0, "%s%s%s is not known here; --help shows what is",
 		dashes, word, after);
 }
@@ -225,6 +226,7 @@ static int take_key(struct parser *p, const struct cli_option *keys, const char 
 	const char *value = word[len] == '=' ? word + len + 1 : NULL;
 	cleanup_free char *key = fs_format("%.*s", (int)(len < WORD_MAX ? len : WORD_MAX), word);
 
+	p->args->unknown = p->argv[p->at - 1];
 	if (!value && p->at < p->argc && strncmp(p->argv[p->at], "--", 2) != 0)
 		value = p->argv[p->at++];
 	if (!value)
@@ -307,7 +309,7 @@ static int take_word(struct parser *p, const char *word)
 	if (!strncmp(word, "--", 2))
 		return take_option(p, word + 2);
 	if (word[0] == '-' && word[1])
-		return unknown(p, "", word, strlen(word));
+		return unknown(p, "-", word + 1, strcspn(word + 1, "="));
 	return is_key_value(word) ? take_key_value(p, word) : take_positional(p, word);
 }
 

@@ -53,6 +53,9 @@ struct cli_given {
 struct cli_args {
 	struct cli_given given[CLI_ARGS_MAX];
 	size_t count;
+	/* The last word, one of argv's, whose name the table does not have: refused, or taken by
+	 * its CLI_KEYS. */
+	const char *unknown;
 	bool help; /* --help was there: nothing after it was looked at, and nothing is required */
 };
 

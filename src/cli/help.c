@@ -126,24 +126,42 @@ int cli_unknown_verb(
 	return -1;
 }
 
+static bool has_place(const struct cli_option *o)
+{
+	return o->kind == CLI_POSITIONAL || o->kind == CLI_OPTIONAL || o->kind == CLI_WORDS ||
+	       o->kind == CLI_KEYS || o->kind == CLI_REST;
+}
+
+static void print_place(FILE *out, const struct cli_option *o)
+{
+	if (o->kind == CLI_POSITIONAL)
+		fprintf(out, " %s", o->value);
+	else if (o->kind == CLI_OPTIONAL)
+		fprintf(out, " [%s]", o->value);
+	else if (o->kind == CLI_WORDS)
+		fprintf(out, " [%s...]", o->value);
+	else
+		fprintf(out, " %s...", o->value);
+}
+
 static void print_usage(FILE *out, const struct cli_verb *verb)
 {
-	bool options = false;
+	const char *options = "";
 
 	fprintf(out, "drover %s", verb->name);
+	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++)
+		if (!has_place(o))
+			options = " [OPTION...]";
 	for (const struct cli_option *o = verb->options; o->kind != CLI_END; o++) {
-		if (o->kind == CLI_POSITIONAL)
-			fprintf(out, " %s", o->value);
-		else if (o->kind == CLI_OPTIONAL)
-			fprintf(out, " [%s]", o->value);
-		else if (o->kind == CLI_WORDS)
-			fprintf(out, " [%s...]", o->value);
-		else if (o->kind == CLI_REST || o->kind == CLI_KEYS)
-			fprintf(out, " %s...", o->value);
-		else
-			options = true;
+		/* All that follows the first word of a CLI_REST is that word's. */
+		if (o->kind == CLI_REST) {
+			fputs(options, out);
+			options = "";
+		}
+		if (has_place(o))
+			print_place(out, o);
 	}
-	fprintf(out, "%s\n", options ? " [OPTION...]" : "");
+	fprintf(out, "%s\n", options);
 }
 
 static void print_option(FILE *out, const struct cli_option *o)

@@ -78,6 +78,26 @@ static int check_words(const struct cli_verb *verb, const struct cli_args *args,
 	return request ? 0 : -1;
 }
 
+/* What the verb does not know may be an option of the task itself: then the error says where that
+ * has its place. */
+static void name_own_option(
+	const struct cli_verb *verb, const struct cli_args *args, struct error **err)
+{
+	const char *word = args->unknown ? args->unknown : "";
+	size_t dashes = strspn(word, "-"), len = strcspn(word + dashes, "=");
+
+	for (const struct cli_option *o = cli_task_new_options; len && o->kind != CLI_REST; o++) {
+		if (strlen(o->name) != len || strncmp(o->name, word + dashes, len) != 0)
+			continue;
+		error_free(err);
+		error_set(err, ERROR_USAGE, 0,
+			"--%s is no option of %s; as one of task new it goes before the verb: "
+			"`drover task new --%s%s%s %s ...`",
+			o->name, verb->name, o->name, o->value ? " " : "", o->value ? o->value : "",
+			verb->name);
+	}
+}
+
 static int check_task(struct cli *cli, const struct cli_verb *verb, int count,
 	const char *const *words, struct error **err)
 {
@@ -86,10 +106,12 @@ static int check_task(struct cli *cli, const struct cli_verb *verb, int count,
 
 	if (rc == 0)
 		rc = check_words(verb, &args, err);
-	if (rc < 0)
-		error_prefix(err, "the task");
-	else
+	if (rc == 0) {
 		rc = check_names(cli, verb, &args, err);
+	} else {
+		name_own_option(verb, &args, err);
+		error_prefix(err, "the task");
+	}
 	cli_args_free(&args);
 	return rc;
 }

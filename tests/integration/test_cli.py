@@ -29,6 +29,11 @@ def test_help_lists_the_verbs_and_each_has_examples():
         assert re.search(rf"Examples:\n  drover {verb.split()[0]}", result.stdout), verb
 
 
+def test_help_shows_what_is_to_stand_before_a_queued_verb():
+    assert "drover task new [OPTION...] VERB...\n" in run("/nowhere", "task", "new", "-h").stdout
+    assert "drover migrate VM NODE [OPTION...]\n" in run("/nowhere", "migrate", "-h").stdout
+
+
 def test_the_manual_names_every_verb_and_exit_status():
     manual = (ROOT / "man/drover.1").read_text()
     for verb in verbs():
@@ -77,6 +82,13 @@ def test_without_words_help_is_an_error():
     (["task", "new", "migrate", "web1", "node2", "--bandwidth", "fast"], "800mbit"),
     (["task", "new", "migrate", "web1", "node2", "--postcopy=abc"], "or auto"),
     (["task", "new", "stop", "web1", "--timeout", "long"], "seconds from 0 to 600"),
+    (["task", "new", "migrate", "web1", "node2", "--at", "+60"],
+     "goes before the verb: `drover task new --at TIME migrate ...`"),
+    (["task", "new", "stop", "web1", "exclusive=1"], "`drover task new --exclusive stop ...`"),
+    (["task", "new", "set", "web1", "vnc=unix", "--after", "3"], "--after ID set ...`"),
+    (["task", "new", "stop", "web1", "--nowhere"], "the task: --nowhere is not known here; --help"),
+    (["ls", "-l"], "-l is not known here; "),
+    (["migrate", "web1", "node2", "-downtime", "5"], "is --downtime meant"),
     (["task", "show", "twelve"], "a number from 1 on"),
     (["task", "new", "sh", "-c", "reboot"], '"sh"'),
     (["task", "new", "rm", "web1"], "--yes"),
