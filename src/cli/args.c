@@ -182,6 +182,7 @@ static int store(struct parser *p, const struct cli_option *o, const char *key, 
 		return error_set(p->err, ERROR_USAGE, 0, "more than %d arguments", CLI_ARGS_MAX);
 	args->given[args->count++] = (struct cli_given){.option = o,
 		.typed = fs_format("%s", named),
+		.by_place = !typed,
 		.key = key ? fs_format("%s", key) : NULL,
 		.value = fs_format("%s", value)};
 	return 0;
@@ -197,6 +198,18 @@ static int take_flag(
 	if (!strcmp(o->name, "help"))
 		p->args->help = on;
 	return store(p, o, NULL, typed, on ? "1" : "0");
+}
+
+static int given_twice(
+	struct parser *p, const struct cli_given *before, const char *typed, const char *value)
+{
+	if (before->by_place)
+		return error_set(p->err, ERROR_USAGE, 0,
+			"%s \"%.64s\" is one too many: %s is given by its place already, as "
+			"\"%.64s\"",
+			typed, value, before->typed, before->value);
+	return error_set(p->err, ERROR_USAGE, 0, "%s is given twice: \"%.64s\" and \"%.64s\"",
+		typed, before->value, value);
 }
 
 /* A value for a named option, or NULL: then it is the next word. */
@@ -215,8 +228,7 @@ static int take_named(
 		return error_set(p->err, ERROR_USAGE, 0, "%s needs a value, %s: %s", typed,
 			o->value, o->help);
 	if (o->kind != CLI_LIST && o->kind != CLI_WORDS && before)
-		return error_set(p->err, ERROR_USAGE, 0,
-			"%s is given twice: \"%.64s\" and \"%.64s\"", typed, before->value, value);
+		return given_twice(p, before, typed, value);
 	return store(p, o, NULL, typed, value);
 }
 
@@ -279,6 +291,20 @@ static int take_rest(struct parser *p, const struct cli_option *rest)
 	return 0;
 }
 
+/* A word that has no place: often a key whose value is missing. */
+static int too_many(struct parser *p, const char *word)
+{
+	cleanup_free char *pair = fs_format("%.*s=", WORD_MAX, word);
+	const struct cli_option *o = find(p, word, strlen(word)), *keys = of_kind(p, CLI_KEYS);
+	bool valued = o && (o->kind == CLI_VALUE || o->kind == CLI_LIST || o->kind == CLI_MAYBE);
+
+	if (!p->only_positional && is_key_value(pair) && (valued || (keys && !o)))
+		return error_set(p->err, ERROR_USAGE, 0, "\"%.64s\" has no value: write %.64s=%s",
+			word, word, valued ? o->value : "VALUE");
+	return error_set(p->err, ERROR_USAGE, 0,
+		"\"%.64s\" is one word too many; --help shows what there is", word);
+}
+
 static int take_positional(struct parser *p, const char *word)
 {
 	const struct cli_option *rest = of_kind(p, CLI_REST), *words = of_kind(p, CLI_WORDS);
@@ -292,8 +318,7 @@ static int take_positional(struct parser *p, const char *word)
 		return store(p, words, NULL, NULL, word);
 	if (rest)
 		return take_rest(p, rest);
-	return error_set(p->err, ERROR_USAGE, 0,
-		"\"%.64s\" is one word too many; --help shows what there is", word);
+	return too_many(p, word);
 }
 
 static int take_word(struct parser *p, const char *word)

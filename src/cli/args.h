@@ -45,9 +45,10 @@ struct cli_option {
 
 struct cli_given {
 	const struct cli_option *option;
-	char *typed; /* "--memory", "vm_ram" or, of what has a place, "VM": for messages */
-	char *key;   /* as it was given, for CLI_KEYS; else NULL */
-	char *value; /* "1" and "0" for a flag; "1" where none was given */
+	char *typed;   /* "--memory", "vm_ram" or, of what has a place, "VM": for messages */
+	bool by_place; /* not by its name */
+	char *key;     /* as it was given, for CLI_KEYS; else NULL */
+	char *value;   /* "1" and "0" for a flag; "1" where none was given */
 };
 
 struct cli_args {

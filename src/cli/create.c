@@ -63,11 +63,16 @@ static json_t *parse_parts(const char *option, const char *text, const char *fir
 		} else if (value) {
 			*value++ = '\0';
 		}
-		if (!value || !*value || !is_one_of(key, known)) {
+		if (!value || !is_one_of(key, known)) {
 			error_set(err, ERROR_USAGE, 0,
 				"--%s %.200s: \"%.64s\" is not understood; `drover create --help` "
 				"shows how it is written",
 				option, text, part);
+			return NULL;
+		}
+		if (!*value) {
+			error_set(err, ERROR_USAGE, 0, "--%s %.200s: its %s is empty", option, text,
+				key);
 			return NULL;
 		}
 		if (json_object_get(parts, key)) {

@@ -139,7 +139,10 @@ static void test_words_that_are_missing_or_too_many_are_errors(void **state)
 	EXPECT_ERROR(options, "ram needs a value, SIZE: memory", "web1", "ram=");
 	EXPECT_ERROR(options, "--disk needs a value, FILE: disks", "web1", "--disk=");
 	EXPECT_ERROR(options, "given twice", "web1", "memory=1G", "--memory", "2G");
-	EXPECT_ERROR(options, "jname is given twice: \"web1\" and \"web2\"", "web1", "jname=web2");
+	EXPECT_ERROR(
+		options, "jname is given twice: \"web1\" and \"web2\"", "vm=web1", "jname=web2");
+	EXPECT_ERROR(
+		options, "VM is given by its place already, as \"web1\"", "web1", "jname=web2");
 	EXPECT_ERROR(options, "empty", "");
 }
 
