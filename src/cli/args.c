@@ -105,18 +105,47 @@ static size_t distance(const char *a, const char *b)
 	return rows[la % 3][lb];
 }
 
+/* Whether both have the same letters: at a distance of 1, that two neighbours are exchanged. */
+static bool same_letters(const char *a, const char *b)
+{
+	int counts[256] = {0};
+
+	for (; *a; a++)
+		counts[(unsigned char)*a]++;
+	for (; *b; b++)
+		counts[(unsigned char)*b]--;
+	for (size_t i = 0; i < 256; i++)
+		if (counts[i])
+			return false;
+	return true;
+}
+
+/* How far a word may be from `known` to be taken for it: the shorter, the more words that are
+ * something else are near ("vm", "rm"; "move", "node"). */
+static bool is_near(const char *word, const char *known, size_t far)
+{
+	size_t word_len = strlen(word), len = strlen(known);
+	size_t shorter = word_len < len ? word_len : len;
+
+	if (far == 0 || (far == 1 && same_letters(word, known)))
+		return true;
+	if (word[0] != known[0])
+		return far == 1 && shorter >= 5;
+	return far <= (shorter >= 5 ? 2 : shorter >= 3 ? 1 : 0);
+}
+
 const char *cli_closest(const char *word, const char *const *words, size_t count)
 {
-	size_t best = 1 + strlen(word) / 3;
 	const char *found = NULL;
+	size_t best = 0;
 
 	for (size_t i = 0; i < count; i++) {
-		size_t d = distance(word, words[i]);
+		size_t far = distance(word, words[i]);
 
-		if (d < best || (d == best && !found && d < strlen(words[i]))) {
-			best = d;
-			found = words[i];
-		}
+		if (!is_near(word, words[i], far) || (found && far >= best))
+			continue;
+		best = far;
+		found = words[i];
 	}
 	return found;
 }

@@ -78,7 +78,9 @@ bool cli_is_given(const struct cli_args *args, const char *name);
 /* The n-th key=value of a CLI_KEYS; false after the last. */
 bool cli_get_key(const struct cli_args *args, size_t n, const char **key, const char **value);
 
-/* Of `count` words the one that `word` was most likely meant to be, NULL when none is near. */
+/* Of `count` words the one that `word` was most likely meant to be, NULL when none is near: with
+ * two neighbours exchanged; with one letter too many, missing or wrong; with two, in words of five
+ * or more. */
 const char *cli_closest(const char *word, const char *const *words, size_t count);
 
 /*

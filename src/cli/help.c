@@ -98,6 +98,21 @@ static int need_second_word(const char *family, char **known, size_t count, stru
 		err, ERROR_USAGE, 0, "\"%s\" needs one more word, one of: %s", family, list);
 }
 
+/* What the tools that people come from call a verb, as far as it is among these; else what is
+ * written nearly so. */
+static const char *meant(const char *word, const char *const *known, size_t count)
+{
+	static const char *const others[][2] = {{"list", "ls"}, {"delete", "rm"}, {"remove", "rm"},
+		{"destroy", "rm"}, {"move", "migrate"}, {"info", "show"}, {"edit", "set"},
+		{"resume", "start"}, {"save", "suspend"}, {"shutdown", "stop"}};
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		for (size_t j = 0; j < count && !strcmp(word, others[i][0]); j++)
+			if (!strcmp(known[j], others[i][1]))
+				return known[j];
+	return cli_closest(word, known, count);
+}
+
 int cli_unknown_verb(
 	const struct cli_verb *verbs, int argc, const char *const *argv, struct error **err)
 {
@@ -113,7 +128,7 @@ int cli_unknown_verb(
 		word += 5;
 	if (family && !*word)
 		return need_second_word(family, known, count, err);
-	closest = strlen(word) < 64 ? cli_closest(word, (const char *const *)known, count) : NULL;
+	closest = meant(word, (const char *const *)known, count);
 	if (closest)
 		error_set(err, ERROR_USAGE, 0,
 			"\"%s%s%.64s\" is no verb; is \"%s%s%s\" meant? `drover --help` lists them",

@@ -52,6 +52,11 @@ def test_without_words_help_is_an_error():
 @pytest.mark.parametrize("words, part", [
     (["migrat", "web1", "node2"], '"migrate"'),
     (["task", "sl"], '"task ls"'),
+    (["vm", "ls"], '"vm" is no verb; `drover --help`'),
+    (["move", "web1", "node2"], 'is "migrate" meant'),
+    (["resume", "web1"], 'is "start" meant'),
+    (["node", "list"], 'is "node ls" meant'),
+    (["task", "delete", "1"], '"task delete" is no verb; `drover --help`'),
     (["node"], "ls, show, rm, add"),
     (["migrate", "web1"], "NODE is missing"),
     (["migrate", "web1", "node2", "node3"], "too many"),

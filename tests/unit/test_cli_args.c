@@ -248,14 +248,19 @@ static void test_rates_are_bytes_or_bits(void **state)
 
 static void test_the_closest_word_is_near(void **state)
 {
-	static const char *const words[] = {"migrate", "migration", "rm", "rename"};
+	static const char *const words[] = {
+		"migrate", "migration", "rm", "rename", "node", "init", "start", "set", "ls"};
+	static const char *const near[][2] = {{"migrat", "migrate"}, {"imgrate", "migrate"},
+		{"bmigrate", "migrate"}, {"mgrtion", "migration"}, {"renam", "rename"},
+		{"sl", "ls"}, {"nod", "node"}, {"strt", "start"}, {"rm", "rm"}};
+	static const char *const far[] = {"frobnicate", "", "vm", "mv", "rn", "r", "move", "info",
+		"edit", "get", "mode", "restart", "resize"};
 
 	(void)state;
-	assert_string_equal(cli_closest("migrat", words, 4), "migrate");
-	assert_string_equal(cli_closest("imgrate", words, 4), "migrate");
-	assert_string_equal(cli_closest("renam", words, 4), "rename");
-	assert_null(cli_closest("frobnicate", words, 4));
-	assert_null(cli_closest("", words, 4));
+	for (size_t i = 0; i < COUNT(near); i++)
+		assert_string_equal(cli_closest(near[i][0], words, COUNT(words)), near[i][1]);
+	for (size_t i = 0; i < COUNT(far); i++)
+		assert_null(cli_closest(far[i], words, COUNT(words)));
 }
 
 static void test_figures_are_for_people(void **state)
