@@ -166,11 +166,16 @@ static bool print_general(int argc, const char *const *argv)
 	return true;
 }
 
-/* `drover --json ls` is `drover ls --json`: options in front of the verb are put behind it. */
+/* `drover --json ls` is `drover ls --json`: options in front of the verb are put behind it, and so
+ * is `drover help ls`, which is `drover ls --help`. */
 static void move_options_back(const char **words, int count)
 {
 	int options = 0;
 
+	if (count > 1 && is_help(words[0])) {
+		words[0] = "--help";
+		options = 1;
+	}
 	while (options < count && !strncmp(words[options], "--", 2) && !is_help(words[options]) &&
 		strcmp(words[options], "--version") != 0)
 		options += !strcmp(words[options], "--socket") ? 2 : 1;

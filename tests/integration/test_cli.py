@@ -34,6 +34,16 @@ def test_help_shows_what_is_to_stand_before_a_queued_verb():
     assert "drover migrate VM NODE [OPTION...]\n" in run("/nowhere", "migrate", "-h").stdout
 
 
+@pytest.mark.parametrize("before", ["help", "--help", "-h"])
+def test_help_of_a_verb_can_be_asked_for_before_it(before):
+    for verb in ("migrate", "task new", "task", ""):
+        asked = run("/nowhere", before, *verb.split())
+        assert asked.returncode == 0
+        assert asked.stdout == run("/nowhere", *verb.split(), "--help").stdout
+    unknown = run("/nowhere", before, "migrat")
+    assert unknown.returncode == USAGE and 'is "migrate" meant' in unknown.stderr
+
+
 def test_the_manual_names_every_verb_and_exit_status():
     manual = (ROOT / "man/drover.1").read_text()
     for verb in verbs():
