@@ -63,6 +63,23 @@ static int check_names(struct cli *cli, const struct cli_verb *verb, const struc
 	return 0;
 }
 
+/* A task is done when its verb is, and lets those after it begin: not while a VM is on its way, nor
+ * where none was moved. */
+static int check_moves(const struct cli_verb *verb, const struct cli_args *args, struct error **err)
+{
+	if (cli_is_given(args, "detach"))
+		return error_set(err, ERROR_USAGE, 0,
+			"--detach of %s is not for a task, which would be done while the VM is "
+			"still being moved; leave it out: nobody waits for the task",
+			verb->name);
+	if (cli_is_given(args, "check"))
+		return error_set(err, ERROR_USAGE, 0,
+			"--check of %s is not for a task, for it moves nothing; check now, and "
+			"queue the move",
+			verb->name);
+	return 0;
+}
+
 /* Tries the words as they will be run: what is mistyped is found now and not tonight. */
 static int check_words(const struct cli_verb *verb, const struct cli_args *args, struct error **err)
 {
@@ -72,6 +89,8 @@ static int check_words(const struct cli_verb *verb, const struct cli_args *args,
 		if (!strcmp(o->name, "yes") && !cli_flag(args, "yes"))
 			return error_set(err, ERROR_USAGE, 0,
 				"nobody can be asked when it runs: give --yes to %s", verb->name);
+	if (check_moves(verb, args, err) < 0)
+		return -1;
 	if (!verb->request || args->help)
 		return 0;
 	request = verb->request(args, err);

@@ -107,6 +107,8 @@ def test_without_words_help_is_an_error():
     (["task", "new", "stop", "web1", "--timeout", "long"], "seconds from 0 to 600"),
     (["task", "new", "migrate", "web1", "node2", "--at", "+60"],
      "goes before the verb: `drover task new --at TIME migrate ...`"),
+    (["task", "new", "migrate", "web1", "node2", "--detach"], "--detach of migrate is not for a"),
+    (["task", "new", "bmigrate", "jname=web1", "node=node2", "check=1"], "--check of migrate is"),
     (["task", "new", "stop", "web1", "exclusive=1"], "`drover task new --exclusive stop ...`"),
     (["task", "new", "set", "web1", "vnc=unix", "--after", "3"], "--after ID set ...`"),
     (["task", "new", "stop", "web1", "--nowhere"], "the task: --nowhere is not known here; --help"),
@@ -278,11 +280,11 @@ def test_task_new_sends_words_and_no_shell_line(droverd):
     droverd.answers["POST /v1/tasks"] = {"id": 12}
     droverd.answers["GET /v1/nodes/node3"] = {"name": "node3"}
     result = run(droverd.path, "task", "new", "--after", "3", "--exclusive", "--node", "node2",
-                 "bmigrate", "jname=web1", "node=node3", "--pause")
+                 "bmigrate", "jname=web1", "node=node3", "--pause", "detach=0")
     assert (result.returncode, result.stdout) == (0, "12\n")
     assert droverd.requests[1:] == [("POST /v1/tasks?node=node2", {
-        "argv": ["migrate", "jname=web1", "node=node3", "--pause"], "after": 3, "at_ms": 0,
-        "exclusive": True})]
+        "argv": ["migrate", "jname=web1", "node=node3", "--pause", "detach=0"], "after": 3,
+        "at_ms": 0, "exclusive": True})]
 
 
 def test_a_vm_or_node_that_is_not_there_is_not_queued(droverd):
