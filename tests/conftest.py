@@ -17,8 +17,8 @@ _outcome = {}
 
 # Modules of slow tests: shared out so many at a time, each time with a lab of their own. Longest
 # first.
-PARTS = {"test_postcopy": 7, "test_faults": 7, "test_migrate": 8, "test_wire_cut": 6,
-         "test_races": 6, "test_recover": 4, "test_hang": 3}
+PARTS = {"test_postcopy": 7, "test_faults": 7, "test_migrate": 8, "test_migrate_faults": 8,
+         "test_wire_cut": 6, "test_races": 6, "test_recover": 4, "test_hang": 3}
 
 
 def _group(item, number):

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from test_migrate import migration_of, move_in_background
+from moving import migration_of, move_in_background
 from test_postcopy import DIRTY_MB_S, LANE, SLOW_LANE, result_of, wait_postcopy
 from vms import Guest, assert_nothing_is_left, drover, error_of, postcopy_lab, wait_for
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from test_migrate import migration_of, move_in_background, wait_rounds
+from moving import migration_of, move_in_background, wait_rounds
 from vms import SharedGuest, drover, postcopy_lab, wait_for
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "fuzz"))

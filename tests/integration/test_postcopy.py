@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from droverlab.lab import VM_USER
-from test_migrate import migration_of, move_in_background, restart_with_fault, wait_rounds
+from moving import migration_of, move_in_background, restart_with_fault, wait_rounds
 from vms import (Guest, SharedGuest, Watch, assert_nothing_is_left, drover, error_of, postcopy_lab,
                  wait_for, wires)
 

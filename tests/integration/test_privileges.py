@@ -11,7 +11,7 @@ import pytest
 
 from droverlab import net
 from droverlab.lab import SHARED, VM_USER, WIRE_USER
-from test_migrate import move_in_background, wait_rounds
+from moving import move_in_background, wait_rounds
 from vms import Guest, drover, wait_for
 
 RUN = "/run/drover"
